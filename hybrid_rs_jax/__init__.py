@@ -1,0 +1,1 @@
+"""Certified robustness of multimodal classifiers by hybrid randomized smoothing, in JAX."""
