@@ -1,0 +1,118 @@
+"""The inverse: the smallest clean probability that certifies a `rho`.
+
+Along the frontier `V(w; rho) = tau` has one root `w`, and `F(w; rho)` is the smallest `p_A` there. At any other `w` the
+dual bound solved for `p_A`, `p = F + (tau - V) / t`, still certifies; so a rounded root gives a sound answer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from hybrid_rs_jax.certificate._dual import Channel, Probability, Threshold, dual, normal_quantile, smallest_rho, unit
+from hybrid_rs_jax.certificate._knapsack import quantile_of_parts
+
+__all__ = ["required"]
+
+MAX_STEPS = 100
+
+
+class _Split(NamedTuple):
+    """The knapsack filled by adversarial mass up to `tau`."""
+
+    anchor: Array
+    filled: Array
+    left: Array
+    below: Array  # clean mass under the split atom, with p_0
+    above: Array  # clean mass of the split atom and what lies above
+
+
+def required(channel: Channel, tau: Probability, rho: Array) -> Probability:
+    """Smallest `p_A` (rounded up, its complement rounded down) with `V*(rho) > tau`; complement < 0 where none does."""
+    dtype = rho.dtype
+    u = unit(dtype)
+    tiny = jnp.finfo(dtype).tiny
+    split = _fill(channel, tau)
+    still = rho <= 0
+    moving = jnp.maximum(rho, dtype.type(smallest_rho(dtype)))
+    zero, one = jnp.zeros_like(moving), jnp.ones_like(moving)
+    everything, nothing = Probability(one, zero), Probability(zero, one)
+
+    guess = quantile_of_parts(split.filled, split.left)
+    low = jnp.minimum(quantile_of_parts(split.filled, tau.complement), guess) - 1e-9
+    high = jnp.maximum(quantile_of_parts(tau.p, split.left), guess) + 1e-9
+    z_tau = normal_quantile(tau)
+
+    class State(NamedTuple):
+        offset: Array  # v = w - rho: threshold of the anchor in the adversarial law
+        low: Array
+        high: Array
+        done: Array
+        steps: Array
+
+    def step(state: State) -> State:
+        at = dual(channel, nothing, Threshold(split.anchor, state.offset + moving), moving)
+        short = tau.p - at.accepted
+        low = jnp.where(short > 0, state.offset, state.low)
+        high = jnp.where(short > 0, state.high, state.offset)
+        settled = jnp.abs(short) <= at.accepted_noise + 4 * u * tau.p
+        second_order = (jnp.square(short) <= 1e-17 * tau.p * at.slope) & (jnp.abs(short) <= 0.1 * at.slope)
+        done = state.done | settled | second_order | (high - low <= 4 * u * (jnp.abs(low) + jnp.abs(high)))
+        z = jax.scipy.special.ndtri(jnp.clip(at.accepted, tiny, 1 - u))
+        density = jnp.exp(-z * z / 2) * dtype.type(0.3989422804014327)
+        proposal = state.offset + (z_tau - z) * density / jnp.maximum(at.slope, tiny)
+        inside = (at.slope > 0) & (proposal >= low) & (proposal <= high)
+        offset = jnp.where(inside, proposal, low + (high - low) / 2)
+        return State(jnp.where(done, state.offset, offset), low, high, done, state.steps + 1)
+
+    def unfinished(state: State) -> Array:
+        return (state.steps < MAX_STEPS) & ~jnp.all(state.done)
+
+    start = State(guess, low, high, still, jnp.zeros((), jnp.int32))
+    end = jax.lax.while_loop(unfinished, step, start)
+    threshold = Threshold(split.anchor, end.offset + moving)
+
+    from_zero = dual(channel, nothing, threshold, moving)  # gap = -F
+    from_one = dual(channel, everything, threshold, moving)  # gap = 1 - F
+    # the whole rounding of the dual value, turned into clean probability
+    short = tau.p - from_zero.accepted
+    near_one = from_one.gap < 0.5
+    noise = jnp.where(near_one, from_one.noise, from_zero.noise) + 4 * u * tau.p
+    extra = (short + 2 * noise) / jnp.maximum(from_zero.multiplier, tiny)
+    p = (-from_zero.gap + extra) * (1 + 8 * u)
+    complement = (from_one.gap - extra) * (1 - 8 * u)
+
+    t = jnp.exp(split.anchor)
+    share = split.filled / jnp.maximum(t, tiny)
+    fuzz = (8 * channel.rounding * (jnp.abs(split.anchor) + 40) + 8 * jnp.asarray(channel.count, dtype)) * u
+    p = jnp.where(still, (split.below + share) * (1 + fuzz), p)
+    complement = jnp.where(still, split.above * (1 - fuzz) - share * (1 + fuzz), complement)
+
+    impossible = tau.p >= (1 - channel.q_inf) * (1 - 8 * u * channel.rounding)
+    complement = jnp.where(impossible, -one, complement)
+    p = jnp.where(near_one | (p > 0.5), 1 - complement * (1 - 4 * u), p)
+    return Probability(p, jnp.where(p > 0.5, complement, 1 - p))
+
+
+def _fill(channel: Channel, tau: Probability) -> _Split:
+    p_below = jnp.cumsum(channel.p, axis=0)
+    p_above = jnp.flip(jnp.cumsum(jnp.flip(channel.p, 0), axis=0), 0)
+    q_below = jnp.cumsum(channel.q, axis=0)
+    zero = jnp.zeros_like(tau.p)
+
+    def visit(k: Array, split: _Split) -> _Split:
+        q = channel.q[k]
+        under = jnp.where(k > 0, q_below[k - 1], jnp.zeros_like(q))
+        crossing = (q > 0) & (tau.p - under > 0) & (k < channel.count)
+        clean = channel.p_0 + jnp.where(k > 0, p_below[k - 1], jnp.zeros_like(q))
+        new = _Split(
+            channel.log_ratio[k] + zero, tau.p - under, under + q - tau.p, clean + zero, p_above[k] + zero
+        )
+        return _Split(*(jnp.where(crossing, n, o) for n, o in zip(new, split, strict=True)))
+
+    split = jax.lax.fori_loop(0, channel.count, visit, _Split(zero, zero, zero, zero, zero))
+    tiny = jnp.finfo(zero.dtype).tiny
+    return split._replace(filled=jnp.maximum(split.filled, tiny), left=jnp.maximum(split.left, tiny))

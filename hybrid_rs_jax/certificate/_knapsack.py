@@ -1,0 +1,113 @@
+"""The limit `rho -> 0`: the fractional knapsack over the atoms, solved exactly, and the starting point of the solvers.
+
+Sort by ratio, fill clean mass up to `p_A`, split the last atom. In dual form: the best of the values
+`e^{l_k} (p_A - P_{<k}) + Q_{<k}` over the atoms `k`, each of which is a sound lower bound by itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hybrid_rs_jax.certificate._dual import Channel, Probability, normal_quantile, unit
+
+__all__ = ["Bracket", "Knapsack", "knapsack", "offset_bracket", "quantile_of_parts"]
+
+
+class Knapsack(NamedTuple):
+    """Worst case at `rho = 0`, and the split atom `k`, which anchors the thresholds for every `rho > 0`."""
+
+    lower: Float[Array, "*lanes"]
+    upper: Float[Array, "*lanes"]
+    anchor: Float[Array, "*lanes"]  # l_k
+    filled: Float[Array, "*lanes"]  # p_A - P_{<k}, the part of the split atom that is accepted
+    left: Float[Array, "*lanes"]  # P_{<=k} - p_A, the part that is not
+
+
+def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
+    """Solve the knapsack for every lane; `lower <= V*(0) <= upper`."""
+    u = unit(p_a.p.dtype)
+    below = jnp.cumsum(channel.p, axis=0)
+    from_here = jnp.flip(jnp.cumsum(jnp.flip(channel.p, 0), axis=0), 0)
+    q_below = jnp.cumsum(channel.q, axis=0)
+    terms = jnp.asarray(channel.count + 4.0, p_a.p.dtype)
+    largest = (jnp.max(channel.p_error, where=channel.p > 0, initial=0) + terms) * u
+    largest_q = (jnp.max(channel.q_error, where=channel.q > 0, initial=0) + terms) * u
+
+    def visit(k: Array, best: tuple[Array, ...]) -> tuple[Array, ...]:
+        lower, upper, anchor, filled, left, rest = best
+        p, q, ratio = channel.p[k], channel.q[k], channel.log_ratio[k]
+        p_below = jnp.where(k > 0, below[k - 1], jnp.zeros_like(p))
+        accepted = jnp.where(k > 0, q_below[k - 1], jnp.zeros_like(q))
+        gap = jnp.where(p_a.near_one, from_here[k] - p_a.complement, p_a.p - channel.p_0 - p_below)
+        side = jnp.where(p_a.near_one, from_here[k] + p_a.complement, p_a.p + channel.p_0 + p_below)
+        t = jnp.exp(jnp.minimum(ratio, 80.0))
+        value = t * gap + accepted
+        # the last term: exp(l) for a rounded l, of first order here because a knapsack threshold sits on its atom
+        noise = t * (largest + (4 * channel.rounding + 4) * u) * side + largest_q * accepted
+        noise = noise + 8 * channel.rounding * u * (jnp.abs(ratio) + 1) * t * jnp.minimum(jnp.abs(gap), p)
+        valid = (p > 0) & (k < channel.count)
+        better = valid & (value > lower)
+        crossing = valid & (gap > 0)  # the last such atom is the one that is split
+        lower = jnp.where(better, value, lower)
+        upper = jnp.where(valid & (value + noise > upper), value + noise, upper)
+        return (
+            lower,
+            upper,
+            jnp.where(crossing, ratio, anchor),
+            jnp.where(crossing, gap, filled),
+            jnp.where(crossing, p - gap, left),
+            jnp.where(better, noise, rest),
+        )
+
+    zero = jnp.zeros_like(p_a.p)
+    start = (zero - 1, zero, zero, zero, zero, zero)
+    value, upper, anchor, filled, left, noise = jax.lax.fori_loop(0, channel.count, visit, start)
+    tiny = jnp.asarray(1e10 * float(jnp.finfo(zero.dtype).tiny), zero.dtype)
+    certain = jnp.where(p_a.complement == 0, (1 - channel.q_inf) * (1 - 8 * u * channel.rounding), zero)
+    lower = jnp.maximum(jnp.maximum(value - (1 + 16 * u) * noise - tiny, certain), 0)
+    reachable = (1 - channel.q_inf) * (1 + 8 * u * channel.rounding)
+    upper = jnp.minimum(jnp.where(p_a.complement == 0, reachable, upper * (1 + 8 * u) + tiny), reachable)
+    nothing = p_a.p <= channel.p_0 * (1 - 8 * u * channel.rounding)
+    tiny = jnp.finfo(zero.dtype).tiny
+    return Knapsack(
+        jnp.where(nothing, 0, lower),
+        jnp.maximum(jnp.where(nothing, 0, upper), lower),
+        anchor,
+        jnp.maximum(filled, tiny),
+        jnp.maximum(left, tiny),
+    )
+
+
+class Bracket(NamedTuple):
+    """Interval of offsets `w` that holds the root of `F = p_A` for EVERY `rho`, and a guess inside."""
+
+    low: Float[Array, "*lanes"]
+    high: Float[Array, "*lanes"]
+    guess: Float[Array, "*lanes"]
+
+
+def offset_bracket(split: Knapsack, p_a: Probability, p_0: Array) -> Bracket:
+    """Bound the root by what the split atom and everything on one side of it accept.
+
+    Atoms below `k` accept a larger share than `Phi(w)`, atoms above a smaller one. So `F <= p_A` while
+    `(1 - P_{<k}) Phi(-w) >= 1 - p_A`, and `F >= p_A` once `P_{<=k} Phi(w) >= p_A` (masses without `p_0`). The guess,
+    `p_k Phi(w) = p_A - P_{<k}`, is exact as `rho -> 0`.
+    """
+    inside = jnp.maximum(p_a.p - p_0, jnp.finfo(p_a.p.dtype).tiny)
+    low = quantile_of_parts(split.filled, p_a.complement)
+    high = quantile_of_parts(inside, split.left)
+    guess = quantile_of_parts(split.filled, split.left)
+    slack = 1e-9 + 1e-9 * jnp.abs(guess)
+    low, high = jnp.minimum(low, guess) - slack, jnp.maximum(high, guess) + slack
+    return Bracket(low, high, guess)
+
+
+def quantile_of_parts(part: Array, rest: Array) -> Array:
+    """`Phi^-1(part / (part + rest))`."""
+    rest = jnp.maximum(rest, jnp.finfo(rest.dtype).tiny)
+    whole = part + rest
+    return normal_quantile(Probability(part / whole, rest / whole))

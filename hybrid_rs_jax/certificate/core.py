@@ -1,0 +1,158 @@
+"""Pure cores for `jit`, `vmap`, `grad` and sharding: `hrs.core`.
+
+The dtype comes from the inputs. In float64 (x64 on) the bounds agree to about 1e-12; in float32 the rounding margin is
+2^29 times wider and the result is accordingly coarser, but on the safe side all the same.
+
+Lanes: `p_a`, `rho` and `tau` broadcast against each other to the lanes' shape. A likelihood ratio with fields of shape
+[atoms] is shared by all lanes; fields of shape [atoms, *lanes] give every lane its own.
+
+Derivatives are exact, by the envelope theorem: `dV*/dp_A = e^c`, `dV*/drho = -sum_i q_i phi(a_i - rho)`, and the
+implicit function theorem for the radius. They include the masses `log_p`, `log_q` and `p_0` of the likelihood ratio.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hybrid_rs_jax.certificate._dual import Probability, Threshold, dual, normal_cdf, prepare
+from hybrid_rs_jax.certificate._inverse import required
+from hybrid_rs_jax.certificate._radius import radius
+from hybrid_rs_jax.certificate._worst_case import worst_case
+from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
+
+__all__ = ["certified_radius", "required_probability", "worst_case_probability"]
+
+
+def worst_case_probability(
+    p_a: Float[Array, "*lanes"] | float,
+    likelihood_ratio: LikelihoodRatio,
+    rho: Float[Array, "*lanes"] | float,
+    complement: Float[Array, "*lanes"] | float | None = None,
+) -> tuple[Float[Array, "*lanes"], Float[Array, "*lanes"]]:
+    """Smallest smoothed score that any attacker with this budget can cause (Theorem 4.2).
+
+    `V*(rho) = min_h E_Q[h]` over tests with `E_P[h] = p_A`, computed as `max_c e^c (p_A - F(c)) + V(c)`.
+
+    Args:
+      p_a: lower bound on the clean smoothed score, in [0, 1].
+      likelihood_ratio: the law of the discrete log ratio at budget d.
+      rho: `eps / sigma`, at least 0.
+      complement: `1 - p_a`, where it is known to more digits than `p_a` shows (near one).
+
+    Returns:
+      `(lower, upper)`: `lower` never exceeds the true worst case, `upper` is never below it.
+
+    >>> from hybrid_rs_jax.likelihood_ratio import identity
+    >>> lower, upper = worst_case_probability(0.9, identity(), 1.0)
+    >>> bool(lower <= upper), round(float(lower), 3)
+    (True, 0.61)
+    """
+    p, q, rho = _lanes(p_a, complement, rho)
+    return _worst_case(p, q, likelihood_ratio, rho)
+
+
+def certified_radius(
+    p_a: Float[Array, "*lanes"] | float,
+    likelihood_ratio: LikelihoodRatio,
+    tau: Float[Array, "*lanes"] | float,
+    complement: Float[Array, "*lanes"] | float | None = None,
+) -> Float[Array, "*lanes"]:
+    """Largest proven `rho = eps / sigma` at which the worst case stays above `tau` (section 4).
+
+    Args:
+      p_a: lower bound on the clean smoothed score, in [0, 1].
+      likelihood_ratio: the law of the discrete log ratio at budget d.
+      tau: decision threshold, in (0, 1).
+      complement: `1 - p_a`, where it is known to more digits than `p_a` shows (near one).
+
+    Returns:
+      `rho`, at most the true one; 0 where only `eps = 0` is certified, -1 where not even that is, and inf where
+      `p_a = 1`. Multiply by sigma for the radius.
+
+    >>> from hybrid_rs_jax.likelihood_ratio import identity
+    >>> round(float(certified_radius(0.9, identity(), 0.5)), 2)
+    1.28
+    """
+    p, q, tau = _lanes(p_a, complement, tau)
+    return _radius(p, q, likelihood_ratio, tau)
+
+
+def required_probability(
+    likelihood_ratio: LikelihoodRatio, rho: Float[Array, "*lanes"] | float, tau: Float[Array, "*lanes"] | float
+) -> tuple[Float[Array, "*lanes"], Float[Array, "*lanes"]]:
+    """Smallest clean probability that certifies `rho` at `tau`, and its complement.
+
+    Args:
+      likelihood_ratio: the law of the discrete log ratio at budget d.
+      rho: `eps / sigma`, at least 0.
+      tau: decision threshold, in (0, 1).
+
+    Returns:
+      `(p, 1 - p)`, the first rounded up, the second rounded down; the second is negative where no probability does.
+    """
+    tau, _, rho = _lanes(tau, None, rho)
+    channel = prepare(likelihood_ratio, rho.dtype, rho.ndim)
+    return tuple(required(channel, Probability.of(tau), rho))  # type: ignore[return-value]
+
+
+def _lanes(p: Array | float, complement: Array | float | None, other: Array | float) -> tuple[Array, Array, Array]:
+    """Common floating dtype and shape; the complement follows `p_a` and carries no derivative of its own."""
+    dtype = jnp.result_type(*(jnp.asarray(x).dtype for x in (p, other)), jnp.float32)
+    p, other = jnp.asarray(p, dtype), jnp.asarray(other, dtype)
+    q = jax.lax.stop_gradient(1 - p if complement is None else jnp.asarray(complement, dtype))
+    shape = jnp.broadcast_shapes(p.shape, q.shape, other.shape)
+    return jnp.broadcast_to(p, shape), jnp.broadcast_to(q, shape), jnp.broadcast_to(other, shape)
+
+
+@jax.custom_jvp
+def _worst_case(p: Array, q: Array, ratio: LikelihoodRatio, rho: Array) -> tuple[Array, Array]:
+    result = worst_case(prepare(ratio, rho.dtype, rho.ndim), Probability(p, q), rho)
+    return result.lower, result.upper
+
+
+@_worst_case.defjvp
+def _worst_case_jvp(primals, tangents):  # type: ignore[no-untyped-def]
+    p, q, ratio, rho = primals
+    d_p, _, d_ratio, d_rho = tangents
+    result = worst_case(prepare(ratio, rho.dtype, rho.ndim), Probability(p, q), rho)
+    t, slope, d_ratio_part = _sensitivities(ratio, d_ratio, Probability(p, q), result.threshold, rho)
+    tangent = t * d_p - slope * d_rho + d_ratio_part
+    return (result.lower, result.upper), (tangent, tangent)
+
+
+@jax.custom_jvp
+def _radius(p: Array, q: Array, ratio: LikelihoodRatio, tau: Array) -> Array:
+    return radius(prepare(ratio, tau.dtype, tau.ndim), Probability(p, q), Probability.of(tau)).rho
+
+
+@_radius.defjvp
+def _radius_jvp(primals, tangents):  # type: ignore[no-untyped-def]
+    p, q, ratio, tau = primals
+    d_p, _, d_ratio, d_tau = tangents
+    result = radius(prepare(ratio, tau.dtype, tau.ndim), Probability(p, q), Probability.of(tau))
+    inner = (result.rho > 0) & jnp.isfinite(result.rho)
+    rho = jnp.where(inner, result.rho, 1)
+    t, slope, d_ratio_part = _sensitivities(ratio, d_ratio, Probability(p, q), result.threshold, rho)
+    tangent = (t * d_p - d_tau + d_ratio_part) / jnp.where(slope > 0, slope, 1)
+    return result.rho, jnp.where(inner, tangent, 0)
+
+
+def _sensitivities(
+    ratio: LikelihoodRatio, d_ratio: LikelihoodRatio, p_a: Probability, threshold: Threshold, rho: Array
+) -> tuple[Array, Array, Array]:
+    """Partial derivatives of the dual at its maximum, where the threshold itself contributes nothing."""
+    rho = jnp.maximum(rho, 1e-13 if rho.dtype == jnp.float64 else 1e-5)
+    channel = prepare(ratio, rho.dtype, rho.ndim)
+    at = dual(channel, p_a, threshold, rho)
+    a = threshold.offset[None] + (threshold.anchor[None] - channel.log_ratio) / rho[None]
+
+    def column(x: Array) -> Array:
+        return jnp.asarray(x, rho.dtype).reshape(jnp.shape(x) + (1,) * (rho.ndim + 1 - jnp.ndim(x)))
+
+    clean = channel.p * normal_cdf(a) * column(d_ratio.log_p)
+    adversarial = channel.q * normal_cdf(a - rho[None]) * column(d_ratio.log_q)
+    d_p_0 = jnp.asarray(d_ratio.p_0, rho.dtype)
+    d_ratio_part = adversarial.sum(0) - at.multiplier * (clean.sum(0) + d_p_0)
+    return at.multiplier, at.slope, d_ratio_part

@@ -1,0 +1,67 @@
+"""The absorbing (masking) kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Key
+
+from hybrid_rs_jax.kernels.base import check_budget, check_probability
+from hybrid_rs_jax.kernels.uniform import bernoulli
+from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
+
+__all__ = ["AbsorbingKernel"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AbsorbingKernel:
+    """Keep a token with probability `1 - beta`, else write the mask symbol (paper A.8).
+
+    For `d` changed positions there is one atom of ratio 1 with mass `beta^d` (all of them masked) and singular masses
+    `p_0 = q_inf = 1 - beta^d`. The worst case over all tokens, the mask symbol included.
+
+    Args:
+      beta: masking probability, in [0, 1].
+      mask_token: id of the mask symbol.
+
+    >>> AbsorbingKernel(beta=0.5).likelihood_ratio(2).p_0
+    0.75
+    """
+
+    beta: float
+    mask_token: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "beta", check_probability("beta", self.beta))
+
+    def likelihood_ratio(self, d: int) -> LikelihoodRatio:
+        """One atom of mass `beta^d`, the rest singular."""
+        d = check_budget(d)
+        if d == 0 or self.beta == 1.0:
+            return identity()
+        if self.beta == 0.0:
+            return singular()
+        log_mass = d * math.log(self.beta)
+        shared, rest = np.full(1, log_mass), -math.expm1(log_mass)
+        return LikelihoodRatio(np.zeros(1), shared, shared, rest, rest, 3.0)
+
+    def likelihood_ratios(self, d: int) -> tuple[LikelihoodRatio, ...]:
+        """One candidate: all changes of `d` positions have the same law."""
+        return (self.likelihood_ratio(d),)
+
+    def sample(
+        self, key: Key[Array, ""], tokens: Int[Array, "*shape"], eligible: Bool[Array, "*shape"] | None = None
+    ) -> Int[Array, "*shape"]:
+        """One noisy copy; jit and vmap friendly. Positions that are not `eligible` are kept."""
+        hit = bernoulli(key, tokens.shape, self.beta)
+        if eligible is not None:
+            hit = hit & eligible
+        return jnp.where(hit, jnp.asarray(self.mask_token, tokens.dtype), tokens)
+
+    def check_tokens(self, tokens: object) -> None:
+        """Every integer token is covered: masking draws from no alphabet."""
+        if not np.issubdtype(np.asarray(tokens).dtype, np.integer):
+            raise ValueError(f"Tokens must be integers, got dtype {np.asarray(tokens).dtype}.")
