@@ -1,1 +1,27 @@
-"""certificate"""
+"""Certificates: from a bound on the clean score to what no attack within the budgets can do."""
+
+from hybrid_rs_jax.certificate import core
+from hybrid_rs_jax.certificate.certify import Certificate, certify
+from hybrid_rs_jax.certificate.host import (
+    certified_budget,
+    certified_radius,
+    largest_probability,
+    required_probability,
+    required_samples,
+    worst_case_probability,
+)
+from hybrid_rs_jax.certificate.table import FrontierTable, frontier_table
+
+__all__ = [
+    "Certificate",
+    "FrontierTable",
+    "certified_budget",
+    "certified_radius",
+    "certify",
+    "core",
+    "frontier_table",
+    "largest_probability",
+    "required_probability",
+    "required_samples",
+    "worst_case_probability",
+]

@@ -49,6 +49,7 @@ class Channel(NamedTuple):
     q_inf: Float[Array, "*lanes"]
     rounding: Float[Array, "*lanes"]
     count: Int[Array, ""] | int
+    terms: Float[Array, ""]  # rounding of a sum over all atoms, in units of its value
 
 
 class Probability(NamedTuple):
@@ -123,11 +124,11 @@ def prepare(ratio: LikelihoodRatio, dtype: np.dtype, lanes: int, count: Int[Arra
       count: number of leading atoms that are real; atoms beyond it are never read.
     """
 
-    def cast(x: Array) -> Array:
+    def cast(x: Array | np.ndarray) -> Array:
         x = jnp.asarray(x, dtype)
         return x.reshape(x.shape + (1,) * (lanes + 1 - x.ndim))
 
-    def scalar(x: Array | float) -> Array:
+    def scalar(x: Array | np.ndarray | float) -> Array:
         x = jnp.asarray(x, dtype)
         return x.reshape(x.shape + (1,) * (lanes - x.ndim))
 
@@ -146,6 +147,7 @@ def prepare(ratio: LikelihoodRatio, dtype: np.dtype, lanes: int, count: Int[Arra
         scalar(ratio.q_inf),
         rounding,
         ratio.atoms if count is None else count,
+        jnp.asarray(ratio.atoms if count is None else count).astype(dtype) + 4,
     )
 
 
@@ -169,9 +171,8 @@ def dual(channel: Channel, p_a: Probability, at: Threshold, rho: Array) -> Dual:
         return clean, adversarial, density, density * a, clean_error, adversarial_error, p * jnp.square(log_ratio)
 
     clean, accepted, density, drift, clean_error, accepted_error, spread = _sum_over_atoms(channel, rho, term)
-    terms = jnp.asarray(channel.count + 4.0, rho.dtype)
-    clean_noise = u * (clean_error + terms * clean)
-    accepted_noise = u * (accepted_error + terms * accepted)
+    clean_noise = u * (clean_error + channel.terms * clean)
+    accepted_noise = u * (accepted_error + channel.terms * accepted)
     p_0_noise = u * (4 * channel.rounding + 4) * channel.p_0
     gap = jnp.where(p_a.near_one, clean - p_a.complement, (p_a.p - channel.p_0) - clean)
     side = jnp.where(p_a.near_one, p_a.complement, p_a.p + channel.p_0)

@@ -87,7 +87,7 @@ def required(channel: Channel, tau: Probability, rho: Array) -> Probability:
 
     t = jnp.exp(split.anchor)
     share = split.filled / jnp.maximum(t, tiny)
-    fuzz = (8 * channel.rounding * (jnp.abs(split.anchor) + 40) + 8 * jnp.asarray(channel.count, dtype)) * u
+    fuzz = (8 * channel.rounding * (jnp.abs(split.anchor) + 40) + 8 * channel.terms) * u
     p = jnp.where(still, (split.below + share) * (1 + fuzz), p)
     complement = jnp.where(still, split.above * (1 - fuzz) - share * (1 + fuzz), complement)
 

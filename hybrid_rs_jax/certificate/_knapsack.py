@@ -33,9 +33,8 @@ def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
     below = jnp.cumsum(channel.p, axis=0)
     from_here = jnp.flip(jnp.cumsum(jnp.flip(channel.p, 0), axis=0), 0)
     q_below = jnp.cumsum(channel.q, axis=0)
-    terms = jnp.asarray(channel.count + 4.0, p_a.p.dtype)
-    largest = (jnp.max(channel.p_error, where=channel.p > 0, initial=0) + terms) * u
-    largest_q = (jnp.max(channel.q_error, where=channel.q > 0, initial=0) + terms) * u
+    largest = (jnp.max(channel.p_error, where=channel.p > 0, initial=0) + channel.terms) * u
+    largest_q = (jnp.max(channel.q_error, where=channel.q > 0, initial=0) + channel.terms) * u
 
     def visit(k: Array, best: tuple[Array, ...]) -> tuple[Array, ...]:
         lower, upper, anchor, filled, left, rest = best

@@ -29,10 +29,10 @@ class Radius(NamedTuple):
 
     rho: Float[Array, "*lanes"]
     threshold: Threshold
-    steps: Array
+    finished: Array
 
 
-def radius(channel: Channel, p_a: Probability, tau: Probability) -> Radius:
+def radius(channel: Channel, p_a: Probability, tau: Probability, max_steps: int = MAX_STEPS) -> Radius:
     """Largest proven `rho` with `V*(rho) > tau`; 0 where only `rho = 0` is proven, -1 where not even that is."""
     dtype = tau.p.dtype
     u = unit(dtype)
@@ -116,7 +116,7 @@ def radius(channel: Channel, p_a: Probability, tau: Probability) -> Radius:
         )
 
     def unfinished(state: State) -> Array:
-        return (state.steps < MAX_STEPS) & ~jnp.all(state.done)
+        return (state.steps < max_steps) & ~jnp.all(state.done)
 
     zero = jnp.zeros_like(ceiling)
     start = State(
@@ -134,7 +134,7 @@ def radius(channel: Channel, p_a: Probability, tau: Probability) -> Radius:
     end = jax.lax.while_loop(unfinished, step, start)
     rho = jnp.where(hopeless, -jnp.ones_like(zero), end.safe)
     rho = jnp.where(unlimited, jnp.full_like(zero, jnp.inf), rho)
-    return Radius(rho, Threshold(split.anchor, end.safe_offset), end.steps)
+    return Radius(rho, Threshold(split.anchor, end.safe_offset), end.done)
 
 
 def _mixed_value(gap: Array, accepted: Array, p_a: Probability, q_inf: Array) -> Array:

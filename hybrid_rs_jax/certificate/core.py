@@ -47,7 +47,7 @@ def worst_case_probability(
     >>> from hybrid_rs_jax.likelihood_ratio import identity
     >>> lower, upper = worst_case_probability(0.9, identity(), 1.0)
     >>> bool(lower <= upper), round(float(lower), 3)
-    (True, 0.61)
+    (True, 0.611)
     """
     p, q, rho = _lanes(p_a, complement, rho)
     return _worst_case(p, q, likelihood_ratio, rho)
@@ -99,7 +99,9 @@ def required_probability(
 
 def _lanes(p: Array | float, complement: Array | float | None, other: Array | float) -> tuple[Array, Array, Array]:
     """Common floating dtype and shape; the complement follows `p_a` and carries no derivative of its own."""
-    dtype = jnp.result_type(*(jnp.asarray(x).dtype for x in (p, other)), jnp.float32)
+    dtype = jnp.result_type(p, other)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.result_type(float)
     p, other = jnp.asarray(p, dtype), jnp.asarray(other, dtype)
     q = jax.lax.stop_gradient(1 - p if complement is None else jnp.asarray(complement, dtype))
     shape = jnp.broadcast_shapes(p.shape, q.shape, other.shape)

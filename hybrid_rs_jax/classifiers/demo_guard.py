@@ -1,7 +1,7 @@
 """The built-in demo guard as a base classifier."""
 
 from importlib import resources
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from hybrid_rs_jax.models.demo_guard import DemoGuardNetwork, load_weights
 
 
 class DemoGuard:
-    """Says of each (prompt, handwritten digit) pair whether it is Unsafe; see ``hybrid_rs_jax.data.demo`` for the rule.
+    """Says of each (prompt, handwritten digit) pair whether it is Unsafe, by the rule of ``data.demo.is_unsafe``.
 
     It may be called as it is or inside ``jax.jit``, and computes in float32 either way.
 
@@ -33,7 +33,7 @@ class DemoGuard:
         """The trained guard that the package brings along."""
         source = resources.files("hybrid_rs_jax.models").joinpath("weights", "demo_guard.npz")
         with source.open("rb") as file:
-            return cls(*load_weights(file))
+            return cls(*load_weights(cast(BinaryIO, file)))
 
     def __call__(self, tokens: Any, images: Any) -> Bool[Array, " b"]:
         """Decide for each pair: True = Unsafe.
@@ -43,8 +43,8 @@ class DemoGuard:
             images: floats [b, 8, 8, 1]; clean pixels lie in [0, 1], noisy ones need not.
 
         Raises:
-            ValueError: shapes or dtypes do not fit, or a token lies outside the alphabet (the latter is seen only
-                outside ``jax.jit``).
+            ValueError: shapes or dtypes do not fit, or a token lies outside the alphabet (checked only outside
+                ``jax.jit``, where values are known).
         """
         return self.logits(tokens, images) > 0
 

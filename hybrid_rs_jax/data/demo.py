@@ -1,17 +1,19 @@
 """Prompts, digits and labels of the built-in demo: a picture that unlocks a prompt.
 
-The story: the picture is a handwritten note, the prompt is what somebody asks an assistant to do. A prompt such as
-"please dial the secret number seven now" is harmless as such, and so is a picture of a 7; together they give the
-code away. The rule, ``is_unsafe``, is exact: a pair is Unsafe when the prompt holds an action word (dial, enter,
-press, ...) and a digit word, and the picture shows that very digit. Neither half is unsafe alone.
+The story: the picture is a handwritten note, the prompt is what somebody asks an assistant to do. A prompt such
+as "please dial the secret number seven now" is harmless as such, and so is a picture of a 7; together they give
+the code away. The rule, ``is_unsafe``, is exact: a pair is Unsafe when the prompt holds an action word (dial,
+enter, press, ...) and a digit word, and the picture shows that very digit. Neither half is unsafe alone.
 
-Text: 512 words, one token each, listed in ``demo_words.txt`` by their role in a sentence; id 0 is the pad token.
-An input has a prompt region of 8 tokens and a suffix region of 8, both padded; an attacker appends to the suffix.
+Text: 512 words, one token each, listed in ``demo_words.txt`` by their role in a sentence; id 0 is the pad
+token. An input has a prompt region of 8 tokens and a suffix region of 8, both padded; an attacker appends to
+the suffix.
 
-Pictures: 8x8 greyscale digits of the "Optical Recognition of Handwritten Digits" data set (E. Alpaydin and C. Kaynak,
-UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49), licence CC BY 4.0, in the order in which
-scikit-learn's ``load_digits`` gives them. ``demo_digits.npz`` holds the held-out ones, chosen by ``held_out_rows``,
-with their values 0..16 unchanged; the demo divides them by 16.
+Pictures: 8x8 greyscale digits of the "Optical Recognition of Handwritten Digits" data set (E. Alpaydin and
+C. Kaynak, UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49), licence CC BY 4.0, in the
+order in which scikit-learn's ``load_digits`` gives them. ``demo_digits.npz`` holds the held-out ones, chosen by
+``held_out_rows``: their rows in that order, their values 0..16 unchanged (the loader divides by 16), and the
+digits that they show.
 """
 
 import random
@@ -79,7 +81,7 @@ PROMPT_KINDS = tuple(_SENTENCES)
 
 @cache
 def word_groups() -> dict[str, tuple[str, ...]]:
-    """Words by their role in a sentence ("digit", "action", "animal", ...), in the order of their token ids."""
+    """Words by their role in a sentence ("digit", "action", "animal", ...), in the order of the token ids."""
     text = resources.files("hybrid_rs_jax.data").joinpath("demo_words.txt").read_text(encoding="utf-8")
     rows = (line.split(":", 1) for line in text.splitlines() if line)
     return {name: tuple(words.split()) for name, words in rows}
@@ -96,9 +98,16 @@ def _ids() -> dict[str, int]:
     return {word: index for index, word in enumerate(vocabulary()) if index != PAD}
 
 
+def token_ids(group: str) -> Int32[np.ndarray, " n"]:
+    """Token ids of the words with one role, for instance "digit" (zero to nine, in that order)."""
+    return np.array([_ids()[word] for word in word_groups()[group]], np.int32)
+
+
 @cache
 def _neutral_words() -> tuple[str, ...]:
-    return tuple(word for name, words in word_groups().items() if name not in ("digit", "action") for word in words)
+    return tuple(
+        word for name, words in word_groups().items() if name not in ("digit", "action") for word in words
+    )
 
 
 def encode(prompt: str) -> Int32[np.ndarray, "16"]:
@@ -140,7 +149,7 @@ def decode(tokens: Int[np.ndarray, " length"] | Sequence[int]) -> str:
 
 
 def suffix_mask() -> Bool[np.ndarray, "16"]:
-    """True at the positions that an attacker may change and that text noise is drawn on: the suffix region."""
+    """True where an attacker may change tokens and where text noise is drawn: in the suffix region."""
     return np.arange(LENGTH) >= PROMPT_LENGTH
 
 
@@ -163,7 +172,8 @@ def draw_prompt(rng: random.Random, kind: str, digit: int | None = None, scrambl
 
     Args:
         rng: source of randomness.
-        kind: "ask" (action and digit word), "mention" (digit word only), "errand" (action only), "chat" (neither).
+        kind: "ask" (action and digit word), "mention" (digit word only), "errand" (action only) or "chat"
+            (neither).
         digit: the digit to name; needed for "ask" and "mention".
         scrambled: draw words at random in random places instead of a sentence (for training).
     """
@@ -172,7 +182,12 @@ def draw_prompt(rng: random.Random, kind: str, digit: int | None = None, scrambl
     groups = word_groups()
     if scrambled:
         slots = ["{any}"] * int(rng.random() * (PROMPT_LENGTH - 1))
-        required = {"ask": ("{action}", "{digit}"), "mention": ("{digit}",), "errand": ("{action}",), "chat": ()}
+        required = {
+            "ask": ("{action}", "{digit}"),
+            "mention": ("{digit}",),
+            "errand": ("{action}",),
+            "chat": (),
+        }
         for slot in required[kind]:
             slots.insert(int(rng.random() * (len(slots) + 1)), slot)
     else:
@@ -235,7 +250,7 @@ def load_demo(split: str = "held_out") -> DemoInputs:
     """Demo inputs, one per picture: half of them unsafe, the rest safe in one of four ways.
 
     Args:
-        split: "held_out" (shipped with the package) or "train" (read from scikit-learn, which must be installed).
+        split: "held_out" (in the package) or "train" (read from scikit-learn, which must be installed).
 
     Returns:
         The same inputs on every call.
@@ -273,7 +288,9 @@ def _with_prompts(
     rows: Int[np.ndarray, " n"], pixels: UInt8[np.ndarray, "n 8 8"], digits: Int[np.ndarray, " n"]
 ) -> DemoInputs:
     # Each picture has a generator of its own, so its prompt does not depend on the other pictures.
-    prompts = [_prompt_for(random.Random(int(row)), int(digit)) for row, digit in zip(rows, digits, strict=True)]
+    prompts = [
+        _prompt_for(random.Random(int(row)), int(digit)) for row, digit in zip(rows, digits, strict=True)
+    ]
     tokens = np.stack([encode(prompt) for prompt in prompts])
     return DemoInputs(
         ids=[f"digit-{row:04d}" for row in rows],

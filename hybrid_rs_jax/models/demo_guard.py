@@ -3,8 +3,8 @@
     picture -> patches -> dense -> slots ----------------.
     tokens  -> embedding -> self-attention -> cross-attention -> strongest position -> logit (> 0: Unsafe)
 
-It is sized for throughput on a CPU (about 1 MFLOP per input), because certification evaluates it on hundreds of
-thousands of noisy copies. Everything runs in float32, also under ``jax_enable_x64``.
+It is sized for throughput on a CPU (below 1 MFLOP per input), because certification evaluates it on hundreds
+of thousands of noisy copies. Everything runs in float32, also under ``jax_enable_x64``.
 """
 
 import json
@@ -49,8 +49,8 @@ class DemoGuardConfig:
     def __post_init__(self) -> None:
         if (self.image_size - self.patch) % self.stride:
             raise ValueError(
-                f"stride must divide image_size - patch, so that the patches reach the border, but image_size = "
-                f"{self.image_size}, patch = {self.patch} and stride = {self.stride}."
+                "stride must divide image_size - patch, so that the patches reach the border, but "
+                f"image_size = {self.image_size}, patch = {self.patch} and stride = {self.stride}."
             )
 
 
@@ -59,7 +59,7 @@ def _linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
 
 
 class Attention(nnx.Module):
-    """Attention with one head (batched products of small heads are slow on a CPU); ``context`` may be the input."""
+    """Attention with one head: batched products of many small heads are slow on a CPU."""
 
     def __init__(self, width: int, rngs: nnx.Rngs):
         self.query = _linear(width, width, rngs)
@@ -67,13 +67,15 @@ class Attention(nnx.Module):
         self.value = _linear(width, width, rngs)
         self.scale = width**-0.5
 
-    def __call__(self, x: Float32[Array, "b l d"], context: Float32[Array, "b m d"]) -> Float32[Array, "b l d"]:
+    def __call__(
+        self, x: Float32[Array, "b l d"], context: Float32[Array, "b m d"]
+    ) -> Float32[Array, "b l d"]:
         scores = jnp.einsum("bld,bmd->blm", self.query(x), self.key(context)) * jnp.float32(self.scale)
         return jnp.einsum("blm,bmd->bld", jax.nn.softmax(scores, axis=-1), self.value(context))
 
 
 class ImageEncoder(nnx.Module):
-    """Overlapping patches (a convolution written as one matrix product), then two dense layers, cut into slots."""
+    """Overlapping patches (a convolution as one matrix product), then two dense layers, cut into slots."""
 
     def __init__(self, config: DemoGuardConfig, rngs: nnx.Rngs):
         self.patch, self.starts = config.patch, range(0, config.image_size - config.patch + 1, config.stride)
@@ -97,8 +99,12 @@ class DemoGuardNetwork(nnx.Module):
         width = config.width
         self.config = config
         self.image = ImageEncoder(config, rngs)
-        self.embedding = nnx.Param(0.5 * jax.random.normal(rngs.params(), (config.vocab_size, width), jnp.float32))
-        self.position = nnx.Param(0.5 * jax.random.normal(rngs.params(), (1, config.length, width), jnp.float32))
+        self.embedding = nnx.Param(
+            0.5 * jax.random.normal(rngs.params(), (config.vocab_size, width), jnp.float32)
+        )
+        self.position = nnx.Param(
+            0.5 * jax.random.normal(rngs.params(), (1, config.length, width), jnp.float32)
+        )
         self.self_attention = Attention(width, rngs)
         self.text_up = _linear(width, 2 * width, rngs)
         self.text_down = _linear(2 * width, width, rngs)
@@ -118,14 +124,16 @@ class DemoGuardNetwork(nnx.Module):
 
 
 def save_weights(network: DemoGuardNetwork, path: str | os.PathLike[str], metadata: dict[str, Any]) -> None:
-    """Write the weights as float16, with the sizes and ``metadata`` beside them, in one step (write, then rename)."""
-    arrays = {"/".join(map(str, key)): np.asarray(leaf[...], np.float16) for key, leaf in _parameters(network)}
+    """Write the weights as float16, with the sizes and ``metadata`` beside them: all of the file or nothing."""
+    arrays = {
+        "/".join(map(str, key)): np.asarray(leaf[...], np.float16) for key, leaf in _parameters(network)
+    }
     about = json.dumps({"config": asdict(network.config), **metadata})
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            np.savez_compressed(file, metadata=np.array(about), **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,124 @@
+"""Run a core over any number of lanes: few compiled shapes, flat memory, float64 on the CPU whatever the caller uses.
+
+Lanes are cut into blocks and padded to a fixed set of sizes, atoms are padded to powers of two, and the number of real
+atoms is an argument. So a call compiles at most once per (block size, atom capacity), and never again for new values.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from hybrid_rs_jax.certificate._dual import Probability, prepare
+from hybrid_rs_jax.certificate._inverse import required
+from hybrid_rs_jax.certificate._radius import radius
+from hybrid_rs_jax.certificate._worst_case import worst_case
+from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
+
+__all__ = ["radius_lanes", "required_lanes", "worst_case_lanes"]
+
+BLOCKS = (1, 16, 256, 4096)
+_WORKERS = 2
+# Most lanes are done after this many steps; the few that are not get a pass of their own.
+_FIRST_PASS = 10
+_LAST_PASS = 120
+
+Lanes = tuple[np.ndarray, ...]
+
+
+def worst_case_lanes(ratio: LikelihoodRatio, p: np.ndarray, complement: np.ndarray, rho: np.ndarray) -> Lanes:
+    """`(lower, upper)` of the worst-case score for lanes that share one likelihood ratio."""
+    return _run(_worst_case_block, ratio, (p, complement, rho))
+
+
+def radius_lanes(
+    ratio: LikelihoodRatio, p: np.ndarray, complement: np.ndarray, tau: np.ndarray, tau_complement: np.ndarray
+) -> np.ndarray:
+    """Certified `rho` for lanes that share one likelihood ratio."""
+    columns = (p, complement, tau, tau_complement)
+    rho, finished = _run(functools.partial(_radius_block, max_steps=_FIRST_PASS), ratio, columns)
+    late = np.flatnonzero(~finished)
+    if late.size:
+        again = _run(
+            functools.partial(_radius_block, max_steps=_LAST_PASS), ratio, tuple(column[late] for column in columns)
+        )
+        rho = rho.copy()
+        rho[late] = again[0]
+    return rho
+
+
+def required_lanes(ratio: LikelihoodRatio, tau: np.ndarray, tau_complement: np.ndarray, rho: np.ndarray) -> Lanes:
+    """`(p, 1 - p)` that certify `rho` at `tau`, for lanes that share one likelihood ratio."""
+    return _run(_required_block, ratio, (tau, tau_complement, rho))
+
+
+@jax.jit
+def _worst_case_block(ratio: LikelihoodRatio, count: Any, p: Any, complement: Any, rho: Any) -> tuple[Any, ...]:
+    channel = prepare(ratio, rho.dtype, rho.ndim, count)
+    result = worst_case(channel, Probability(p, complement), rho)
+    return result.lower, result.upper
+
+
+@functools.partial(jax.jit, static_argnames="max_steps")
+def _radius_block(
+    ratio: LikelihoodRatio, count: Any, p: Any, complement: Any, tau: Any, tau_complement: Any, *, max_steps: int
+) -> tuple[Any, ...]:
+    channel = prepare(ratio, tau.dtype, tau.ndim, count)
+    result = radius(channel, Probability(p, complement), Probability(tau, tau_complement), max_steps)
+    return result.rho, result.finished
+
+
+@jax.jit
+def _required_block(ratio: LikelihoodRatio, count: Any, tau: Any, tau_complement: Any, rho: Any) -> tuple[Any, ...]:
+    result = required(prepare(ratio, rho.dtype, rho.ndim, count), Probability(tau, tau_complement), rho)
+    return result.p, result.complement
+
+
+def _run(block: Callable[..., tuple[Any, ...]], ratio: LikelihoodRatio, columns: Sequence[np.ndarray]) -> Lanes:
+    lanes = columns[0].size
+    size = next((b for b in BLOCKS if b >= lanes), BLOCKS[-1])
+    padded, count = _pad_atoms(ratio), np.int32(ratio.atoms)
+
+    def one(start: int) -> tuple[np.ndarray, ...]:
+        # x64 and the default device are properties of a thread, so each worker sets its own
+        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+            parts = [_pad(column[start : start + size], size) for column in columns]
+            return tuple(np.asarray(x) for x in block(padded, count, *parts))
+
+    starts = range(0, lanes, size)
+    if len(starts) <= 1:
+        results = [one(start) for start in starts]
+    else:
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            results = list(pool.map(one, starts))
+    return tuple(np.concatenate(column)[:lanes] for column in zip(*results, strict=True))
+
+
+def _pad(column: np.ndarray, size: int) -> np.ndarray:
+    """Repeat the last lane up to the block size: a lane that is solved anyway costs no further steps."""
+    return np.pad(column, (0, size - column.size), mode="edge")
+
+
+def _pad_atoms(ratio: LikelihoodRatio) -> LikelihoodRatio:
+    capacity = max(32, 1 << (ratio.atoms - 1).bit_length())
+    extra = (0, capacity - ratio.atoms)
+
+    def pad(x: Any, value: float | None) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        return np.pad(x, extra, mode="edge") if value is None else np.pad(x, extra, constant_values=value)
+
+    return LikelihoodRatio(
+        pad(ratio.log_ratio, None),
+        pad(ratio.log_p, -np.inf),
+        pad(ratio.log_q, -np.inf),
+        np.float64(ratio.p_0),
+        np.float64(ratio.q_inf),
+        np.float64(ratio.rounding),
+    )
+
+

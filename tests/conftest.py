@@ -1,0 +1,24 @@
+"""Every test runs with strict dtype promotion, checked shapes, warnings as errors, and two virtual CPU devices."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from jaxtyping import install_import_hook
+
+_hook = install_import_hook("hybrid_rs_jax", "beartype.beartype")
+_hook.__enter__()
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
