@@ -25,6 +25,7 @@ from hybrid_rs_jax.classifiers.base import BaseClassifier
 from hybrid_rs_jax.confidence import clopper_pearson, detection_threshold
 from hybrid_rs_jax.kernels import AbsorbingKernel, CategoricalKernel, HybridSmoothing, UniformKernel
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
+from hybrid_rs_jax.sampling import sample_counts
 
 __all__ = [
     "AbsorbingKernel",
@@ -46,5 +47,6 @@ __all__ = [
     "largest_probability",
     "required_probability",
     "required_samples",
+    "sample_counts",
     "worst_case_probability",
 ]

@@ -125,15 +125,13 @@ class DemoGuardNetwork(nnx.Module):
 
 def save_weights(network: DemoGuardNetwork, path: str | os.PathLike[str], metadata: dict[str, Any]) -> None:
     """Write the weights as float16, with the sizes and ``metadata`` beside them: all of the file or nothing."""
-    arrays = {
-        "/".join(map(str, key)): np.asarray(leaf[...], np.float16) for key, leaf in _parameters(network)
-    }
-    about = json.dumps({"config": asdict(network.config), **metadata})
+    arrays: dict[str, Any] = {name: np.asarray(leaf[...], np.float16) for name, leaf in _parameters(network)}
+    arrays["metadata"] = np.array(json.dumps({"config": asdict(network.config), **metadata}))
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, **arrays)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -156,7 +154,7 @@ def load_weights(file: str | os.PathLike[str] | BinaryIO) -> tuple[DemoGuardNetw
         raise ValueError("The file holds no demo guard: its metadata has no 'config'.")
     config = DemoGuardConfig(**sizes)
     network = nnx.eval_shape(lambda: DemoGuardNetwork(config, nnx.Rngs(0)))
-    parameters = {"/".join(map(str, key)): leaf for key, leaf in _parameters(network)}
+    parameters = dict(_parameters(network))
     faults = [f"{name} is missing" for name in parameters.keys() - arrays.keys()]
     faults += [f"{name} is not a parameter" for name in arrays.keys() - parameters.keys()]
     faults += [
@@ -171,5 +169,10 @@ def load_weights(file: str | os.PathLike[str] | BinaryIO) -> tuple[DemoGuardNetw
     return network, metadata
 
 
-def _parameters(network: DemoGuardNetwork) -> list[tuple[tuple[Any, ...], Any]]:
-    return [(key, leaf) for key, leaf in nnx.iter_graph(network) if isinstance(leaf, nnx.Param)]
+def _parameters(network: DemoGuardNetwork) -> list[tuple[str, Any]]:
+    """Parameters with their names, as in "image/hidden/kernel"."""
+    return [
+        ("/".join(map(str, key)), leaf)
+        for key, leaf in nnx.iter_graph(network)
+        if isinstance(leaf, nnx.Param)
+    ]
