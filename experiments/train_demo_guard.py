@@ -4,8 +4,8 @@
 
 Noise is the main augmentation: every training picture gets Gaussian noise with a sigma of its own in
 [0, 0.5], and every suffix gets appended words (also such that name the pictured digit) and uniform token
-replacement, so that the guard learns to read the prompt alone. Takes a few minutes on 2 CPU cores. Needs optax
-and scikit-learn: pip install "hybrid-rs-jax[experiments]".
+replacement, so that the guard learns to read the prompt alone. Takes a few minutes on 2 CPU cores.
+Needs optax and scikit-learn: pip install "hybrid-rs-jax[experiments]".
 """
 
 import argparse
@@ -48,9 +48,7 @@ def prompt_pool(seed: int, size: int = PROMPTS_PER_GROUP) -> Int32[np.ndarray, "
     groups += [("errand", None), ("chat", None)]
     return np.stack(
         [
-            np.stack(
-                [demo.encode(demo.draw_prompt(rng, kind, digit, rng.random() < 0.4)) for _ in range(size)]
-            )
+            np.stack([demo.encode(demo.draw_prompt(rng, kind, digit, rng.random() < 0.4)) for _ in range(size)])
             for kind, digit in groups
         ]
     )
@@ -87,14 +85,10 @@ def draw_suffix(pictured: Int32[Array, " b"], key: PRNGKeyArray) -> Int32[Array,
         digits[pictured][:, None],
         jax.random.choice(keys[2], digits, shape),
     )
-    triggers = jnp.where(
-        jax.random.bernoulli(keys[3], 0.5, shape), numbers, jax.random.choice(keys[4], actions, shape)
-    )
+    triggers = jnp.where(jax.random.bernoulli(keys[3], 0.5, shape), numbers, jax.random.choice(keys[4], actions, shape))
     recipe = jax.random.randint(keys[5], (batch, 2), 0, demo.SUFFIX_LENGTH + 1, jnp.int32)
     appended = jnp.where(recipe[:, :1] % 2 == 0, words, triggers)
-    suffix = jnp.where(
-        jnp.arange(demo.SUFFIX_LENGTH, dtype=jnp.int32)[None] < recipe[:, 1:], appended, demo.PAD
-    )
+    suffix = jnp.where(jnp.arange(demo.SUFFIX_LENGTH, dtype=jnp.int32)[None] < recipe[:, 1:], appended, demo.PAD)
     beta_key, replace_key, token_key = jax.random.split(keys[6], 3)
     beta = jax.random.choice(beta_key, jnp.array(BETAS, jnp.float32), (batch, 1))
     return replace_tokens(suffix, beta, replace_key, token_key)
@@ -182,9 +176,7 @@ def train(network: DemoGuardNetwork, seed: int, steps: int) -> list[float]:
     return losses
 
 
-def safe_rate(
-    guard: DemoGuard, tokens: Int32[np.ndarray, "n 16"], images: Float32[np.ndarray, "n 8 8 1"]
-) -> float:
+def safe_rate(guard: DemoGuard, tokens: Int32[np.ndarray, "n 16"], images: Float32[np.ndarray, "n 8 8 1"]) -> float:
     """Share of Safe decisions."""
     return float(np.mean(~np.asarray(guard(tokens, images))))
 
@@ -200,9 +192,7 @@ def noisy_rates(
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), index), 3)
         suffix = replace_tokens(tokens[:, demo.PROMPT_LENGTH :], beta, keys[0], keys[1])
         noise = jax.random.normal(keys[2], images.shape, jnp.float32)
-        return guard(
-            jnp.concatenate([tokens[:, : demo.PROMPT_LENGTH], suffix], axis=1), images + sigma * noise
-        )
+        return guard(jnp.concatenate([tokens[:, : demo.PROMPT_LENGTH], suffix], axis=1), images + sigma * noise)
 
     return sum(np.asarray(decide(index), np.float64) for index in range(draws)) / draws
 
@@ -225,9 +215,7 @@ def evaluate(guard: DemoGuard, draws: int, seed: int) -> dict[str, float]:
         "clean_accuracy_with_digit_and_action_words_in_the_suffix": float(
             np.mean(np.asarray(guard(attacked, inputs.images)) == labels)
         ),
-        "safe_rate_blank_image": safe_rate(
-            guard, prompts, np.zeros((len(prompts), *demo.IMAGE_SHAPE), np.float32)
-        ),
+        "safe_rate_blank_image": safe_rate(guard, prompts, np.zeros((len(prompts), *demo.IMAGE_SHAPE), np.float32)),
         "safe_rate_empty_text": safe_rate(guard, np.zeros_like(inputs.tokens), inputs.images),
         "noisy_accuracy_sigma_0.25_beta_0.25": float(np.mean(np.where(labels, low, 1 - low))),
         "noisy_accuracy_sigma_0.5_beta_0.25": float(np.mean(np.where(labels, high, 1 - high))),
@@ -245,15 +233,9 @@ def main(argv: list[str] | None = None) -> int:
         epilog="Example: python experiments/train_demo_guard.py --steps 4000 --out demo_guard.npz",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, prompts and noise (default 0)")
-    parser.add_argument(
-        "--steps", type=int, default=4000, help=f"training steps of {BATCH} inputs (default 4000)"
-    )
-    parser.add_argument(
-        "--draws", type=int, default=2000, help="noisy copies per input in the evaluation (2000)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=WEIGHTS, help="weights file (default: the one in the package)"
-    )
+    parser.add_argument("--steps", type=int, default=4000, help=f"training steps of {BATCH} inputs (default 4000)")
+    parser.add_argument("--draws", type=int, default=2000, help="noisy copies per input in the evaluation (2000)")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="weights file (default: the one in the package)")
     parser.add_argument("--force", action="store_true", help="overwrite the weights file")
     args = parser.parse_args(argv)
     if not 0 <= args.seed < 2**31:

@@ -1,10 +1,10 @@
 """Certified robustness of multimodal classifiers by hybrid randomized smoothing, in JAX.
 
-    import hybrid_rs_jax as hrs
+import hybrid_rs_jax as hrs
 
-    smoothing = hrs.HybridSmoothing(hrs.UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
-    certificate = hrs.certify(counts=[9_998], n=10_000, smoothing=smoothing, tau=4.6e-5, alpha=0.01)
-    certificate.radius  # one certified pixel radius per token budget 0..8
+smoothing = hrs.HybridSmoothing(hrs.UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
+certificate = hrs.certify(counts=[9_998], n=10_000, smoothing=smoothing, tau=4.6e-5, alpha=0.01)
+certificate.radius  # one certified pixel radius per token budget 0..8
 """
 
 from hybrid_rs_jax._version import __version__

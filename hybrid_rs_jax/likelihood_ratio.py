@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import logsumexp
 
-__all__ = ["LikelihoodRatio", "compose", "compose_all", "coarsen", "identity", "singular"]
+__all__ = ["LikelihoodRatio", "coarsen", "compose", "compose_all", "identity", "singular"]
 
 _UNIT = 2.0**-53
 #: An atom list longer than this is put on a grid by `compose_all` (pessimistically).
@@ -47,9 +47,9 @@ class LikelihoodRatio:
     1.0
     """
 
-    log_ratio: Float[Array | np.ndarray, "atoms *lanes"]
-    log_p: Float[Array | np.ndarray, "atoms *lanes"]
-    log_q: Float[Array | np.ndarray, "atoms *lanes"]
+    log_ratio: Float[Array | np.ndarray, atoms * lanes]
+    log_p: Float[Array | np.ndarray, atoms * lanes]
+    log_q: Float[Array | np.ndarray, atoms * lanes]
     p_0: Float[Array | np.ndarray, "*lanes"] | float = 0.0
     q_inf: Float[Array | np.ndarray, "*lanes"] | float = 0.0
     rounding: Float[Array | np.ndarray, "*lanes"] | float = 1.0
@@ -60,9 +60,7 @@ class LikelihoodRatio:
         return int(self.log_ratio.shape[0])
 
     @classmethod
-    def from_masses(
-        cls, p: Sequence[float] | np.ndarray, q: Sequence[float] | np.ndarray
-    ) -> LikelihoodRatio:
+    def from_masses(cls, p: Sequence[float] | np.ndarray, q: Sequence[float] | np.ndarray) -> LikelihoodRatio:
         """Build the law from the two probability vectors over the same finite set.
 
         Outcomes with equal ratios stay separate atoms, which changes no certificate.

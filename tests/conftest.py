@@ -1,4 +1,4 @@
-"""Every test runs with strict dtype promotion, checked shapes, warnings as errors, and two virtual CPU devices."""
+"""Every test runs with strict dtype promotion, checked shapes, warnings as errors and two virtual CPU devices."""
 
 import os
 import sys
@@ -14,8 +14,8 @@ from jaxtyping import install_import_hook
 _hook = install_import_hook("hybrid_rs_jax", "beartype.beartype")
 _hook.__enter__()
 
-import jax
-import pytest
+import jax  # noqa: E402  (after the hook and the environment)
+import pytest  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ atoms is an argument. So a call compiles at most once per (block size, atom capa
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,7 +24,7 @@ from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
 __all__ = ["radius_lanes", "required_lanes", "worst_case_lanes"]
 
 BLOCKS = (1, 16, 256, 4096)
-_WORKERS = 2
+_WORKERS = min(8, os.cpu_count() or 1)
 # Most lanes are done after this many steps; the few that are not get a pass of their own.
 _FIRST_PASS = 10
 _LAST_PASS = 120
@@ -45,7 +46,9 @@ def radius_lanes(
     late = np.flatnonzero(~finished)
     if late.size:
         again = _run(
-            functools.partial(_radius_block, max_steps=_LAST_PASS), ratio, tuple(column[late] for column in columns)
+            functools.partial(_radius_block, max_steps=_LAST_PASS),
+            ratio,
+            tuple(column[late] for column in columns),
         )
         rho = rho.copy()
         rho[late] = again[0]
@@ -66,7 +69,14 @@ def _worst_case_block(ratio: LikelihoodRatio, count: Any, p: Any, complement: An
 
 @functools.partial(jax.jit, static_argnames="max_steps")
 def _radius_block(
-    ratio: LikelihoodRatio, count: Any, p: Any, complement: Any, tau: Any, tau_complement: Any, *, max_steps: int
+    ratio: LikelihoodRatio,
+    count: Any,
+    p: Any,
+    complement: Any,
+    tau: Any,
+    tau_complement: Any,
+    *,
+    max_steps: int,
 ) -> tuple[Any, ...]:
     channel = prepare(ratio, tau.dtype, tau.ndim, count)
     result = radius(channel, Probability(p, complement), Probability(tau, tau_complement), max_steps)
@@ -120,5 +130,3 @@ def _pad_atoms(ratio: LikelihoodRatio) -> LikelihoodRatio:
         np.float64(ratio.q_inf),
         np.float64(ratio.rounding),
     )
-
-

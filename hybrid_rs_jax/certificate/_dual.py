@@ -28,7 +28,17 @@ from jaxtyping import Array, Float, Int
 
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
 
-__all__ = ["Channel", "Dual", "Probability", "Threshold", "dual", "normal_quantile", "prepare", "smallest_rho", "unit"]
+__all__ = [
+    "Channel",
+    "Dual",
+    "Probability",
+    "Threshold",
+    "dual",
+    "normal_quantile",
+    "prepare",
+    "smallest_rho",
+    "unit",
+]
 
 _SQRT_HALF = 0.7071067811865476
 _INV_SQRT_2PI = 0.3989422804014327
@@ -40,15 +50,15 @@ _LOOP_LANES = 64
 class Channel(NamedTuple):
     """A likelihood ratio, ready for sums: masses out of the log domain, and their rounding in units of `unit`."""
 
-    log_ratio: Float[Array, "atoms *lanes"]
-    p: Float[Array, "atoms *lanes"]
-    q: Float[Array, "atoms *lanes"]
-    p_error: Float[Array, "atoms *lanes"]
-    q_error: Float[Array, "atoms *lanes"]
+    log_ratio: Float[Array, atoms * lanes]
+    p: Float[Array, atoms * lanes]
+    q: Float[Array, atoms * lanes]
+    p_error: Float[Array, atoms * lanes]
+    q_error: Float[Array, atoms * lanes]
     p_0: Float[Array, "*lanes"]
     q_inf: Float[Array, "*lanes"]
     rounding: Float[Array, "*lanes"]
-    count: Int[Array, ""] | int
+    atoms: Int[Array, ""] | int
     terms: Float[Array, ""]  # rounding of a sum over all atoms, in units of its value
 
 
@@ -155,7 +165,8 @@ def dual(channel: Channel, p_a: Probability, at: Threshold, rho: Array) -> Dual:
     """Evaluate the dual bound at a threshold and `rho > 0`, lanes of shape `rho.shape`.
 
     The rounding bound counts, in units of `u = unit(dtype)`: the stored masses; `exp` and products; `Phi`, whose
-    relative error is `(2 y^2 + 8) u` for an exact argument plus `(y^2 + |y|) u` for a rounded one; the sums; and, of
+    relative error is below `1.02 (2 y^2 + 8) u` for an exact argument (measured against 160-bit arithmetic, in float64
+    and float32) plus `(y^2 + |y|) u` for a rounded one; the sums; and, of
     second order, that rounded thresholds `a_i` are not exactly the best test for their `c`.
     """
     u = unit(rho.dtype)
@@ -168,7 +179,15 @@ def dual(channel: Channel, p_a: Probability, at: Threshold, rho: Array) -> Dual:
         density = q * jnp.exp(-b * b / 2)
         clean_error = clean * (p_error + 4 * jnp.square(jnp.clip(tail, -40, 0)))
         adversarial_error = adversarial * (q_error + 4 * jnp.square(jnp.clip(b, -40, 0)))
-        return clean, adversarial, density, density * a, clean_error, adversarial_error, p * jnp.square(log_ratio)
+        return (
+            clean,
+            adversarial,
+            density,
+            density * a,
+            clean_error,
+            adversarial_error,
+            p * jnp.square(log_ratio),
+        )
 
     clean, accepted, density, drift, clean_error, accepted_error, spread = _sum_over_atoms(channel, rho, term)
     clean_noise = u * (clean_error + channel.terms * clean)
@@ -205,4 +224,4 @@ def _sum_over_atoms(channel: Channel, lanes: Array, term) -> tuple[Array, ...]: 
     def body(i: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(s + v for s, v in zip(sums, term(*(column[i] for column in columns)), strict=True))
 
-    return jax.lax.fori_loop(0, channel.count, body, (jnp.zeros_like(lanes),) * 7)
+    return jax.lax.fori_loop(0, channel.atoms, body, (jnp.zeros_like(lanes),) * 7)

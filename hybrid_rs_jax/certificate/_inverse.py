@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from hybrid_rs_jax.certificate._dual import Channel, Probability, Threshold, dual, normal_quantile, smallest_rho, unit
+from hybrid_rs_jax.certificate._dual import (
+    Channel,
+    Probability,
+    Threshold,
+    dual,
+    normal_quantile,
+    smallest_rho,
+    unit,
+)
 from hybrid_rs_jax.certificate._knapsack import quantile_of_parts
 
 __all__ = ["required"]
@@ -106,13 +114,11 @@ def _fill(channel: Channel, tau: Probability) -> _Split:
     def visit(k: Array, split: _Split) -> _Split:
         q = channel.q[k]
         under = jnp.where(k > 0, q_below[k - 1], jnp.zeros_like(q))
-        crossing = (q > 0) & (tau.p - under > 0) & (k < channel.count)
+        crossing = (q > 0) & (tau.p - under > 0) & (k < channel.atoms)
         clean = channel.p_0 + jnp.where(k > 0, p_below[k - 1], jnp.zeros_like(q))
-        new = _Split(
-            channel.log_ratio[k] + zero, tau.p - under, under + q - tau.p, clean + zero, p_above[k] + zero
-        )
+        new = _Split(channel.log_ratio[k] + zero, tau.p - under, under + q - tau.p, clean + zero, p_above[k] + zero)
         return _Split(*(jnp.where(crossing, n, o) for n, o in zip(new, split, strict=True)))
 
-    split = jax.lax.fori_loop(0, channel.count, visit, _Split(zero, zero, zero, zero, zero))
+    split = jax.lax.fori_loop(0, channel.atoms, visit, _Split(zero, zero, zero, zero, zero))
     tiny = jnp.finfo(zero.dtype).tiny
     return split._replace(filled=jnp.maximum(split.filled, tiny), left=jnp.maximum(split.left, tiny))

@@ -48,7 +48,7 @@ def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
         # the last term: exp(l) for a rounded l, of first order here because a knapsack threshold sits on its atom
         noise = t * (largest + (4 * channel.rounding + 4) * u) * side + largest_q * accepted
         noise = noise + 8 * channel.rounding * u * (jnp.abs(ratio) + 1) * t * jnp.minimum(jnp.abs(gap), p)
-        valid = (p > 0) & (k < channel.count)
+        valid = (p > 0) & (k < channel.atoms)
         better = valid & (value > lower)
         crossing = valid & (gap > 0)  # the last such atom is the one that is split
         lower = jnp.where(better, value, lower)
@@ -64,20 +64,19 @@ def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
 
     zero = jnp.zeros_like(p_a.p)
     start = (zero - 1, zero, zero, zero, zero, zero)
-    value, upper, anchor, filled, left, noise = jax.lax.fori_loop(0, channel.count, visit, start)
+    value, upper, anchor, filled, left, noise = jax.lax.fori_loop(0, channel.atoms, visit, start)
     tiny = jnp.asarray(1e10 * float(jnp.finfo(zero.dtype).tiny), zero.dtype)
     certain = jnp.where(p_a.complement == 0, (1 - channel.q_inf) * (1 - 8 * u * channel.rounding), zero)
     lower = jnp.maximum(jnp.maximum(value - (1 + 16 * u) * noise - tiny, certain), 0)
     reachable = (1 - channel.q_inf) * (1 + 8 * u * channel.rounding)
     upper = jnp.minimum(jnp.where(p_a.complement == 0, reachable, upper * (1 + 8 * u) + tiny), reachable)
     nothing = p_a.p <= channel.p_0 * (1 - 8 * u * channel.rounding)
-    tiny = jnp.finfo(zero.dtype).tiny
     return Knapsack(
         jnp.where(nothing, 0, lower),
         jnp.maximum(jnp.where(nothing, 0, upper), lower),
         anchor,
-        jnp.maximum(filled, tiny),
-        jnp.maximum(left, tiny),
+        jnp.maximum(filled, jnp.finfo(zero.dtype).tiny),
+        jnp.maximum(left, jnp.finfo(zero.dtype).tiny),
     )
 
 

@@ -75,9 +75,7 @@ def worst_case(channel: Channel, p_a: Probability, rho: Array) -> WorstCase:
 
     zero = jnp.zeros_like(rho)
     trivial = still | (p_a.p <= channel.p_0) | (p_a.complement == 0)
-    start = State(
-        bracket.guess, bracket.low, bracket.high, zero, bracket.guess, trivial, jnp.zeros((), jnp.int32)
-    )
+    start = State(bracket.guess, bracket.low, bracket.high, zero, bracket.guess, trivial, jnp.zeros((), jnp.int32))
     end = jax.lax.while_loop(unfinished, step, start)
 
     upper = _feasible_value(channel, p_a, Threshold(split.anchor, end.offset), rho)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,21 +119,21 @@ def certify(
     [3, 1]
     """
     budgets = tuple(int(d) for d in budgets)
-    if not budgets or budgets[0] < 0 or any(b <= a for a, b in zip(budgets, budgets[1:], strict=False)):
+    if not budgets or budgets[0] < 0 or any(b <= a for a, b in itertools.pairwise(budgets)):
         raise ValueError(f"budgets must be non-negative and increasing, got {list(budgets)}.")
-    counts, n = np.atleast_1d(*np.broadcast_arrays(np.asarray(counts), np.asarray(n)))
-    simultaneous = counts.ndim == 1
-    if counts.ndim > 2 or (not simultaneous and counts.shape[1] != len(budgets)):
-        raise ValueError(f"counts must have shape [B] or [B, {len(budgets)}] (inputs, budgets), got {counts.shape}.")
-    bound = clopper_pearson_bound(counts, n, alpha if simultaneous else np.asarray(alpha) / len(budgets))
+    successes, draws = (np.atleast_1d(x) for x in np.broadcast_arrays(np.asarray(counts), np.asarray(n)))
+    simultaneous = successes.ndim == 1
+    if successes.ndim > 2 or (not simultaneous and successes.shape[1] != len(budgets)):
+        raise ValueError(f"counts must have shape [B] or [B, {len(budgets)}] (inputs, budgets), got {successes.shape}.")
+    bound = clopper_pearson_bound(successes, draws, alpha if simultaneous else np.asarray(alpha) / len(budgets))
     radius = _radii(bound.p, bound.complement, budgets, smoothing, tau)
     certified = radius >= 0
     # budgets are nested: the worst case falls with d, so the certified ones come first
     count = np.where(certified.all(axis=1), len(budgets), np.argmin(certified, axis=1))
     budget = np.where(count > 0, np.asarray(budgets)[np.maximum(count, 1) - 1], -1)
     return Certificate(
-        counts.astype(np.int64),
-        n.astype(np.int64),
+        successes.astype(np.int64),
+        draws.astype(np.int64),
         bound.p,
         bound.complement,
         radius,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from hybrid_rs_jax.certificate._dual import Probability, Threshold, dual, normal_cdf, prepare
@@ -80,7 +81,9 @@ def certified_radius(
 
 
 def required_probability(
-    likelihood_ratio: LikelihoodRatio, rho: Float[Array, "*lanes"] | float, tau: Float[Array, "*lanes"] | float
+    likelihood_ratio: LikelihoodRatio,
+    rho: Float[Array, "*lanes"] | float,
+    tau: Float[Array, "*lanes"] | float,
 ) -> tuple[Float[Array, "*lanes"], Float[Array, "*lanes"]]:
     """Smallest clean probability that certifies `rho` at `tau`, and its complement.
 
@@ -150,7 +153,7 @@ def _sensitivities(
     at = dual(channel, p_a, threshold, rho)
     a = threshold.offset[None] + (threshold.anchor[None] - channel.log_ratio) / rho[None]
 
-    def column(x: Array) -> Array:
+    def column(x: Array | np.ndarray) -> Array:
         return jnp.asarray(x, rho.dtype).reshape(jnp.shape(x) + (1,) * (rho.ndim + 1 - jnp.ndim(x)))
 
     clean = channel.p * normal_cdf(a) * column(d_ratio.log_p)

@@ -41,7 +41,7 @@ def worst_case_probability(
       p_a: lower bound on the clean smoothed score, in [0, 1].
       d: discrete budget, a non-negative integer.
       epsilon: l2 budget in the units of sigma, at least 0.
-      smoothing: the smoothing distribution. Without a discrete kernel `d > 0` gives 0; without sigma `epsilon > 0` does.
+      smoothing: the smoothing distribution. Without a discrete kernel `d > 0` gives 0, without sigma `epsilon > 0`.
       complement: `1 - p_a`, where it is known to more digits (see `clopper_pearson_bound`).
 
     Returns:
@@ -252,7 +252,10 @@ def required_bound(d: object, epsilon: object, smoothing: HybridSmoothing, tau: 
             if not short.any():
                 break
             # the forward solver must agree; it may need a few more units in the last place
-            p, complement = np.where(short, p * (1 + widen), p), np.where(short, complement * (1 - widen), complement)
+            p, complement = (
+                np.where(short, p * (1 + widen), p),
+                np.where(short, complement * (1 - widen), complement),
+            )
         return np.stack([p, -complement])
 
     p, minus = _per_budget(d, smoothing, solve, rows=2, worst=np.maximum)
@@ -349,9 +352,7 @@ def _at_least_zero(name: str, values: object) -> np.ndarray:
     return _require(name, values, lambda x: (x >= 0) & np.isfinite(x), "finite and at least 0")
 
 
-def _require(
-    name: str, values: object, legal: Callable[[np.ndarray], np.ndarray], where: str
-) -> np.ndarray:
+def _require(name: str, values: object, legal: Callable[[np.ndarray], np.ndarray], where: str) -> np.ndarray:
     array = np.asarray(values, np.float64)
     good = legal(array)
     if not good.all():

@@ -44,9 +44,7 @@ class FrontierTable:
         return np.stack([grid[np.searchsorted(row, p_a, side="right")] for row in self.probability], axis=-1)
 
 
-def frontier_table(
-    budgets: Sequence[int], smoothing: HybridSmoothing, tau: float, size: int = 4096
-) -> FrontierTable:
+def frontier_table(budgets: Sequence[int], smoothing: HybridSmoothing, tau: float, size: int = 4096) -> FrontierTable:
     """Tabulate the frontier for one smoothing distribution and threshold.
 
     The grid runs evenly from 0 to the radius of `p_A = 1 - 2^-53` without any token change, the largest radius that a

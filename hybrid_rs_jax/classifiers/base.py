@@ -10,9 +10,9 @@ class BaseClassifier(Protocol):
     """A batch of (tokens, picture) pairs in, one decision per pair out.
 
     Any callable with this signature will do: a function, a jitted function, an object. Nothing needs to be
-    inherited or registered, and nothing is assumed about how the decision is made: whatever happens between the
-    noise and the decision (decoding, resizing, denoising, a network) is part of the base classifier and never
-    weakens a guarantee. A decision must depend on its own pair only, and be the same each time.
+    inherited or registered, and nothing is assumed about how the decision is made: whatever happens between
+    the noise and the decision (decoding, resizing, denoising, a network) is part of the base classifier and
+    never weakens a guarantee. A decision must depend on its own pair only, and be the same each time.
 
     As for every runtime-checkable protocol, ``isinstance`` only asks whether the object can be called.
     """

@@ -13,7 +13,7 @@ from hybrid_rs_jax.models.demo_guard import DemoGuardNetwork, load_weights
 
 
 class DemoGuard:
-    """Says of each (prompt, handwritten digit) pair whether it is Unsafe, by the rule of ``data.demo.is_unsafe``.
+    """Says of each (prompt, picture) pair whether it is Unsafe; it has learnt ``data.demo.is_unsafe``.
 
     It may be called as it is or inside ``jax.jit``, and computes in float32 either way.
 
@@ -43,7 +43,7 @@ class DemoGuard:
             images: floats [b, 8, 8, 1]; clean pixels lie in [0, 1], noisy ones need not.
 
         Raises:
-            ValueError: shapes or dtypes do not fit, or a token lies outside the alphabet (checked only outside
+            ValueError: shapes or dtypes do not fit, or a token lies outside the alphabet (seen only outside
                 ``jax.jit``, where values are known).
         """
         return self.logits(tokens, images) > 0

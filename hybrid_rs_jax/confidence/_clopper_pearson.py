@@ -11,7 +11,7 @@ __all__ = ["LowerBound", "clopper_pearson", "clopper_pearson_bound"]
 
 # Margins that dominate the error of SciPy's incomplete beta functions (measured: below 1e-11 relative up to n = 1e7).
 _TAIL_MARGIN = 1e-9
-_ULPS = 8 * np.finfo(np.float64).eps
+_ULPS = 8 * float(np.finfo(np.float64).eps)
 
 
 class LowerBound(NamedTuple):

@@ -1,9 +1,10 @@
 """Prompts, digits and labels of the built-in demo: a picture that unlocks a prompt.
 
-The story: the picture is a handwritten note, the prompt is what somebody asks an assistant to do. A prompt such
-as "please dial the secret number seven now" is harmless as such, and so is a picture of a 7; together they give
-the code away. The rule, ``is_unsafe``, is exact: a pair is Unsafe when the prompt holds an action word (dial,
-enter, press, ...) and a digit word, and the picture shows that very digit. Neither half is unsafe alone.
+The story: the picture is a handwritten note, the prompt is what somebody asks an assistant to do. A prompt
+such as "please dial the secret number seven now" is harmless as such, and so is a picture of a 7; together
+they give the code away. The rule, ``is_unsafe``, is exact: a pair is Unsafe when the prompt holds an action
+word (dial, enter, press, ...) and a digit word, and the picture shows that very digit. Neither half is unsafe
+alone.
 
 Text: 512 words, one token each, listed in ``demo_words.txt`` by their role in a sentence; id 0 is the pad
 token. An input has a prompt region of 8 tokens and a suffix region of 8, both padded; an attacker appends to
@@ -11,19 +12,20 @@ the suffix.
 
 Pictures: 8x8 greyscale digits of the "Optical Recognition of Handwritten Digits" data set (E. Alpaydin and
 C. Kaynak, UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49), licence CC BY 4.0, in the
-order in which scikit-learn's ``load_digits`` gives them. ``demo_digits.npz`` holds the held-out ones, chosen by
-``held_out_rows``: their rows in that order, their values 0..16 unchanged (the loader divides by 16), and the
-digits that they show.
+order in which scikit-learn's ``load_digits`` gives them. ``demo_digits.npz`` holds the held-out ones, chosen
+by ``held_out_rows``: their rows in that order, their values 0..16 unchanged (the loader divides by 16), and
+the digits that they show.
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
+from numpy.typing import ArrayLike
 
 PAD = 0
 PROMPT_LENGTH = 8
@@ -105,9 +107,7 @@ def token_ids(group: str) -> Int32[np.ndarray, " n"]:
 
 @cache
 def _neutral_words() -> tuple[str, ...]:
-    return tuple(
-        word for name, words in word_groups().items() if name not in ("digit", "action") for word in words
-    )
+    return tuple(word for name, words in word_groups().items() if name not in ("digit", "action") for word in words)
 
 
 def encode(prompt: str) -> Int32[np.ndarray, "16"]:
@@ -118,8 +118,8 @@ def encode(prompt: str) -> Int32[np.ndarray, "16"]:
     Raises:
         ValueError: a word is not in the demo vocabulary, or there are more than 8 of them.
 
-    >>> encode("Dial seven.")[:4].tolist() == [_ids()["dial"], _ids()["seven"], 0, 0]
-    True
+    >>> encode("Dial seven.")[:4]
+    array([11,  8,  0,  0], dtype=int32)
     """
     words = prompt.lower().translate(_PUNCTUATION).split()
     if len(words) > PROMPT_LENGTH:
@@ -132,7 +132,7 @@ def encode(prompt: str) -> Int32[np.ndarray, "16"]:
     return tokens
 
 
-def decode(tokens: Int[np.ndarray, " length"] | Sequence[int]) -> str:
+def decode(tokens: ArrayLike) -> str:
     """Words of a token array, pads left out, so that an appended suffix reads on after the prompt.
 
     Raises:
@@ -141,7 +141,7 @@ def decode(tokens: Int[np.ndarray, " length"] | Sequence[int]) -> str:
     >>> decode(encode("dial seven"))
     'dial seven'
     """
-    ids = [int(token) for token in tokens]
+    ids = np.asarray(tokens, np.int64).tolist()
     for token in ids:
         if not 0 <= token < VOCAB_SIZE:
             raise ValueError(f"Token {token} lies outside the demo alphabet 0..{VOCAB_SIZE - 1}.")
@@ -153,14 +153,14 @@ def suffix_mask() -> Bool[np.ndarray, "16"]:
     return np.arange(LENGTH) >= PROMPT_LENGTH
 
 
-def is_unsafe(tokens: Int[np.ndarray, " length"], digit: int | None) -> bool:
+def is_unsafe(tokens: ArrayLike, digit: int | None) -> bool:
     """The rule of the demo: an action word and the word of the pictured digit, both in the prompt region.
 
     Args:
         tokens: token ids of one input; the suffix region is not looked at.
         digit: the digit in the picture, or None for a blank one.
     """
-    words = {vocabulary()[int(token)] for token in tokens[:PROMPT_LENGTH]}
+    words = {vocabulary()[token] for token in np.asarray(tokens, np.int64)[:PROMPT_LENGTH]}
     groups = word_groups()
     return digit is not None and groups["digit"][digit] in words and not words.isdisjoint(groups["action"])
 
@@ -224,9 +224,9 @@ class DemoInputs:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, rows: Iterable[int]) -> "DemoInputs":
+    def take(self, rows: Int[np.ndarray, " m"] | Sequence[int]) -> "DemoInputs":
         """The inputs in the given rows, in that order."""
-        index = np.asarray(list(rows), np.int64)
+        index = np.asarray(rows, np.int64)
         return DemoInputs(
             [self.ids[row] for row in index],
             [self.prompts[row] for row in index],
@@ -288,9 +288,7 @@ def _with_prompts(
     rows: Int[np.ndarray, " n"], pixels: UInt8[np.ndarray, "n 8 8"], digits: Int[np.ndarray, " n"]
 ) -> DemoInputs:
     # Each picture has a generator of its own, so its prompt does not depend on the other pictures.
-    prompts = [
-        _prompt_for(random.Random(int(row)), int(digit)) for row, digit in zip(rows, digits, strict=True)
-    ]
+    prompts = [_prompt_for(random.Random(int(row)), int(digit)) for row, digit in zip(rows, digits, strict=True)]
     tokens = np.stack([encode(prompt) for prompt in prompts])
     return DemoInputs(
         ids=[f"digit-{row:04d}" for row in rows],

@@ -108,8 +108,9 @@ class CategoricalKernel:
 
     def check_tokens(self, tokens: object) -> None:
         """Raise a ValueError when a value lies outside of its field's 0..K-1."""
-        if np.shape(tokens)[-1] != len(self.cardinalities):
-            raise ValueError(f"Expected {len(self.cardinalities)} fields on the last axis, got {np.shape(tokens)}.")
+        shape = np.asarray(tokens).shape
+        if not shape or shape[-1] != len(self.cardinalities):
+            raise ValueError(f"Expected {len(self.cardinalities)} fields on the last axis, got shape {shape}.")
         check_alphabet(tokens, np.asarray(self.cardinalities))
 
 
@@ -120,9 +121,7 @@ def _product(attacked: tuple[tuple[int, float], ...]) -> LikelihoodRatio:
     return compose_all(uniform_likelihood_ratio(beta, k, count) for (k, beta), count in groups)
 
 
-def _multisets(
-    counts: collections.Counter[tuple[int, float]], d: int
-) -> Iterator[tuple[tuple[int, float], ...]]:
+def _multisets(counts: collections.Counter[tuple[int, float]], d: int) -> Iterator[tuple[tuple[int, float], ...]]:
     """All distinct multisets of size `d`, each field class used at most as often as it occurs."""
     if d == 0:
         yield ()

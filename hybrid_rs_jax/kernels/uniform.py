@@ -111,9 +111,7 @@ def replace_uniformly(
     return jnp.where(hit, (tokens + shift) % size, tokens)
 
 
-def bernoulli(
-    key: Key[Array, ""], shape: tuple[int, ...], probability: float | np.ndarray
-) -> Bool[Array, "*shape"]:
+def bernoulli(key: Key[Array, ""], shape: tuple[int, ...], probability: float | np.ndarray) -> Bool[Array, "*shape"]:
     """Independent events of the given probability, within 2^-33: a float32 uniform would be off by up to 2^-24."""
     threshold = np.rint(np.asarray(probability, np.float64) * 2.0**32).astype(np.uint64)
     last = np.maximum(threshold, 1) - 1

@@ -67,9 +67,7 @@ class Attention(nnx.Module):
         self.value = _linear(width, width, rngs)
         self.scale = width**-0.5
 
-    def __call__(
-        self, x: Float32[Array, "b l d"], context: Float32[Array, "b m d"]
-    ) -> Float32[Array, "b l d"]:
+    def __call__(self, x: Float32[Array, "b l d"], context: Float32[Array, "b m d"]) -> Float32[Array, "b l d"]:
         scores = jnp.einsum("bld,bmd->blm", self.query(x), self.key(context)) * jnp.float32(self.scale)
         return jnp.einsum("blm,bmd->bld", jax.nn.softmax(scores, axis=-1), self.value(context))
 
@@ -99,12 +97,8 @@ class DemoGuardNetwork(nnx.Module):
         width = config.width
         self.config = config
         self.image = ImageEncoder(config, rngs)
-        self.embedding = nnx.Param(
-            0.5 * jax.random.normal(rngs.params(), (config.vocab_size, width), jnp.float32)
-        )
-        self.position = nnx.Param(
-            0.5 * jax.random.normal(rngs.params(), (1, config.length, width), jnp.float32)
-        )
+        self.embedding = nnx.Param(0.5 * jax.random.normal(rngs.params(), (config.vocab_size, width), jnp.float32))
+        self.position = nnx.Param(0.5 * jax.random.normal(rngs.params(), (1, config.length, width), jnp.float32))
         self.self_attention = Attention(width, rngs)
         self.text_up = _linear(width, 2 * width, rngs)
         self.text_down = _linear(2 * width, width, rngs)
@@ -112,9 +106,7 @@ class DemoGuardNetwork(nnx.Module):
         self.joint_up = _linear(width, 2 * width, rngs)
         self.joint_out = _linear(2 * width, 1, rngs)
 
-    def __call__(
-        self, tokens: Int32[Array, "b l"], images: Float32[Array, "b h w 1"]
-    ) -> Float32[Array, " b"]:
+    def __call__(self, tokens: Int32[Array, "b l"], images: Float32[Array, "b h w 1"]) -> Float32[Array, " b"]:
         x = jnp.take(self.embedding[...], tokens, axis=0) + self.position[...]
         x = x + self.self_attention(x, x)
         x = x + self.text_down(jax.nn.relu(self.text_up(x)))
@@ -124,7 +116,7 @@ class DemoGuardNetwork(nnx.Module):
 
 
 def save_weights(network: DemoGuardNetwork, path: str | os.PathLike[str], metadata: dict[str, Any]) -> None:
-    """Write the weights as float16, with the sizes and ``metadata`` beside them: all of the file or nothing."""
+    """Write the weights as float16, with sizes and ``metadata`` beside them: the whole file or nothing."""
     arrays: dict[str, Any] = {name: np.asarray(leaf[...], np.float16) for name, leaf in _parameters(network)}
     arrays["metadata"] = np.array(json.dumps({"config": asdict(network.config), **metadata}))
     target = Path(path)
@@ -171,8 +163,4 @@ def load_weights(file: str | os.PathLike[str] | BinaryIO) -> tuple[DemoGuardNetw
 
 def _parameters(network: DemoGuardNetwork) -> list[tuple[str, Any]]:
     """Parameters with their names, as in "image/hidden/kernel"."""
-    return [
-        ("/".join(map(str, key)), leaf)
-        for key, leaf in nnx.iter_graph(network)
-        if isinstance(leaf, nnx.Param)
-    ]
+    return [("/".join(map(str, key)), leaf) for key, leaf in nnx.iter_graph(network) if isinstance(leaf, nnx.Param)]

@@ -1,0 +1,60 @@
+# Every target makes the virtual environment that it needs on first use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= experiments/out
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all soundness bench lint types doctest notebooks wheel train clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/hybrid-rs: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/hybrid-rs
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(BIN)/hybrid-rs ## certify the built-in guard on real images: about a minute
+	$(BIN)/hybrid-rs demo
+
+test: $(VENV)/.dev ## the fast tests, in a few minutes
+	$(BIN)/python -m pytest -n 2
+
+test-all: $(VENV)/.dev ## every test, the exhaustive ones too
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+soundness: $(VENV)/.dev ## 20,000 certificates against 200-bit arithmetic
+	mkdir -p $(OUT)
+	HRS_SOUNDNESS_OUT=$(OUT)/soundness.json $(BIN)/python -m pytest -m slow tests/certificate/test_soundness.py -s
+
+bench: $(VENV)/.dev ## time the certifier against the paper's nested bisection
+	mkdir -p $(OUT)
+	$(BIN)/python experiments/bench/certifier.py --out $(OUT)/bench_certifier.json
+
+lint: $(VENV)/.dev ## ruff: style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## mypy
+	$(BIN)/mypy
+
+doctest: $(VENV)/.dev ## the examples in the docstrings
+	$(BIN)/python -m pytest --doctest-modules hybrid_rs_jax
+
+notebooks: $(VENV)/.dev ## run every notebook from top to bottom
+	$(BIN)/python tests/run_notebooks.py notebooks
+
+wheel: $(VENV)/.dev ## build the wheel into dist/
+	$(BIN)/python -m build --wheel --outdir dist .
+
+train: $(VENV)/.dev ## train the demo guard again (refuses to overwrite its weights)
+	$(BIN)/python experiments/train_demo_guard.py
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
