@@ -371,5 +371,5 @@ def _budgets(d: object) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _scalar(array: np.ndarray):  # type: ignore[no-untyped-def]
+def _scalar(array: np.ndarray | np.generic):  # type: ignore[no-untyped-def]
     return array.item() if array.ndim == 0 else array

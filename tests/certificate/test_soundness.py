@@ -1,0 +1,216 @@
+"""Every certified number against ball arithmetic: never on the wrong side, and hardly short of the truth.
+
+The default run takes 500 cases. The slow one takes HRS_SOUNDNESS_CASES (20,000) from the seed HRS_SOUNDNESS_SEED,
+prints a summary, and writes it as JSON to HRS_SOUNDNESS_OUT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import oracle
+import oracle_cases
+import pytest
+from oracle_cases import Case
+
+import hybrid_rs_jax as hrs
+from hybrid_rs_jax.certificate.host import worst_case_bounds
+
+#: A truth that is closer to tau than this, relatively, may be left uncertified.
+MARGIN = 1e-9
+#: `certified_budget` is asked for no more than this: long exact channels are slow.
+MOST_TOKENS = 64
+GRID = 16
+
+
+@dataclasses.dataclass
+class Report:
+    """What one case showed."""
+
+    case: Case
+    violations: list[str] = dataclasses.field(default_factory=list)
+    shortfall: float | None = None  # 1 - radius / true radius, where the true one is positive and finite
+    gap: float | None = None  # (upper - lower) / V*, where V* > 1e-12
+
+    def claim(self, holds: bool, promise: str) -> None:
+        if not holds:
+            self.violations.append(promise)
+
+
+def smoothing_of(case: Case) -> hrs.HybridSmoothing:
+    """The smoothing distribution that a case is about."""
+    if case.kernel == "uniform":
+        return hrs.HybridSmoothing(hrs.UniformKernel(case.beta, case.vocab_size), case.sigma)
+    if case.kernel == "absorbing":
+        return hrs.HybridSmoothing(hrs.AbsorbingKernel(case.beta), case.sigma)
+    if case.kernel == "categorical":
+        return hrs.HybridSmoothing(hrs.CategoricalKernel(case.beta, case.cardinalities), case.sigma)
+    return hrs.HybridSmoothing(None, case.sigma)
+
+
+def check(case: Case) -> Report:
+    """Hold every host function against the oracle on one case."""
+    report, smoothing = Report(case), smoothing_of(case)
+    check_worst_case(report, smoothing)
+    check_radius(report, smoothing)
+    check_required_probability(report, smoothing)
+    check_budget(report, smoothing)
+    check_largest_probability(report, smoothing)
+    check_table(report, smoothing)
+    return report
+
+
+def check_worst_case(report: Report, smoothing: hrs.HybridSmoothing) -> None:
+    case = report.case
+    lower, upper = (
+        float(bound) for bound in worst_case_bounds(case.p_a, case.d, case.epsilon, smoothing)
+    )
+    single = hrs.worst_case_probability(case.p_a, case.d, case.epsilon, smoothing)
+    report.claim(single == lower, "worst_case_probability is the lower bound")
+    report.claim(
+        oracle.lower_bound_is_sound(case.channels, case.p_a, case.rho, lower), f"V* >= lower = {lower!r}"
+    )
+    report.claim(
+        oracle.upper_bound_is_sound(case.channels, case.p_a, case.rho, upper), f"V* <= upper = {upper!r}"
+    )
+    truth = float(oracle.worst_case_probability(case.channels, case.p_a, case.rho, relative=1e-15)[1])
+    if truth > 1e-12:
+        report.gap = (upper - lower) / truth
+
+
+def check_radius(report: Report, smoothing: hrs.HybridSmoothing) -> None:
+    case = report.case
+    radius = float(hrs.certified_radius(case.p_a, case.d, smoothing, case.tau))
+    low, high = (float(end) for end in oracle.certified_radius(case.channels, case.p_a, case.tau))
+    report.claim(radius == -1 or radius >= 0, f"the radius is -1 or at least 0, got {radius!r}")
+    if radius == math.inf:
+        report.claim(low == math.inf, f"an infinite radius is true, but the true one is {low!r}")
+    elif radius >= 0:
+        rho = oracle.quotient(radius, case.sigma)
+        sound = oracle.radius_is_sound(case.channels, case.p_a, case.tau, rho)
+        report.claim(sound, f"V* >= tau at radius = {radius!r}")
+    elif clear_of_tau(case):
+        report.claim(False, f"rho* = {low!r} is certified with a margin, but the radius is -1")
+    if 0 < high < math.inf:
+        report.shortfall = 1.0 - max(radius, 0.0) / case.sigma / low
+    elif high == math.inf and clear_of_tau(case):
+        report.claim(radius == math.inf, f"the radius is infinite, got {radius!r}")
+
+
+def clear_of_tau(case: Case) -> bool:
+    """Whether `eps = 0` is certified with a margin."""
+    at_zero = min(oracle.knapsack(channel, case.p_a) for channel in case.channels)
+    return bool(at_zero > oracle.exact(case.tau) * oracle.exact(1 + MARGIN))
+
+
+def check_required_probability(report: Report, smoothing: hrs.HybridSmoothing) -> None:
+    case = report.case
+    needed = float(hrs.required_probability(case.d, case.epsilon, smoothing, case.tau))
+    if needed <= 1:
+        sound = oracle.lower_bound_is_sound(case.channels, needed, case.rho, case.tau)
+        report.claim(sound, f"required_probability = {needed!r} certifies")
+    else:
+        truth = float(oracle.required_probability(case.channels, case.rho, case.tau)[0])
+        report.claim(truth > 1 - 1e-14, f"p_A = {truth!r} certifies, but required_probability = {needed!r}")
+
+
+def check_budget(report: Report, smoothing: hrs.HybridSmoothing) -> None:
+    case = report.case
+    most = len(case.cardinalities) if case.kernel == "categorical" else MOST_TOKENS
+    most = 0 if case.kernel == "gaussian" else most
+    budget = int(hrs.certified_budget(case.p_a, smoothing, case.tau, case.epsilon, max_budget=most))
+    report.claim(-1 <= budget <= most, f"the budget is at most {most}, got {budget}")
+    if budget >= 0:
+        at = dataclasses.replace(case, d=budget).channels
+        sound = oracle.lower_bound_is_sound(at, case.p_a, case.rho, case.tau)
+        report.claim(sound, f"d = {budget} is certified")
+    if budget < most:
+        beyond = dataclasses.replace(case, d=budget + 1).channels
+        goal = case.tau * (1 + 1e-8)
+        report.claim(
+            not oracle.lower_bound_is_sound(beyond, case.p_a, case.rho, goal),
+            f"d = {budget + 1} is certified with a margin, but the budget is {budget}",
+        )
+
+
+def check_largest_probability(report: Report, smoothing: hrs.HybridSmoothing) -> None:
+    case = report.case
+    largest = float(hrs.largest_probability(case.p_a, case.d, case.epsilon, smoothing))
+    sound = oracle.lower_bound_is_sound(
+        case.channels, 1 - oracle.exact(case.p_a), case.rho, 1 - oracle.exact(largest)
+    )
+    report.claim(sound, f"no attack exceeds largest_probability = {largest!r}")
+
+
+def check_table(report: Report, smoothing: hrs.HybridSmoothing) -> None:
+    case = report.case
+    table = hrs.frontier_table([case.d], smoothing, case.tau, size=GRID)
+    radius = float(table.certified_radius(case.p_a)[0, 0])
+    if radius >= 0:
+        rho = oracle.quotient(radius, case.sigma)
+        sound = oracle.radius_is_sound(case.channels, case.p_a, case.tau, rho)
+        report.claim(sound, f"V* >= tau at the table's radius = {radius!r}")
+
+
+def reports(cases: list[Case]) -> Iterator[Report]:
+    for case in cases:
+        report = check(case)
+        if report.violations:
+            print(report.case, report.violations, flush=True)
+        yield report
+
+
+def summary(found: list[Report], seconds: float) -> dict[str, object]:
+    """Counts, extremes, and the worst cases with everything needed to repeat them."""
+    shortfalls = [(r.shortfall, r.case) for r in found if r.shortfall is not None]
+    gaps = [(r.gap, r.case) for r in found if r.gap is not None]
+
+    def spread(pairs: list[tuple[float, Case]]) -> dict[str, object]:
+        values = np.array([value for value, _ in pairs])
+        worst = sorted(pairs, key=lambda pair: -pair[0])[:10]
+        return {
+            "cases": len(pairs),
+            "max": float(values.max()),
+            "median": float(np.median(values)),
+            "quantiles": {str(q): float(np.quantile(values, q)) for q in (0.9, 0.99, 0.999)},
+            "worst": [{"value": value, **dataclasses.asdict(case)} for value, case in worst],
+        }
+
+    return {
+        "cases": len(found),
+        "violations": sum(bool(r.violations) for r in found),
+        "violated": [{"promises": r.violations, **dataclasses.asdict(r.case)} for r in found if r.violations],
+        "radius_shortfall": spread(shortfalls),
+        "worst_case_gap": spread(gaps),
+        "seconds": seconds,
+    }
+
+
+def run(count: int, seed: int) -> dict[str, object]:
+    start = time.perf_counter()
+    found = list(reports(oracle_cases.cases(count, seed)))
+    return summary(found, time.perf_counter() - start)
+
+
+def test_five_hundred_cases_are_sound() -> None:
+    result = run(500, seed=2024)
+    assert result["violated"] == []
+    assert result["radius_shortfall"]["cases"] > 200
+
+
+@pytest.mark.slow
+def test_twenty_thousand_cases_are_sound() -> None:
+    count = int(os.environ.get("HRS_SOUNDNESS_CASES", "20000"))
+    result = run(count, int(os.environ.get("HRS_SOUNDNESS_SEED", "77001")))
+    text = json.dumps(result, indent=2)
+    print(text)
+    if out := os.environ.get("HRS_SOUNDNESS_OUT"):
+        Path(out).write_text(text + "\n")
+    assert result["violated"] == []
