@@ -1,31 +1,38 @@
 """Certified robustness of multimodal classifiers by hybrid randomized smoothing, in JAX.
 
-import hybrid_rs_jax as hrs
+    import hybrid_rs_jax as hrs
 
-smoothing = hrs.HybridSmoothing(hrs.UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
-certificate = hrs.certify(counts=[9_998], n=10_000, smoothing=smoothing, tau=4.6e-5, alpha=0.01)
-certificate.radius  # one certified pixel radius per token budget 0..8
+    smoothing = hrs.HybridSmoothing(hrs.UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
+    certificate = hrs.certify(counts=[9_998], n=10_000, smoothing=smoothing, tau=4.6e-5, alpha=0.01)
+    certificate.radius  # one certified pixel radius per token budget 0..8
+
+Names are imported when they are first used (PEP 562), so that the command line answers at once.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from hybrid_rs_jax._version import __version__
-from hybrid_rs_jax.certificate import (
-    Certificate,
-    FrontierTable,
-    certified_budget,
-    certified_radius,
-    certify,
-    core,
-    frontier_table,
-    largest_probability,
-    required_probability,
-    required_samples,
-    worst_case_probability,
-)
-from hybrid_rs_jax.classifiers.base import BaseClassifier
-from hybrid_rs_jax.confidence import clopper_pearson, detection_threshold
-from hybrid_rs_jax.kernels import AbsorbingKernel, CategoricalKernel, HybridSmoothing, UniformKernel
-from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
-from hybrid_rs_jax.sampling import sample_counts
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.certificate import (
+        Certificate,
+        FrontierTable,
+        certified_budget,
+        certified_radius,
+        certify,
+        core,
+        frontier_table,
+        largest_probability,
+        required_probability,
+        required_samples,
+        worst_case_probability,
+    )
+    from hybrid_rs_jax.classifiers.base import BaseClassifier
+    from hybrid_rs_jax.confidence import clopper_pearson, detection_threshold
+    from hybrid_rs_jax.kernels import AbsorbingKernel, CategoricalKernel, HybridSmoothing, UniformKernel
+    from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
+    from hybrid_rs_jax.sampling import sample_counts
 
 __all__ = [
     "AbsorbingKernel",
@@ -50,3 +57,32 @@ __all__ = [
     "sample_counts",
     "worst_case_probability",
 ]
+
+_HOMES = {
+    "certificate": (
+        "Certificate FrontierTable certified_budget certified_radius certify core frontier_table "
+        "largest_probability required_probability required_samples worst_case_probability"
+    ),
+    "classifiers": "BaseClassifier",
+    "confidence": "clopper_pearson detection_threshold",
+    "kernels": "AbsorbingKernel CategoricalKernel HybridSmoothing UniformKernel",
+    "likelihood_ratio": "LikelihoodRatio",
+    "sampling": "sample_counts",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+_ROOMS = frozenset(_HOMES) | {"data", "models", "report"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -47,9 +47,9 @@ class LikelihoodRatio:
     1.0
     """
 
-    log_ratio: Float[Array | np.ndarray, atoms * lanes]
-    log_p: Float[Array | np.ndarray, atoms * lanes]
-    log_q: Float[Array | np.ndarray, atoms * lanes]
+    log_ratio: Float[Array | np.ndarray, "atoms *lanes"]
+    log_p: Float[Array | np.ndarray, "atoms *lanes"]
+    log_q: Float[Array | np.ndarray, "atoms *lanes"]
     p_0: Float[Array | np.ndarray, "*lanes"] | float = 0.0
     q_inf: Float[Array | np.ndarray, "*lanes"] | float = 0.0
     rounding: Float[Array | np.ndarray, "*lanes"] | float = 1.0

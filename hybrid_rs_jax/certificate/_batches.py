@@ -6,7 +6,6 @@ atoms is an argument. So a call compiles at most once per (block size, atom capa
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,16 +41,13 @@ def radius_lanes(
 ) -> np.ndarray:
     """Certified `rho` for lanes that share one likelihood ratio."""
     columns = (p, complement, tau, tau_complement)
-    rho, finished = _run(functools.partial(_radius_block, max_steps=_FIRST_PASS), ratio, columns)
+    size = _block_size(p.size)
+    rho, finished = _run(_radius_block, ratio, columns, size, _FIRST_PASS)
     late = np.flatnonzero(~finished)
     if late.size:
-        again = _run(
-            functools.partial(_radius_block, max_steps=_LAST_PASS),
-            ratio,
-            tuple(column[late] for column in columns),
-        )
-        rho = rho.copy()
-        rho[late] = again[0]
+        # in blocks of the same size: idle lanes cost less than compiling for another shape
+        again, _ = _run(_radius_block, ratio, tuple(column[late] for column in columns), size, _LAST_PASS)
+        rho[late] = again
     return rho
 
 
@@ -67,16 +63,9 @@ def _worst_case_block(ratio: LikelihoodRatio, count: Any, p: Any, complement: An
     return result.lower, result.upper
 
 
-@functools.partial(jax.jit, static_argnames="max_steps")
+@jax.jit
 def _radius_block(
-    ratio: LikelihoodRatio,
-    count: Any,
-    p: Any,
-    complement: Any,
-    tau: Any,
-    tau_complement: Any,
-    *,
-    max_steps: int,
+    ratio: LikelihoodRatio, count: Any, p: Any, complement: Any, tau: Any, tau_complement: Any, max_steps: Any
 ) -> tuple[Any, ...]:
     channel = prepare(ratio, tau.dtype, tau.ndim, count)
     result = radius(channel, Probability(p, complement), Probability(tau, tau_complement), max_steps)
@@ -89,16 +78,23 @@ def _required_block(ratio: LikelihoodRatio, count: Any, tau: Any, tau_complement
     return result.p, result.complement
 
 
-def _run(block: Callable[..., tuple[Any, ...]], ratio: LikelihoodRatio, columns: Sequence[np.ndarray]) -> Lanes:
+def _run(
+    block: Callable[..., tuple[Any, ...]],
+    ratio: LikelihoodRatio,
+    columns: Sequence[np.ndarray],
+    size: int | None = None,
+    *options: int,
+) -> Lanes:
+    """Cut the columns into blocks, run them on a few threads, and put the results together again."""
     lanes = columns[0].size
-    size = next((b for b in BLOCKS if b >= lanes), BLOCKS[-1])
+    size = _block_size(lanes) if size is None else size
     padded, count = _pad_atoms(ratio), np.int32(ratio.atoms)
 
     def one(start: int) -> tuple[np.ndarray, ...]:
         # x64 and the default device are properties of a thread, so each worker sets its own
         with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
             parts = [_pad(column[start : start + size], size) for column in columns]
-            return tuple(np.asarray(x) for x in block(padded, count, *parts))
+            return tuple(np.asarray(x) for x in block(padded, count, *parts, *map(np.int32, options)))
 
     starts = range(0, lanes, size)
     if len(starts) <= 1:
@@ -107,6 +103,10 @@ def _run(block: Callable[..., tuple[Any, ...]], ratio: LikelihoodRatio, columns:
         with ThreadPoolExecutor(_WORKERS) as pool:
             results = list(pool.map(one, starts))
     return tuple(np.concatenate(column)[:lanes] for column in zip(*results, strict=True))
+
+
+def _block_size(lanes: int) -> int:
+    return next((block for block in BLOCKS if block >= lanes), BLOCKS[-1])
 
 
 def _pad(column: np.ndarray, size: int) -> np.ndarray:

@@ -50,13 +50,14 @@ _LOOP_LANES = 64
 class Channel(NamedTuple):
     """A likelihood ratio, ready for sums: masses out of the log domain, and their rounding in units of `unit`."""
 
-    log_ratio: Float[Array, atoms * lanes]
-    p: Float[Array, atoms * lanes]
-    q: Float[Array, atoms * lanes]
-    p_error: Float[Array, atoms * lanes]
-    q_error: Float[Array, atoms * lanes]
+    log_ratio: Float[Array, "atoms *lanes"]
+    p: Float[Array, "atoms *lanes"]
+    q: Float[Array, "atoms *lanes"]
+    p_error: Float[Array, "atoms *lanes"]
+    q_error: Float[Array, "atoms *lanes"]
     p_0: Float[Array, "*lanes"]
-    q_inf: Float[Array, "*lanes"]
+    reachable: Float[Array, "*lanes"]  # sum of q: `1 - q_inf`, with all its digits
+    reachable_error: Float[Array, "*lanes"]
     rounding: Float[Array, "*lanes"]
     atoms: Int[Array, ""] | int
     terms: Float[Array, ""]  # rounding of a sum over all atoms, in units of its value
@@ -147,17 +148,21 @@ def prepare(ratio: LikelihoodRatio, dtype: np.dtype, lanes: int, count: Int[Arra
     rounding = scalar(ratio.rounding)
     # stored mass, exp, and per term of the sums: Phi (about 8 units), products and the x^2 terms are in `dual`
     p_error, q_error = (rounding[None] * (4 - log_mass) + 14 for log_mass in (log_p, log_q))
+    atoms = ratio.atoms if count is None else count
+    terms = jnp.asarray(atoms).astype(dtype) + 4
+    p, q = jnp.exp(log_p), jnp.exp(log_q)
     return Channel(
         cast(ratio.log_ratio),
-        jnp.exp(log_p),
-        jnp.exp(log_q),
+        p,
+        q,
         p_error,
         q_error,
         scalar(ratio.p_0),
-        scalar(ratio.q_inf),
+        q.sum(0),
+        (q * q_error).sum(0) / jnp.maximum(q.sum(0), jnp.finfo(dtype).tiny) + terms,
         rounding,
-        ratio.atoms if count is None else count,
-        jnp.asarray(ratio.atoms if count is None else count).astype(dtype) + 4,
+        atoms,
+        terms,
     )
 
 
@@ -170,6 +175,8 @@ def dual(channel: Channel, p_a: Probability, at: Threshold, rho: Array) -> Dual:
     second order, that rounded thresholds `a_i` are not exactly the best test for their `c`.
     """
     u = unit(rho.dtype)
+    c = at.log_multiplier(rho)
+    t = jnp.exp(c)
     sign = jnp.where(p_a.near_one, -jnp.ones_like(rho), jnp.ones_like(rho))
 
     def term(log_ratio: Array, p: Array, q: Array, p_error: Array, q_error: Array) -> tuple[Array, ...]:
@@ -186,7 +193,7 @@ def dual(channel: Channel, p_a: Probability, at: Threshold, rho: Array) -> Dual:
             density * a,
             clean_error,
             adversarial_error,
-            p * jnp.square(log_ratio),
+            jnp.minimum(t * p, q) * jnp.square(log_ratio),
         )
 
     clean, accepted, density, drift, clean_error, accepted_error, spread = _sum_over_atoms(channel, rho, term)
@@ -196,11 +203,12 @@ def dual(channel: Channel, p_a: Probability, at: Threshold, rho: Array) -> Dual:
     gap = jnp.where(p_a.near_one, clean - p_a.complement, (p_a.p - channel.p_0) - clean)
     side = jnp.where(p_a.near_one, p_a.complement, p_a.p + channel.p_0)
     gap_noise = clean_noise + jnp.where(p_a.near_one, jnp.zeros_like(rho), p_0_noise) + 3 * u * (side + clean)
+    gap_noise = gap_noise + channel.terms * jnp.finfo(rho.dtype).tiny  # products that underflow
 
-    c = at.log_multiplier(rho)
-    t = jnp.exp(c)
-    reach = spread + jnp.square(at.anchor) + jnp.square(c) + jnp.square(rho * at.offset) + jnp.square(rho * rho) + 1
-    threshold_loss = t * jnp.square(8 * channel.rounding * u) * 4 * reach / rho
+    # an error e in log ratios costs atom i at most min(t p_i, q_i) e^2 / rho
+    reach = jnp.square(at.anchor) + jnp.square(c) + jnp.square(rho * at.offset) + jnp.square(rho * rho) + 1
+    reach = spread + jnp.minimum(t, 1) * reach
+    threshold_loss = jnp.square(8 * channel.rounding * u) * 4 * reach / rho
     value = t * gap + accepted
     noise = t * gap_noise + accepted_noise + threshold_loss + 4 * u * (t * jnp.abs(gap) + accepted)
     tiny = jnp.asarray(1e10 * float(jnp.finfo(rho.dtype).tiny), rho.dtype)

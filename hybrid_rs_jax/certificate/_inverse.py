@@ -99,7 +99,7 @@ def required(channel: Channel, tau: Probability, rho: Array) -> Probability:
     p = jnp.where(still, (split.below + share) * (1 + fuzz), p)
     complement = jnp.where(still, split.above * (1 - fuzz) - share * (1 + fuzz), complement)
 
-    impossible = tau.p >= (1 - channel.q_inf) * (1 - 8 * u * channel.rounding)
+    impossible = tau.p >= channel.reachable * (1 - u * channel.reachable_error)
     complement = jnp.where(impossible, -one, complement)
     p = jnp.where(near_one | (p > 0.5), 1 - complement * (1 - 4 * u), p)
     return Probability(p, jnp.where(p > 0.5, complement, 1 - p))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from hybrid_rs_jax.certificate._dual import Channel, Probability, normal_quantile, unit
@@ -33,6 +34,8 @@ def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
     below = jnp.cumsum(channel.p, axis=0)
     from_here = jnp.flip(jnp.cumsum(jnp.flip(channel.p, 0), axis=0), 0)
     q_below = jnp.cumsum(channel.q, axis=0)
+    # the clean mass of a steeper atom underflows
+    steepest = -float(np.log(jnp.finfo(p_a.p.dtype).tiny))
     largest = (jnp.max(channel.p_error, where=channel.p > 0, initial=0) + channel.terms) * u
     largest_q = (jnp.max(channel.q_error, where=channel.q > 0, initial=0) + channel.terms) * u
 
@@ -43,12 +46,12 @@ def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
         accepted = jnp.where(k > 0, q_below[k - 1], jnp.zeros_like(q))
         gap = jnp.where(p_a.near_one, from_here[k] - p_a.complement, p_a.p - channel.p_0 - p_below)
         side = jnp.where(p_a.near_one, from_here[k] + p_a.complement, p_a.p + channel.p_0 + p_below)
-        t = jnp.exp(jnp.minimum(ratio, 80.0))
+        t = jnp.exp(jnp.minimum(ratio, steepest))
         value = t * gap + accepted
         # the last term: exp(l) for a rounded l, of first order here because a knapsack threshold sits on its atom
         noise = t * (largest + (4 * channel.rounding + 4) * u) * side + largest_q * accepted
         noise = noise + 8 * channel.rounding * u * (jnp.abs(ratio) + 1) * t * jnp.minimum(jnp.abs(gap), p)
-        valid = (p > 0) & (k < channel.atoms)
+        valid = (p > 0) & (ratio < steepest) & (k < channel.atoms)
         better = valid & (value > lower)
         crossing = valid & (gap > 0)  # the last such atom is the one that is split
         lower = jnp.where(better, value, lower)
@@ -66,10 +69,11 @@ def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
     start = (zero - 1, zero, zero, zero, zero, zero)
     value, upper, anchor, filled, left, noise = jax.lax.fori_loop(0, channel.atoms, visit, start)
     tiny = jnp.asarray(1e10 * float(jnp.finfo(zero.dtype).tiny), zero.dtype)
-    certain = jnp.where(p_a.complement == 0, (1 - channel.q_inf) * (1 - 8 * u * channel.rounding), zero)
+    # without clean mass to give away the defender keeps all that the adversary can reach
+    certain = jnp.where(p_a.complement == 0, channel.reachable * (1 - u * channel.reachable_error), zero)
     lower = jnp.maximum(jnp.maximum(value - (1 + 16 * u) * noise - tiny, certain), 0)
-    reachable = (1 - channel.q_inf) * (1 + 8 * u * channel.rounding)
-    upper = jnp.minimum(jnp.where(p_a.complement == 0, reachable, upper * (1 + 8 * u) + tiny), reachable)
+    reachable = jnp.minimum(channel.reachable * (1 + u * channel.reachable_error), 1)
+    upper = jnp.where(p_a.complement <= tiny, reachable, jnp.minimum(upper * (1 + 8 * u) + tiny, reachable))
     nothing = p_a.p <= channel.p_0 * (1 - 8 * u * channel.rounding)
     return Knapsack(
         jnp.where(nothing, 0, lower),

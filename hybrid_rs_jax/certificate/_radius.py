@@ -21,6 +21,8 @@ from hybrid_rs_jax.certificate._worst_case import newton_offset
 __all__ = ["Radius", "radius"]
 
 MAX_STEPS = 120
+# After this many steps an undecided rho is no longer left before it is decided, so that no cycle goes on.
+PATIENCE = 16
 _PDF_0 = 0.3989422804014327
 
 
@@ -32,7 +34,7 @@ class Radius(NamedTuple):
     finished: Array
 
 
-def radius(channel: Channel, p_a: Probability, tau: Probability, max_steps: int = MAX_STEPS) -> Radius:
+def radius(channel: Channel, p_a: Probability, tau: Probability, max_steps: Array | int = MAX_STEPS) -> Radius:
     """Largest proven `rho` with `V*(rho) > tau`; 0 where only `rho = 0` is proven, -1 where not even that is."""
     dtype = tau.p.dtype
     u = unit(dtype)
@@ -60,19 +62,21 @@ def radius(channel: Channel, p_a: Probability, tau: Probability, max_steps: int 
     def step(state: State) -> State:
         rho = state.rho
         at = dual(channel, p_a, Threshold(split.anchor, state.offset), rho)
-        feasible = _mixed_value(at.gap, at.accepted, p_a, channel.q_inf)
+        feasible = _mixed_value(at.gap, at.accepted, p_a, channel.reachable)
         proven = at.lower > tau.p
-        refuted = feasible < tau.p
         better = proven & (rho > state.safe)
         safe = jnp.where(better, rho, state.safe)
         safe_offset = jnp.where(better, state.offset, state.safe_offset)
         rho_low = jnp.where(proven, jnp.maximum(rho, state.rho_low), state.rho_low)
-        rho_high = jnp.where(refuted & ~proven, rho, state.rho_high)
-
         # how much of V* the offset may still hide, and how much radius that and the rounding are worth
         rate = at.slope / jnp.maximum(at.multiplier, tiny)
         hidden = at.multiplier * jnp.square(at.gap) / jnp.maximum(rate, tiny)
-        close = (at.value > 0.5 * feasible) | ((jnp.abs(at.gap) <= 0.1 * rate) & (hidden < 0.1 * at.value))
+        quadratic = (jnp.abs(at.gap) <= 0.1 * rate) & (hidden < 0.1 * at.value)
+        close = (at.value > 0.5 * feasible) | quadratic
+        # no better offset would prove this rho: the upper end is a guide only, nothing rests on it
+        settled = (jnp.abs(at.gap) <= at.gap_noise) | (state.high - state.low <= 8 * u * jnp.abs(state.offset))
+        refuted = (feasible < tau.p) | (quadratic & (at.value + 4 * hidden + at.noise < tau.p)) | settled
+        rho_high = jnp.where(refuted & ~proven, rho, state.rho_high)
         left = at.value + hidden - tau.p
         exhausted = proven & close & (left <= 3 * at.noise + 2e-13 * rho * at.slope)
         narrow = rho_high - rho_low <= 8 * u * rho_high
@@ -88,7 +92,7 @@ def radius(channel: Channel, p_a: Probability, tau: Probability, max_steps: int 
         proposal = rho + excess / jnp.maximum(at.slope, tiny) - 16 * u * rho
         inside = (at.slope > 0) & (proposal > rho_low) & (proposal < rho_high)
         moved = jnp.where(inside, proposal, rho_low + (rho_high - rho_low) / 2)
-        stay = ~proven & ~refuted & ~close
+        stay = ~proven & ~refuted & (~close | (state.steps >= PATIENCE))
         moved = jnp.where(stay, rho, moved)
 
         low = jnp.where(at.gap > 0, state.offset, state.low)
@@ -137,10 +141,10 @@ def radius(channel: Channel, p_a: Probability, tau: Probability, max_steps: int 
     return Radius(rho, Threshold(split.anchor, end.safe_offset), end.done)
 
 
-def _mixed_value(gap: Array, accepted: Array, p_a: Probability, q_inf: Array) -> Array:
+def _mixed_value(gap: Array, accepted: Array, p_a: Probability, reachable: Array) -> Array:
     """Adversarial mass of the threshold test scaled down, or filled up, to exactly `p_A` clean mass."""
     tiny = jnp.finfo(gap.dtype).tiny
     scaled = accepted * p_a.p / jnp.maximum(p_a.p - gap, tiny)
     share = gap / jnp.maximum(p_a.complement + gap, tiny)
-    filled = accepted + share * jnp.maximum(1 - q_inf - accepted, 0)
+    filled = accepted + share * jnp.maximum(reachable - accepted, 0)
     return jnp.where(gap > 0, filled, scaled)

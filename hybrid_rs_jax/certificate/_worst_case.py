@@ -74,7 +74,7 @@ def worst_case(channel: Channel, p_a: Probability, rho: Array) -> WorstCase:
         return (state.steps < MAX_STEPS) & ~jnp.all(state.done)
 
     zero = jnp.zeros_like(rho)
-    trivial = still | (p_a.p <= channel.p_0) | (p_a.complement == 0)
+    trivial = still | (split.lower <= 0) | (p_a.complement == 0)
     start = State(bracket.guess, bracket.low, bracket.high, zero, bracket.guess, trivial, jnp.zeros((), jnp.int32))
     end = jax.lax.while_loop(unfinished, step, start)
 
@@ -119,7 +119,7 @@ def _feasible_value(channel: Channel, p_a: Probability, threshold: Threshold, rh
         at = dual(channel, p_a, threshold, rho)
     short = jnp.maximum(at.gap + at.gap_noise, 0)
     rest = jnp.maximum(p_a.complement + at.gap - at.gap_noise, tiny)
-    filled = jnp.minimum(short / rest, 1) * jnp.maximum(1 - channel.q_inf, 0)
+    filled = jnp.minimum(short / rest, 1) * channel.reachable * (1 + u * channel.reachable_error)
     value = (at.accepted + at.accepted_noise + filled) * (1 + 16 * u) + 1e10 * tiny
     nothing = p_a.p <= channel.p_0 * (1 - 8 * u * channel.rounding)
     return jnp.where(nothing, 0, jnp.minimum(value, 1))

@@ -256,10 +256,16 @@ def required_bound(d: object, epsilon: object, smoothing: HybridSmoothing, tau: 
                 np.where(short, p * (1 + widen), p),
                 np.where(short, complement * (1 - widen), complement),
             )
+        else:
+            complement = np.where(short, -1.0, complement)
         return np.stack([p, -complement])
 
     p, minus = _per_budget(d, smoothing, solve, rows=2, worst=np.maximum)
     p, complement = p.reshape(d.shape), -minus.reshape(d.shape)
+    # near one the complement has the digits: the float64 just above, whose own complement is exact
+    above = 1 - np.clip(complement, 0, 1)
+    above = np.where(1 - above > complement, np.nextafter(above, 2), above)
+    p = np.where((p > 0.5) & (complement >= 0), above, p)
     return LowerBound(np.minimum(p, 1.0), np.where(lost, -1.0, complement))
 
 

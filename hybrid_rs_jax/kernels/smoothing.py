@@ -52,10 +52,10 @@ class HybridSmoothing:
     def sample(
         self,
         key: Key[Array, ""],
-        tokens: Int[Array, length],
+        tokens: Int[Array, "length"],
         image: Float[Array, "*pixels"],
-        eligible: Bool[Array, length] | None = None,
-    ) -> tuple[Int[Array, length], Float[Array, "*pixels"]]:
+        eligible: Bool[Array, "length"] | None = None,
+    ) -> tuple[Int[Array, "length"], Float[Array, "*pixels"]]:
         """One noisy copy of one input; jit and vmap friendly.
 
         Pixel noise is drawn in the dtype of `image`; float32 normals stop at 5.42 standard deviations, far beyond what

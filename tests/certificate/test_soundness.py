@@ -18,13 +18,17 @@ import numpy as np
 import oracle
 import oracle_cases
 import pytest
+from flint import fmpq
 from oracle_cases import Case
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.certificate.host import worst_case_bounds
 
-#: A truth that is closer to tau than this, relatively, may be left uncertified.
-MARGIN = 1e-9
+#: Goals for how far a radius falls short of the true one, and how far the two bounds are apart, relatively.
+SHORTFALL_GOAL, GAP_GOAL = 1e-7, 1e-9
+#: Where the truth itself moves further than a goal when p_A (or 1 - p_A) and tau move by this much, relatively,
+#: float64 inputs do not determine it any better, and a certificate may fall short by as much.
+BLUR = fmpq(1, 10**13)
 #: `certified_budget` is asked for no more than this: long exact channels are slow.
 MOST_TOKENS = 64
 GRID = 16
@@ -38,6 +42,7 @@ class Report:
     violations: list[str] = dataclasses.field(default_factory=list)
     shortfall: float | None = None  # 1 - radius / true radius, where the true one is positive and finite
     gap: float | None = None  # (upper - lower) / V*, where V* > 1e-12
+    blurred: set[str] = dataclasses.field(default_factory=set)  # which of the two the inputs do not determine
 
     def claim(self, holds: bool, promise: str) -> None:
         if not holds:
@@ -83,31 +88,48 @@ def check_worst_case(report: Report, smoothing: hrs.HybridSmoothing) -> None:
     truth = float(oracle.worst_case_probability(case.channels, case.p_a, case.rho, relative=1e-15)[1])
     if truth > 1e-12:
         report.gap = (upper - lower) / truth
+        if report.gap > GAP_GOAL:
+            ends = (
+                oracle.worst_case_probability(case.channels, blurred(case.p_a, sign), case.rho, relative=1e-15)
+                for sign in (-1, 1)
+            )
+            least, most = (float(end[0]) for end in ends)
+            report.claim(
+                upper - lower <= most - least + 1e-12 * truth,
+                f"upper - lower = {upper - lower!r}, but the inputs give V* up to {most - least!r}",
+            )
+            report.blurred.add("gap")
 
 
 def check_radius(report: Report, smoothing: hrs.HybridSmoothing) -> None:
     case = report.case
     radius = float(hrs.certified_radius(case.p_a, case.d, smoothing, case.tau))
-    low, high = (float(end) for end in oracle.certified_radius(case.channels, case.p_a, case.tau))
+    true_rho = float(oracle.certified_radius(case.channels, case.p_a, case.tau)[0])
     report.claim(radius == -1 or radius >= 0, f"the radius is -1 or at least 0, got {radius!r}")
     if radius == math.inf:
-        report.claim(low == math.inf, f"an infinite radius is true, but the true one is {low!r}")
+        report.claim(true_rho == math.inf, f"an infinite radius is true, but the true rho is {true_rho!r}")
     elif radius >= 0:
         rho = oracle.quotient(radius, case.sigma)
         sound = oracle.radius_is_sound(case.channels, case.p_a, case.tau, rho)
         report.claim(sound, f"V* >= tau at radius = {radius!r}")
-    elif clear_of_tau(case):
-        report.claim(False, f"rho* = {low!r} is certified with a margin, but the radius is -1")
-    if 0 < high < math.inf:
-        report.shortfall = 1.0 - max(radius, 0.0) / case.sigma / low
-    elif high == math.inf and clear_of_tau(case):
-        report.claim(radius == math.inf, f"the radius is infinite, got {radius!r}")
+    if 0 < true_rho < math.inf:
+        report.shortfall = 1.0 - max(radius, 0.0) / case.sigma / true_rho
+    if radius == -1 or radius / case.sigma < true_rho * (1 - SHORTFALL_GOAL):
+        harder = blurred(case.p_a, -1), harder_tau(case)
+        due = float(oracle.certified_radius(case.channels, *harder, relative=1e-10)[0])
+        missed = due >= 0 and radius < due * case.sigma * (1 - SHORTFALL_GOAL)
+        report.claim(not missed, f"rho = {due!r} is certified with a margin, but the radius is {radius!r}")
+        report.blurred.add("shortfall")
 
 
-def clear_of_tau(case: Case) -> bool:
-    """Whether `eps = 0` is certified with a margin."""
-    at_zero = min(oracle.knapsack(channel, case.p_a) for channel in case.channels)
-    return bool(at_zero > oracle.exact(case.tau) * oracle.exact(1 + MARGIN))
+def blurred(p_a: float, sign: int) -> fmpq:
+    """p_A moved by the relative rounding of itself or of its complement, whichever is the smaller one."""
+    p = oracle.exact(p_a)
+    return p + sign * BLUR * min(p, 1 - p)
+
+
+def harder_tau(case: Case) -> fmpq:
+    return oracle.exact(case.tau) * (1 + BLUR)
 
 
 def check_required_probability(report: Report, smoothing: hrs.HybridSmoothing) -> None:
@@ -117,8 +139,9 @@ def check_required_probability(report: Report, smoothing: hrs.HybridSmoothing) -
         sound = oracle.lower_bound_is_sound(case.channels, needed, case.rho, case.tau)
         report.claim(sound, f"required_probability = {needed!r} certifies")
     else:
-        truth = float(oracle.required_probability(case.channels, case.rho, case.tau)[0])
-        report.claim(truth > 1 - 1e-14, f"p_A = {truth!r} certifies, but required_probability = {needed!r}")
+        question = 1 - fmpq(1, 2**53), case.rho, harder_tau(case)
+        certified = oracle.lower_bound_is_sound(case.channels, *question)
+        report.claim(not certified, f"p_A = 1 - 2^-53 certifies, but required_probability = {needed!r}")
 
 
 def check_budget(report: Report, smoothing: hrs.HybridSmoothing) -> None:
@@ -133,9 +156,9 @@ def check_budget(report: Report, smoothing: hrs.HybridSmoothing) -> None:
         report.claim(sound, f"d = {budget} is certified")
     if budget < most:
         beyond = dataclasses.replace(case, d=budget + 1).channels
-        goal = case.tau * (1 + 1e-8)
+        harder = blurred(case.p_a, -1), case.rho, harder_tau(case)
         report.claim(
-            not oracle.lower_bound_is_sound(beyond, case.p_a, case.rho, goal),
+            not oracle.lower_bound_is_sound(beyond, *harder),
             f"d = {budget + 1} is certified with a margin, but the budget is {budget}",
         )
 
@@ -169,26 +192,31 @@ def reports(cases: list[Case]) -> Iterator[Report]:
 
 def summary(found: list[Report], seconds: float) -> dict[str, object]:
     """Counts, extremes, and the worst cases with everything needed to repeat them."""
-    shortfalls = [(r.shortfall, r.case) for r in found if r.shortfall is not None]
-    gaps = [(r.gap, r.case) for r in found if r.gap is not None]
 
-    def spread(pairs: list[tuple[float, Case]]) -> dict[str, object]:
+    def spread(name: str) -> dict[str, object]:
+        pairs = [(getattr(r, name), r.case) for r in found if getattr(r, name) is not None]
+        clear = [
+            (getattr(r, name), r.case)
+            for r in found
+            if getattr(r, name) is not None and name not in r.blurred
+        ]
         values = np.array([value for value, _ in pairs])
-        worst = sorted(pairs, key=lambda pair: -pair[0])[:10]
+        worst = sorted(clear, key=lambda pair: -pair[0])[:10]
         return {
             "cases": len(pairs),
-            "max": float(values.max()),
             "median": float(np.median(values)),
-            "quantiles": {str(q): float(np.quantile(values, q)) for q in (0.9, 0.99, 0.999)},
-            "worst": [{"value": value, **dataclasses.asdict(case)} for value, case in worst],
+            "quantiles": {str(q): float(np.quantile(values, q)) for q in (0.5, 0.9, 0.99, 0.999)},
+            "not determined by the inputs": len(pairs) - len(clear),
+            "max of the others": worst[0][0],
+            "worst of the others": [{"value": value, **dataclasses.asdict(case)} for value, case in worst],
         }
 
     return {
         "cases": len(found),
         "violations": sum(bool(r.violations) for r in found),
         "violated": [{"promises": r.violations, **dataclasses.asdict(r.case)} for r in found if r.violations],
-        "radius_shortfall": spread(shortfalls),
-        "worst_case_gap": spread(gaps),
+        "radius_shortfall": spread("shortfall"),
+        "worst_case_gap": spread("gap"),
         "seconds": seconds,
     }
 

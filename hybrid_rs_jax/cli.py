@@ -1,0 +1,106 @@
+"""The command line: `hybrid-rs COMMAND ...`.
+
+Exit status: 0 done; 2 bad input, with one sentence on stderr; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from hybrid_rs_jax._version import __version__
+from hybrid_rs_jax.commands import certify, demo, plan, plot, sweep
+from hybrid_rs_jax.report.errors import BadInputError
+
+__all__ = ["main"]
+
+_COMMANDS: dict[str, ModuleType] = {"demo": demo, "certify": certify, "plan": plan, "sweep": sweep, "plot": plot}
+_DESCRIPTION = """\
+Certified robustness of multimodal classifiers under joint token and pixel attacks
+(hybrid randomized smoothing). What is certified is the SMOOTHED classifier: the vote
+over noisy copies of an input, not the classifier's answer on the input itself."""
+_EPILOG = """\
+Start with:  hybrid-rs demo
+Then:        hybrid-rs certify hybrid-rs-demo --tau 0.5
+Each command explains itself:  hybrid-rs certify --help"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence on stderr."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInputError(_sentence(message))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+      argv: arguments without the program's name; default `sys.argv[1:]`.
+
+    Returns:
+      The exit status.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        args = _parser().parse_args(argv)
+        if args.command is None:
+            raise BadInputError(f"a command is needed: {', '.join(_COMMANDS)}; see hybrid-rs --help.")
+        _COMMANDS[args.command].run(args)
+        sys.stdout.flush()
+    except BadInputError as error:
+        print(f"hybrid-rs: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("hybrid-rs: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of a pipe has seen enough; keep Python from complaining once more while it shuts down
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as stop:  # --help and --version
+        return int(stop.code or 0)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hybrid-rs",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"hybrid-rs {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, module in _COMMANDS.items():
+        text = (module.__doc__ or "").strip()
+        command = commands.add_parser(
+            name,
+            help=text.splitlines()[0].rstrip("."),
+            description=text,
+            epilog=module.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(command)
+    return parser
+
+
+def _sentence(message: str) -> str:
+    """`argument --tau: must lie ...` becomes `--tau must lie ...`."""
+    message = re.sub(r"^argument (\S+?)(/\S+)?: (?=must |expected |not allowed )", r"\1 ", message)
+    message = re.sub(r"^argument (\S+?): ", r"\1: ", message)
+    return message if message.endswith(".") else message + "."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

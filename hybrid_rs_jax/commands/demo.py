@@ -1,0 +1,194 @@
+"""Certify a small built-in guard on real images: no download, about a minute.
+
+Twenty held-out inputs, each a prompt and a picture of a handwritten digit, are
+classified many times under random noise; the votes are turned into certificates for
+joint token and pixel attacks, and compared with smoothing one modality alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import os
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hybrid_rs_jax as hrs
+from hybrid_rs_jax.commands import _arguments as arguments
+from hybrid_rs_jax.commands.certify import certify_counts
+from hybrid_rs_jax.report.certificates import write_certificates
+from hybrid_rs_jax.report.counts import Counts
+from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax.report.files import atomic_folder, check_target_folder, free_folder
+from hybrid_rs_jax.report.formatting import DASH, floor_text, mean, radius_text
+from hybrid_rs_jax.report.noise import smoothing_text
+from hybrid_rs_jax.report.plots import save_figure
+from hybrid_rs_jax.report.progress import progress_bar
+from hybrid_rs_jax.report.runs import run_record, write_run
+from hybrid_rs_jax.report.tables import abstentions, certificate_rows, print_table, say
+from hybrid_rs_jax.report.words import deployment_text, legend_text
+
+EXAMPLES = """\
+examples:
+  hybrid-rs demo
+  hybrid-rs demo --samples 1000 --limit 5 --out quick
+  hybrid-rs demo --sigma 0.5 --beta 0.1 --seed 1"""
+
+FOLDER = "hybrid-rs-demo"
+MAX_BUDGET = 8
+RUNTIME_COPIES, MISS_PROBABILITY = 100_000, 0.01
+SIGMA_UNIT = "pixels in [0, 1] at 8x8, added to the picture that the classifier gets, not clipped"
+STORY = (
+    "Each input is a prompt that asks to dial, enter or press a digit, and a handwritten note. It is Unsafe when the "
+    "note shows that very digit: neither half is unsafe alone. The attacker appends up to d words to the prompt and "
+    "changes pixels by up to r in l2 norm, to make the guard say Safe."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `demo`."""
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"folder to create (default: {FOLDER}, or {FOLDER}-2, ...)"
+    )
+    parser.add_argument(
+        "--samples",
+        type=arguments.integer(1, 10_000_000),
+        default=10_000,
+        metavar="N",
+        help="noisy copies per input and kind of noise (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sigma", type=arguments.positive, default=0.25, metavar="S", help="pixel noise (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--beta",
+        type=arguments.open_unit,
+        default=0.25,
+        metavar="B",
+        help="probability that a token is replaced (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--limit", type=arguments.integer(1, 10_000), default=20, metavar="K", help="inputs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=arguments.integer(0, 2**31 - 1), default=0, metavar="S", help="seed (default: %(default)s)"
+    )
+    arguments.add_risk_arguments(parser, tau="4.6e-5, which 100,000 copies at run time miss with probability 0.01")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Sample, certify, print, write."""
+    folder = free_folder(FOLDER) if args.out is None else args.out
+    check_target_folder(folder)
+    records, runs = certify_demo(args)
+    say()
+    _print(records)
+    with atomic_folder(folder) as path:
+        for name, record in records.items():
+            place = path if name == "hybrid" else path / name
+            place.mkdir(exist_ok=True)
+            rows = [(row["id"], row["successes"], row["n"]) for row in record["certificates"]]
+            write_run(place, runs[name], rows)
+            write_certificates(place / "certificates.json", record, ".json")
+            write_certificates(place / "certificates.csv", record, ".csv")
+            save_figure(record, place / "frontier.png", ".png")
+    say()
+    say(f"Wrote {folder}{os.sep} with run.json, counts.csv, certificates.json, certificates.csv and frontier.png;")
+    say("the same five for one kind of noise alone in image-only and text-only.")
+    say(f"Next: hybrid-rs certify {folder} --tau 0.5")
+
+
+def certify_demo(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Records and `run.json` contents for hybrid, image-only and text-only smoothing."""
+    import jax
+
+    from hybrid_rs_jax.classifiers import DemoGuard
+    from hybrid_rs_jax.data import demo
+
+    inputs = demo.held_out_unsafe(args.limit)
+    if len(inputs) < args.limit:
+        raise BadInputError(f"--limit must be at most {len(inputs)}, the unsafe held-out inputs, got {args.limit}.")
+    guard = DemoGuard.load()
+    tau = hrs.detection_threshold(RUNTIME_COPIES, MISS_PROBABILITY) if args.tau is None else args.tau
+    alpha = arguments.ALPHA if args.alpha is None else args.alpha
+    kernel = hrs.UniformKernel(args.beta, demo.VOCAB_SIZE)
+    smoothings = {
+        "hybrid": hrs.HybridSmoothing(kernel, args.sigma),
+        "image-only": hrs.HybridSmoothing(None, args.sigma),
+        "text-only": hrs.HybridSmoothing(kernel, None),
+    }
+    say(f"{len(inputs)} held-out unsafe inputs, {args.samples:,} noisy copies of each. {STORY}")
+    say(f'For example {inputs.ids[0]}: "{inputs.prompts[0]}", with a picture of a {inputs.digits[0]}.')
+    total = len(inputs) * args.samples
+    records, runs = {}, {}
+    with progress_bar("noisy copies", total * len(smoothings), "copies") as progress:
+        for index, (name, smoothing) in enumerate(smoothings.items()):
+            successes = hrs.sample_counts(
+                guard,
+                inputs.tokens,
+                inputs.images,
+                smoothing,
+                args.samples,
+                jax.random.key(args.seed),
+                eligible=demo.suffix_mask(),
+                progress=functools.partial(_advance, progress, index * total),
+            )
+            runs[name] = run_record(
+                smoothing,
+                samples=args.samples,
+                seed=args.seed,
+                eligible=np.flatnonzero(demo.suffix_mask()).tolist(),
+                sigma_unit=SIGMA_UNIT,
+                dtype=str(inputs.images.dtype),
+                classifier={"name": "hybrid_rs_jax.classifiers.DemoGuard", "weights_sha256": _weights_digest()},
+                data={"name": "hybrid_rs_jax.data.demo.held_out_unsafe", "inputs": len(inputs)},
+            )
+            counts = Counts(inputs.ids, successes, np.full_like(successes, args.samples), None, runs[name])
+            budgets = range(MAX_BUDGET + 1) if smoothing.discrete is not None else range(1)
+            records[name] = certify_counts(counts, smoothing, tau, alpha, budgets)
+    return records, runs
+
+
+def _print(records: dict[str, Any]) -> None:
+    hybrid = records["hybrid"]
+    statement = hybrid["statement"]
+    say(f"Hybrid smoothing ({smoothing_text(statement)}; n = {statement['run']['samples']}):\n")
+    print_table(*certificate_rows(hybrid))
+    say("\nCompared with smoothing one modality alone (mean over all inputs; not certified counts as 0):\n")
+    print_table(*comparison_rows(records))
+    say()
+    say(legend_text())
+    for sentence in abstentions(hybrid):
+        say(sentence)
+    say()
+    say(statement["guarantee"])
+    say(deployment_text(statement["tau"]))
+
+
+def comparison_rows(records: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Mean certified radius per budget and mean certified budget, as in Table 1 of the paper."""
+    budgets = records["hybrid"]["statement"]["budgets"]
+    body = []
+    for name, title in (("image-only", "Image-only"), ("text-only", "Text-only"), ("hybrid", "Hybrid")):
+        rows = records[name]["certificates"]
+        radius = np.array([row["radius"] for row in rows], np.float64)
+        cells = []
+        for index in range(len(budgets)):
+            certified = index < radius.shape[1] and bool((radius[:, index] >= 0).any())
+            cells.append(radius_text(mean(radius[:, index].tolist())) if certified else DASH)
+        body.append([title, floor_text(mean(row["budget"] for row in rows), 2), *cells])
+    return ["smoothing", "mean d", *(f"r_{d}" for d in budgets)], body
+
+
+def _advance(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)
+
+
+def _weights_digest() -> str:
+    weights = resources.files("hybrid_rs_jax.models").joinpath("weights", "demo_guard.npz")
+    return hashlib.sha256(weights.read_bytes()).hexdigest()

@@ -1,0 +1,171 @@
+"""Plan a run: the p_A and the draws that a budget needs, before anything is spent.
+
+For each discrete budget d at the l2 budget epsilon: the smallest lower bound p_A on
+the clean score that certifies it, the draws that reach it if all of them succeed, and
+the failures that --samples N draws can afford.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+import hybrid_rs_jax as hrs
+from hybrid_rs_jax.commands import _arguments as arguments
+from hybrid_rs_jax.report.errors import BadInputError, library_sentences
+from hybrid_rs_jax.report.files import json_text
+from hybrid_rs_jax.report.formatting import DASH, ceil_probability_text, span_text
+from hybrid_rs_jax.report.noise import describe_smoothing, smoothing_text
+from hybrid_rs_jax.report.tables import print_table, say
+from hybrid_rs_jax.report.words import deployment_text, too_few_draws
+
+EXAMPLES = """\
+examples:
+  hybrid-rs plan --budget 6 --epsilon 0.25 --beta 0.25 --vocab-size 32000 --sigma 0.5
+  hybrid-rs plan --budget 3 --epsilon 0 --kernel absorbing --beta 0.5 --samples 10000
+  hybrid-rs plan --budgets 1,2,4 --epsilon 0.5 --beta 0.25 --vocab-size 32000 --sigma 0.5 \\
+      --runtime-samples 1000 --miss-probability 0.01"""
+
+MOST_DRAWS = 2**53
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `plan`."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--budget",
+        type=arguments.integer(0, arguments.MAX_BUDGET),
+        metavar="D",
+        help="discrete budget; the table runs over 0..D",
+    )
+    which.add_argument("--budgets", type=arguments.budget_list, metavar="D,D,...", help="only these discrete budgets")
+    parser.add_argument(
+        "--epsilon", type=arguments.at_least_zero, required=True, metavar="E", help="l2 budget in the units of sigma"
+    )
+    arguments.add_noise_arguments(parser, default_kernel="uniform")
+    arguments.add_risk_arguments(parser)
+    parser.add_argument(
+        "--runtime-samples",
+        type=arguments.integer(1, MOST_DRAWS),
+        metavar="M",
+        help="instead of --tau: noisy copies that the filter runs per input, flagging if any is positive",
+    )
+    parser.add_argument(
+        "--miss-probability",
+        type=arguments.open_unit,
+        metavar="A",
+        help="probability that this filter may miss a certified input (default: 0.01)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=arguments.integer(1, MOST_DRAWS),
+        metavar="N",
+        help="draws that are planned: how many of them may fail",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Solve for each budget, refuse what nothing certifies, print."""
+    smoothing = arguments.smoothing_from(args)
+    tau = arguments.threshold_from(args)
+    alpha = arguments.ALPHA if args.alpha is None else args.alpha
+    budgets = list(range(args.budget + 1)) if args.budgets is None else list(args.budgets)
+    if smoothing.sigma is None and args.epsilon > 0:
+        raise BadInputError("--epsilon above 0 needs --sigma: without pixel noise no pixel change is certified.")
+    if smoothing.discrete is None and budgets[-1] > 0:
+        raise BadInputError("--kernel none has only the budget 0: without token noise no token change is certified.")
+    rows = plan(budgets, args.epsilon, smoothing, tau, alpha, args.samples)
+    _refuse_impossible(rows, args.epsilon, tau)
+    record = {
+        "statement": {
+            **describe_smoothing(smoothing),
+            "epsilon": args.epsilon,
+            "tau": tau,
+            "alpha": alpha,
+            "samples": args.samples,
+            "meaning": (
+                "required_samples: draws that certify if all succeed; affordable_failures: of `samples` draws, "
+                "-1 where even no failure does not certify"
+            ),
+            "package": f"hybrid_rs_jax {hrs.__version__}",
+        },
+        "budgets": rows,
+    }
+    print(json_text(record)) if args.json else _print(record)
+
+
+def plan(
+    budgets: list[int], epsilon: float, smoothing: hrs.HybridSmoothing, tau: float, alpha: float, samples: int | None
+) -> list[dict[str, Any]]:
+    """One row per budget; `required_samples` is -1 where no number of draws certifies."""
+    from hybrid_rs_jax.certificate.host import required_bound
+
+    arguments.check_fields(smoothing, budgets[-1])
+    with library_sentences():
+        need = required_bound(budgets, epsilon, smoothing, tau)
+        draws = np.atleast_1d(hrs.required_samples(budgets, epsilon, smoothing, tau, alpha))
+    rows = []
+    for d, p, complement, n in zip(budgets, need.p, need.complement, draws.tolist(), strict=True):
+        possible = complement >= 0
+        row: dict[str, Any] = {
+            "d": d,
+            "p_a": float(p) if possible else None,
+            "complement": float(complement) if possible else None,
+            "required_samples": n,
+        }
+        if samples is not None:
+            row["affordable_failures"] = -1 if n < 0 else affordable_failures(samples, p, complement, alpha)
+        rows.append(row)
+    return rows
+
+
+def affordable_failures(samples: int, p: float, complement: float, alpha: float) -> int:
+    """Most failures among `samples` draws with which the lower bound still reaches `p`; -1: not even none."""
+    from hybrid_rs_jax.confidence import clopper_pearson_bound
+
+    low, high = -1, samples
+    while high - low > 1:  # `low` failures can be afforded, `high` cannot: with no success the bound is 0
+        failures = (low + high) // 2
+        bound = clopper_pearson_bound(samples - failures, samples, alpha)
+        enough = bound.complement <= complement if p > 0.5 else bound.p >= p
+        low, high = (failures, high) if enough else (low, failures)
+    return low
+
+
+def _refuse_impossible(rows: list[dict[str, Any]], epsilon: float, tau: float) -> None:
+    impossible = [row["d"] for row in rows if row["required_samples"] < 0]
+    if not impossible:
+        return
+    possible = [row["d"] for row in rows if row["required_samples"] >= 0]
+    best = f"; the largest of these budgets that can be certified is d = {possible[-1]}" if possible else ""
+    raise BadInputError(
+        f"No number of draws (up to 2^53) certifies d = {span_text(impossible)} at epsilon = {epsilon:g} and "
+        f"tau = {tau:g} with this noise{best}."
+    )
+
+
+def _print(record: dict[str, Any]) -> None:
+    statement, rows = record["statement"], record["budgets"]
+    samples = statement["samples"]
+    say(
+        f"{smoothing_text(statement)}; epsilon = {statement['epsilon']:g}, tau = {statement['tau']:g}, "
+        f"alpha = {statement['alpha']:g}\n"
+    )
+    header = ["d", "p_A needed", "draws needed", *([] if samples is None else [f"failures allowed in {samples}"])]
+    body = []
+    for row in rows:
+        cells = [str(row["d"]), ceil_probability_text(row["p_a"], row["complement"]), str(row["required_samples"])]
+        if samples is not None:
+            failures = row["affordable_failures"]
+            cells.append(DASH if failures < 0 else str(failures))
+        body.append(cells)
+    print_table(header, body, left=0)
+    say()
+    say("p_A needed is rounded up. Draws needed: if every draw succeeds; each failure costs more.")
+    for row in rows:
+        if samples is not None and row["affordable_failures"] < 0:
+            say(too_few_draws(samples, row["d"], row["required_samples"]))
+    say(deployment_text(statement["tau"]))

@@ -1,0 +1,21 @@
+"""The one kind of error that is shown to a user as a sentence instead of a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+__all__ = ["BadInputError", "library_sentences"]
+
+
+class BadInputError(ValueError):
+    """An input that cannot be used; its text is one full sentence that says what and what would be legal."""
+
+
+@contextlib.contextmanager
+def library_sentences() -> Iterator[None]:
+    """The library refuses bad arguments with a ValueError of one sentence; pass that sentence on to the user."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInputError(str(error)) from error

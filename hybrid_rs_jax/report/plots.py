@@ -1,0 +1,188 @@
+"""Pictures of certificates: the frontier of radius against token budget, and certified accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hybrid_rs_jax.report.formatting import counted, span_text
+from hybrid_rs_jax.report.noise import smoothing_text
+
+__all__ = ["SUFFIXES", "plot_certified_accuracy", "plot_certified_share", "plot_frontier", "save_figure"]
+
+SUFFIXES = (".png", ".pdf", ".svg")
+_INK, _SOFT, _GRID = "#1f2430", "#6b7280", "#e5e7eb"
+_MEAN, _MEDIAN = "#0b5394", "#c2570c"
+#: More budgets than this are thinned out in a legend.
+_LEGEND = 10
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.edgecolor": _SOFT,
+    "axes.labelcolor": _INK,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "text.color": _INK,
+    "svg.hashsalt": "hybrid_rs_jax",
+}
+
+
+def save_figure(record: Mapping[str, Any], path: Path, suffix: str) -> None:
+    """Draw a record of certificates: the frontier and the certified accuracy, or the one that a unimodal run has.
+
+    Args:
+      record: what `certificate_record` gives.
+      path: file to write (the path of an `atomic_file`).
+      suffix: ".png", ".pdf" or ".svg".
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    statement = record["statement"]
+    budgets = statement["budgets"]
+    radius = np.array([row["radius"] for row in record["certificates"]], np.float64)
+    with matplotlib.rc_context(_STYLE):
+        both = statement["kernel"] != "none" and statement["sigma"] is not None and len(budgets) > 1
+        figure = Figure(figsize=(11.6, 4.9) if both else (6.8, 4.9), layout="constrained")
+        axes = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
+        if both:
+            plot_frontier(axes[0], budgets, radius)
+            _explain_gap(axes[0], record, radius)
+        if statement["sigma"] is None:
+            plot_certified_share(axes[-1], budgets, radius)
+        else:
+            plot_certified_accuracy(axes[-1], budgets, radius)
+        figure.suptitle(_subtitle(record, wrap=not both), x=0.012, ha="left", fontsize=9, color=_SOFT)
+        figure.savefig(path, format=suffix.removeprefix("."), dpi=170, metadata=_NO_DATE[suffix])
+
+
+_NO_DATE: dict[str, dict[str, None]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+
+
+def plot_frontier(ax: Any, budgets: Sequence[int], radius: np.ndarray) -> None:
+    """Certified radius against token budget: one thin line per input, mean and median on top.
+
+    Args:
+      ax: matplotlib axes.
+      budgets: the D budgets.
+      radius: float64[B, D]; -1 where not certified, which counts as 0 in the mean and the median.
+    """
+    from matplotlib.lines import Line2D
+
+    d = np.asarray(budgets)
+    thin = min(0.55, max(0.08, 40 / len(radius)))
+    for row in radius:
+        certified = row >= 0
+        ax.plot(d[certified], row[certified], color=_SOFT, alpha=thin, linewidth=0.9, solid_capstyle="round")
+        if certified.any() and not certified.all():
+            ax.plot(d[certified][-1], row[certified][-1], ".", color=_SOFT, alpha=thin, markersize=5)
+    reached = (radius >= 0).any(axis=0)
+    counted = np.maximum(radius, 0)[:, reached]
+    middle = np.median(counted, axis=0)
+    marker_size = 4.5 if len(d) <= 30 else 0
+    for name, values, colour, marker, dashes in (
+        ("mean (not certified = 0)", counted.mean(axis=0), _MEAN, "o", "-"),
+        ("median", middle, _MEDIAN, "s", "--"),
+    ):
+        ax.plot(d[reached], values, dashes, color=colour, marker=marker, markersize=marker_size, lw=2.2, label=name)
+    one = Line2D([], [], color=_SOFT, alpha=0.6, linewidth=1, marker=".", label="one input, up to its largest d")
+    ax.legend(handles=[*ax.get_legend_handles_labels()[0], one], frameon=False, loc="upper right", fontsize=9)
+    ax.set_title("Certified frontier")
+    ax.set_xlabel("token budget $d$ (changed tokens)")
+    ax.set_ylabel(r"certified radius $r$ ($\ell_2$, in the units of σ)")
+    _integer_ticks(ax, d, 0.35)
+    ax.set_ylim(bottom=0, top=max(float(radius.max()) * 1.08, 1e-3))
+
+
+def plot_certified_accuracy(ax: Any, budgets: Sequence[int], radius: np.ndarray) -> None:
+    """Share of inputs certified against the l2 budget, one step curve per token budget (exact, no grid)."""
+    import matplotlib
+
+    reached = np.flatnonzero((radius >= 0).any(axis=0))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.84, max(len(reached), 1)))
+    named = set(np.linspace(0, len(reached) - 1, min(len(reached), _LEGEND)).astype(int).tolist())
+    for rank, (index, shade) in enumerate(zip(reached, shades, strict=False)):
+        steps = np.sort(radius[radius[:, index] >= 0, index])
+        share = 100 * np.arange(steps.size, -1, -1) / len(radius)
+        label = f"d = {budgets[index]}" if rank in named else None
+        place = np.concatenate([[0.0], steps])
+        ax.step(place, share, where="post", color=shade, linewidth=2, label=label, zorder=3 - rank / len(reached))
+    if len(budgets) > 1:
+        missing = [d for index, d in enumerate(budgets) if index not in reached]
+        if missing:
+            ax.plot([], [], " ", label=f"d = {span_text(missing)}: none")
+        corner = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02), "alignment": "left"}
+        ax.legend(frameon=False, fontsize=9, title="token budget", **corner)
+    ax.set_title("Certified accuracy" + ("" if len(budgets) > 1 else f" at d = {budgets[0]}"))
+    ax.set_xlabel(r"pixel budget ε ($\ell_2$, in the units of σ)")
+    ax.set_ylabel("inputs certified (%)")
+    ax.set_xlim(0, max(float(radius.max()) * 1.04, 1e-3))
+    ax.set_ylim(0, 102)
+
+
+def plot_certified_share(ax: Any, budgets: Sequence[int], radius: np.ndarray) -> None:
+    """Share of inputs certified at each token budget, for noise on the tokens only."""
+    share = 100 * (radius >= 0).mean(axis=0)
+    ax.bar(budgets, share, width=0.72, color=_MEAN)
+    if len(budgets) <= 20:
+        above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
+        for d, value in zip(budgets, share, strict=True):
+            ax.annotate(f"{np.floor(value):.0f}", (d, value), fontsize=9, **above)
+    ax.grid(axis="x", visible=False)
+    ax.set_title("Certified accuracy, text only")
+    ax.set_xlabel("token budget $d$ (changed tokens)")
+    ax.set_ylabel("inputs certified (%)")
+    _integer_ticks(ax, np.asarray(budgets), 0.7)
+    ax.set_ylim(0, 107)
+
+
+def _explain_gap(ax: Any, record: Mapping[str, Any], radius: np.ndarray) -> None:
+    """Shade the budgets at which nothing is certified, and say whether more draws could change that."""
+    statement = record["statement"]
+    budgets, needed = statement["budgets"], statement.get("needed_samples") or []
+    reached = (radius >= 0).any(axis=0)
+    if reached.all() or not reached.any() or len(needed) != len(budgets):
+        return
+    first = int(np.argmin(reached))
+    draws = max(int(n) for row in record["certificates"] for n in np.atleast_1d(row["n"]))
+    if needed[first] < 0:
+        why = "no number of draws certifies"
+    elif draws < needed[first]:
+        why = f"n = {draws} is too small:\nd = {budgets[first]} needs {needed[first]}"
+    else:
+        why = "no input is certified"
+    left, right = budgets[first] - 0.5, ax.get_xlim()[1]
+    ax.axvspan(left, right, color=_GRID, alpha=0.55, zorder=0, linewidth=0)
+    narrow = right - left < 0.3 * (right - ax.get_xlim()[0])
+    x, side = (right, "right") if narrow else ((left + right) / 2, "center")
+    ax.text(x, 0.04, why, transform=ax.get_xaxis_transform(), ha=side, fontsize=8.5, color=_SOFT)
+
+
+def _integer_ticks(ax: Any, d: np.ndarray, margin: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+    margin = max(0.03 * float(d[-1] - d[0]), margin)
+    ax.set_xlim(d[0] - margin, d[-1] + margin)
+
+
+def _subtitle(record: Mapping[str, Any], wrap: bool) -> str:
+    statement, rows = record["statement"], record["certificates"]
+    draws = sorted({int(n) for row in rows for n in np.atleast_1d(row["n"])})
+    n = f"n = {draws[0]}" if len(draws) == 1 else f"n = {draws[0]} to {draws[-1]}"
+    inputs = counted(len(rows), "input")
+    noise = smoothing_text(statement).replace("beta", "β").replace("sigma", "σ")
+    rest = f"{n} draws; τ = {statement['tau']:.3g}; α = {statement['alpha']:g}; {inputs}; smoothed classifier"
+    return f"{noise}\n{rest}" if wrap else f"{noise}; {rest}"

@@ -1,0 +1,74 @@
+"""The guarantee in words. What is certified is the smoothed classifier, and the words say so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+
+from hybrid_rs_jax.report.formatting import DASH, joined
+
+__all__ = ["MINUS_ONE", "deployment_text", "guarantee_text", "legend_text", "threat_model", "too_few_draws"]
+
+MINUS_ONE = (
+    "radius -1: not certified at this budget, not even without any pixel change; "
+    "budget -1: not certified at d = 0 either, the input abstains"
+)
+
+
+def threat_model(tokens: bool = True, pixels: bool = True) -> str:
+    """What the attacker may do, at the level of token ids."""
+    parts = []
+    if tokens:
+        parts.append(
+            "at most d of the token positions that carry noise are replaced by other symbols of the noise alphabet "
+            "(appending d tokens replaces d pads; an insertion or deletion that shifts later tokens is not covered)"
+        )
+    if pixels:
+        parts.append("the continuous part moves by at most r in l2 norm, in the units of sigma")
+    unchanged = "" if tokens and pixels else f"; the {'image' if tokens else 'text'} stays as it is"
+    return joined(parts) + unchanged
+
+
+def guarantee_text(
+    alpha: float, tau: float, budgets: Sequence[int], simultaneous: bool, *, tokens: bool = True, pixels: bool = True
+) -> str:
+    """One sentence: who holds what, with which probability."""
+    together = "" if len(budgets) == 1 else " and for all budgets together"
+    if not simultaneous:
+        together += f" (one sample per budget, each bounded at risk alpha / {len(budgets)})"
+    within = joined([*(["token budget d"] if tokens else []), *(["l2 radius r_d"] if pixels else [])])
+    return (
+        f"With probability at least {_percent(alpha)} % over the draws, for each input by itself{together}: no attack "
+        f"within {within} brings the score of the SMOOTHED classifier (not of the classifier without noise) down to "
+        f"tau = {tau:g} or below."
+    )
+
+
+def legend_text(pixels: bool = True) -> str:
+    """What the marks in a table mean."""
+    radius = " r_d: certified l2 radius with d changed tokens, in the units of sigma." if pixels else ""
+    return f"{DASH} not certified (-1 in files).{radius} Numbers are rounded down."
+
+
+def deployment_text(tau: float, miss_probability: float = 0.01) -> str:
+    """What tau means for a filter that runs a finite number of noisy copies."""
+    copies = math.ceil(math.log(miss_probability) / math.log1p(-tau) * (1 - 1e-12))
+    return (
+        f"tau = {tau:g}: a filter that runs {copies:,} fresh noisy copies of an input, and flags it when at least one "
+        f"of them is positive, misses a certified input with probability at most {miss_probability:g}."
+    )
+
+
+def too_few_draws(n: int, budget: int, needed: int) -> str:
+    """Why no input can be certified at a budget, and what would help.
+
+    >>> too_few_draws(10_000, 6, 23_155)
+    'n = 10000 is too small for d = 6: it needs at least 23155 draws.'
+    """
+    return f"n = {n} is too small for d = {budget}: it needs at least {needed} draws."
+
+
+def _percent(alpha: float) -> str:
+    """Confidence `1 - alpha` in percent, with the digits that alpha was given with."""
+    return f"{((1 - Decimal(str(alpha))) * 100).normalize():f}"
