@@ -51,10 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(AttributeError, ValueError, OSError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        args = _parser().parse_args(argv)
-        if args.command is None:
-            raise BadInputError(f"a command is needed: {', '.join(_COMMANDS)}; see hybrid-rs --help.")
-        _COMMANDS[args.command].run(args)
+        status = _run(argv)
         sys.stdout.flush()
     except BadInputError as error:
         print(f"hybrid-rs: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -66,8 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of a pipe has seen enough; keep Python from complaining once more while it shuts down
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = _parser().parse_args(argv)
     except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
+    if args.command is None:
+        raise BadInputError(f"a command is needed: {', '.join(_COMMANDS)}; see hybrid-rs --help.")
+    _COMMANDS[args.command].run(args)
     return 0
 
 

@@ -80,7 +80,10 @@ class LikelihoodRatio:
             raise ValueError(f"p and q must be vectors of one length, got shapes {p.shape} and {q.shape}.")
         for name, masses in (("p", p), ("q", q)):
             if not np.all(masses >= 0) or not abs(masses.sum() - 1) <= 1e-9:
-                raise ValueError(f"{name} must hold non-negative masses that sum to 1, got sum {masses.sum()}.")
+                raise ValueError(
+                    f"{name} must hold non-negative masses that sum to 1, "
+                    f"got the sum {masses.sum()} and the least mass {masses.min(initial=np.inf)}."
+                )
         both = (p > 0) & (q > 0)
         log_p, log_q = np.log(p[both]), np.log(q[both])
         order = np.argsort(log_q - log_p, kind="stable")

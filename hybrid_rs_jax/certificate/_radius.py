@@ -14,7 +14,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hybrid_rs_jax.certificate._dual import Channel, Probability, Threshold, dual, normal_quantile, unit
+from hybrid_rs_jax.certificate._dual import (
+    Channel,
+    Probability,
+    Threshold,
+    dual,
+    normal_quantile,
+    smallest_rho,
+    unit,
+)
 from hybrid_rs_jax.certificate._knapsack import knapsack, offset_bracket
 from hybrid_rs_jax.certificate._worst_case import newton_offset
 
@@ -79,7 +87,7 @@ def radius(channel: Channel, p_a: Probability, tau: Probability, max_steps: Arra
         rho_high = jnp.where(refuted & ~proven, rho, state.rho_high)
         left = at.value + hidden - tau.p
         exhausted = proven & close & (left <= 3 * at.noise + 2e-13 * rho * at.slope)
-        narrow = rho_high - rho_low <= 8 * u * rho_high
+        narrow = (rho_high - rho_low <= 8 * u * rho_high) | (rho_high <= smallest_rho(dtype))
         done = state.done | exhausted | narrow
 
         estimate = jnp.where(close, jnp.maximum(at.value - at.noise, 0.5 * at.value), feasible)

@@ -100,7 +100,9 @@ def newton_offset(at: Dual, p_a: Probability, z_a: Array, offset: Array, low: Ar
     proposal = offset + (z_a - z) * density / jnp.where(rate > 0, rate, 1)
     # A root found to the last digits sits on the bracket's edge, so edges are inside.
     slack = 4 * jnp.finfo(offset.dtype).eps * jnp.abs(offset)
-    inside = (rate > 0) & (proposal >= low - slack) & (proposal <= high + slack)
+    # where F or 1 - F is all rounding, its quantile says nothing
+    visible = jnp.minimum(reached.p, reached.complement) > at.gap_noise
+    inside = visible & (rate > 0) & (proposal >= low - slack) & (proposal <= high + slack)
     return jnp.where(inside, jnp.clip(proposal, low, high), low + (high - low) / 2)
 
 

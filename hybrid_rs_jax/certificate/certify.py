@@ -56,6 +56,8 @@ class Certificate:
     def certified_accuracy(self, epsilon: object) -> np.ndarray:
         """Share of inputs certified at each budget and each `epsilon`, float64[D, *epsilon]."""
         epsilon = np.asarray(epsilon, np.float64)
+        if (bad := ~(np.isfinite(epsilon) & (epsilon >= 0))).any():
+            raise ValueError(f"epsilon must be finite and at least 0, got {epsilon[bad].flat[0]}.")
         certified = self.radius.T.reshape(len(self.budgets), -1, *(1,) * epsilon.ndim) >= epsilon
         return certified.mean(axis=1)
 
@@ -118,9 +120,11 @@ def certify(
     >>> certificate.budget.tolist()
     [3, 1]
     """
+    if not len(budgets) or budgets[0] < 0 or any(d != d // 1 for d in budgets) or not _increasing(budgets):
+        raise ValueError(f"budgets must be non-negative integers, increasing and not empty, got {list(budgets)}.")
     budgets = tuple(int(d) for d in budgets)
-    if not budgets or budgets[0] < 0 or any(b <= a for a, b in itertools.pairwise(budgets)):
-        raise ValueError(f"budgets must be non-negative and increasing, got {list(budgets)}.")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie in (0, 1), got {alpha}.")
     successes, draws = (np.atleast_1d(x) for x in np.broadcast_arrays(np.asarray(counts), np.asarray(n)))
     simultaneous = successes.ndim == 1
     if successes.ndim > 2 or (not simultaneous and successes.shape[1] != len(budgets)):
@@ -156,6 +160,10 @@ def _radii(
     pairs, back = np.unique(np.stack([p, complement]), axis=1, return_inverse=True)
     radius = certified_radius(pairs[0][:, None], d[None], smoothing, tau, complement=pairs[1][:, None])
     return np.asarray(radius)[back.ravel()]
+
+
+def _increasing(budgets: Sequence[int]) -> bool:
+    return all(a < b for a, b in itertools.pairwise(budgets))
 
 
 def _fields(kernel: object) -> dict[str, Any]:

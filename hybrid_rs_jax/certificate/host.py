@@ -302,9 +302,9 @@ def required_samples(
 
     def enough(n: np.ndarray) -> np.ndarray:
         bound = clopper_pearson_bound(np.maximum(n, 1), np.maximum(n, 1), alpha)
-        return (n >= 1) & np.where(p > 0.5, bound.complement <= complement, bound.p >= p)
+        return np.asarray((n >= 1) & np.where(p > 0.5, bound.complement <= complement, bound.p >= p))
 
-    n = np.where(enough(n - 1), n - 1, n)
+    n = np.where(enough(np.asarray(n - 1)), n - 1, n)
     for _ in range(3):
         n = np.where(enough(n), n, n + 1)
     return _scalar(np.where(possible, n, -1))
@@ -368,7 +368,7 @@ def _require(name: str, values: object, legal: Callable[[np.ndarray], np.ndarray
 
 def _budgets(d: object) -> np.ndarray:
     array = np.asarray(d)
-    if array.dtype.kind == "f" and np.all(array == np.floor(array)):
+    if array.dtype.kind == "f" and np.all(np.isfinite(array) & (array == np.floor(array))):
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise ValueError(f"The discrete budget d must be a non-negative integer, got {d}.")

@@ -63,6 +63,8 @@ def frontier_table(budgets: Sequence[int], smoothing: HybridSmoothing, tau: floa
     """
     if size < 2:
         raise ValueError(f"size must be at least 2, got {size}.")
+    if not 0 < tau < 1:
+        raise ValueError(f"tau must be in (0, 1), got {tau}.")
     sigma = smoothing.sigma
     largest = 0.0 if sigma is None else sigma * float(-ndtri(2.0**-53) - ndtri(tau))
     radius = np.linspace(0.0, max(largest, 0.0), size) if sigma is not None else np.zeros(1)

@@ -24,7 +24,7 @@ def float_grid(legal: Callable[[float], bool], where: str) -> Callable[[str], np
         values = _values(text)
         bad = [value for value in values.tolist() if not (math.isfinite(value) and legal(value))]
         if bad:
-            raise argparse.ArgumentTypeError(f"must hold numbers {where}, got {bad[0]:g}")
+            raise argparse.ArgumentTypeError(f"must hold numbers {where}, got {bad[0]!r}")
         return values
 
     return parse
@@ -37,7 +37,7 @@ def integer_grid(low: int, high: int) -> Callable[[str], np.ndarray]:
         values = _values(text)
         bad = [v for v in values.tolist() if not (math.isfinite(v) and v == math.floor(v) and low <= v <= high)]
         if bad:
-            raise argparse.ArgumentTypeError(f"must hold integers in {low}..{high}, got {bad[0]:g}")
+            raise argparse.ArgumentTypeError(f"must hold integers in {low}..{high}, got {bad[0]!r}")
         return values.astype(np.int64)
 
     return parse

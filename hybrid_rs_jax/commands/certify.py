@@ -21,7 +21,7 @@ from hybrid_rs_jax.report.certificates import SUFFIXES, certificate_record, writ
 from hybrid_rs_jax.report.counts import Counts, read_counts
 from hybrid_rs_jax.report.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.files import atomic_file, check_target, json_text
-from hybrid_rs_jax.report.formatting import counted, span_text
+from hybrid_rs_jax.report.formatting import counted, setting_text, span_text
 from hybrid_rs_jax.report.noise import smoothing_text
 from hybrid_rs_jax.report.tables import abstentions, certificate_rows, print_table, say, summary_rows
 from hybrid_rs_jax.report.words import deployment_text, legend_text
@@ -122,7 +122,7 @@ def print_record(record: dict[str, Any], first: int | None = None) -> None:
     say(
         f"{counted(len(rows), 'input')}, {smoothing_text(statement)}; "
         f"{'n = ' + draws.pop() + '; ' if len(draws) == 1 and statement['simultaneous'] else ''}"
-        f"tau = {statement['tau']:g}, alpha = {statement['alpha']:g}\n"
+        f"tau = {setting_text(statement['tau'])}, alpha = {setting_text(statement['alpha'])}\n"
     )
     print_table(*certificate_rows(record, first))
     if first is not None and len(rows) > first:

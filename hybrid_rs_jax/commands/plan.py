@@ -16,7 +16,7 @@ import hybrid_rs_jax as hrs
 from hybrid_rs_jax.commands import _arguments as arguments
 from hybrid_rs_jax.report.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.files import json_text
-from hybrid_rs_jax.report.formatting import DASH, ceil_probability_text, span_text
+from hybrid_rs_jax.report.formatting import DASH, ceil_probability_text, setting_text, span_text
 from hybrid_rs_jax.report.noise import describe_smoothing, smoothing_text
 from hybrid_rs_jax.report.tables import print_table, say
 from hybrid_rs_jax.report.words import deployment_text, too_few_draws
@@ -142,18 +142,16 @@ def _refuse_impossible(rows: list[dict[str, Any]], epsilon: float, tau: float) -
     possible = [row["d"] for row in rows if row["required_samples"] >= 0]
     best = f"; the largest of these budgets that can be certified is d = {possible[-1]}" if possible else ""
     raise BadInputError(
-        f"No number of draws (up to 2^53) certifies d = {span_text(impossible)} at epsilon = {epsilon:g} and "
-        f"tau = {tau:g} with this noise{best}."
+        f"No number of draws (up to 2^53) certifies d = {span_text(impossible)} at epsilon = {setting_text(epsilon)} "
+        f"and tau = {setting_text(tau)} with this noise{best}."
     )
 
 
 def _print(record: dict[str, Any]) -> None:
     statement, rows = record["statement"], record["budgets"]
     samples = statement["samples"]
-    say(
-        f"{smoothing_text(statement)}; epsilon = {statement['epsilon']:g}, tau = {statement['tau']:g}, "
-        f"alpha = {statement['alpha']:g}\n"
-    )
+    settings = (f"{name} = {setting_text(statement[name])}" for name in ("epsilon", "tau", "alpha"))
+    say(f"{smoothing_text(statement)}; {', '.join(settings)}\n")
     header = ["d", "p_A needed", "draws needed", *([] if samples is None else [f"failures allowed in {samples}"])]
     body = []
     for row in rows:

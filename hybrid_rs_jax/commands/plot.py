@@ -17,7 +17,7 @@ from hybrid_rs_jax.report.certificates import read_certificates
 from hybrid_rs_jax.report.counts import read_counts
 from hybrid_rs_jax.report.errors import BadInputError
 from hybrid_rs_jax.report.files import atomic_file, check_target
-from hybrid_rs_jax.report.formatting import counted
+from hybrid_rs_jax.report.formatting import counted, setting_text
 from hybrid_rs_jax.report.noise import build_smoothing
 from hybrid_rs_jax.report.plots import SUFFIXES, save_figure
 from hybrid_rs_jax.report.tables import say
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         save_figure(record, path, out.suffix.lower())
     statement = record["statement"]
     inputs = counted(len(record["certificates"]), "input")
-    say(f"Wrote {out} ({inputs}, tau = {statement['tau']:g}, alpha = {statement['alpha']:g}).")
+    say(f"Wrote {out} ({inputs}, tau = {setting_text(statement['tau'])}, alpha = {setting_text(statement['alpha'])}).")
 
 
 def _record(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ __all__ = ["LowerBound", "clopper_pearson", "clopper_pearson_bound"]
 # Margins that dominate the error of SciPy's incomplete beta functions (measured: below 1e-11 relative up to n = 1e7).
 _TAIL_MARGIN = 1e-9
 _ULPS = 8 * float(np.finfo(np.float64).eps)
+_WIDENING = [min(_ULPS * 2.0**k, 0.5) for k in range(60)]
 
 
 class LowerBound(NamedTuple):
@@ -47,6 +49,8 @@ def clopper_pearson(successes: object, n: object, alpha: object) -> np.ndarray |
 def clopper_pearson_bound(successes: object, n: object, alpha: object) -> LowerBound:
     """`clopper_pearson` together with the complement, which keeps its digits when the bound is close to one."""
     k, n, alpha = np.broadcast_arrays(_counts("successes", successes), _counts("n", n), _risk(alpha))
+    shape = k.shape
+    k, n, alpha = (np.atleast_1d(x) for x in (k, n, alpha))
     if np.any(n < 1):
         raise ValueError(f"n must be at least 1, got {n[n < 1].flat[0]}.")
     if np.any(k > n):
@@ -62,24 +66,27 @@ def clopper_pearson_bound(successes: object, n: object, alpha: object) -> LowerB
     rest = _step_up(special.betainccinv(b, a, target), lambda x: special.betaincc(b, a, x) <= alpha)
     p = np.where(inner, p, np.where(k == 0, 0.0, np.exp(all_agree) * (1 - _ULPS)))
     complement = np.where(inner, rest, np.where(k == 0, 1.0, -np.expm1(all_agree) * (1 + _ULPS)))
-    return LowerBound(p, np.minimum(complement, 1.0))
+    return LowerBound(p.reshape(shape), np.minimum(complement, 1.0).reshape(shape))
 
 
-def _step_down(p: np.ndarray, holds) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Lower each value until the binomial tail at it really is at most alpha."""
+def _step_down(p: np.ndarray, holds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Lower each value until the binomial tail at it really is at most alpha; 0 where SciPy finds no such value."""
     p = p * (1 - _ULPS)
-    step = _ULPS
-    while not (good := holds(p)).all():
-        p, step = np.where(good, p, p * (1 - step)), min(2 * step, 0.5)
-    return p
+    for step in _WIDENING:
+        if (good := holds(p)).all():
+            return p
+        p = np.where(good, p, p * (1 - step))
+    return np.where(holds(p), p, 0.0)
 
 
-def _step_up(rest: np.ndarray, holds) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _step_up(rest: np.ndarray, holds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The same for the complement: raise it, to 1 where SciPy finds no value."""
     rest = rest * (1 + _ULPS)
-    step = _ULPS
-    while not (good := holds(rest)).all():
-        rest, step = np.where(good, rest, np.minimum(rest * (1 + step), 1.0)), 2 * step
-    return rest
+    for step in _WIDENING:
+        if (good := holds(rest)).all():
+            return rest
+        rest = np.where(good, rest, np.minimum(rest * (1 + step), 1.0))
+    return np.where(holds(rest), rest, 1.0)
 
 
 def _counts(name: str, values: object) -> np.ndarray:

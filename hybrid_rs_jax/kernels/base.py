@@ -46,10 +46,8 @@ def check_probability(name: str, value: float) -> float:
     return number
 
 
-def check_budget(d: int, fields: int | None = None) -> int:
-    """Return `d` as a non-negative int (at most `fields`) or raise one clear sentence."""
-    if isinstance(d, bool) or int(d) != d or d < 0:
+def check_budget(d: int) -> int:
+    """Return `d` as a non-negative int or raise one clear sentence."""
+    if isinstance(d, bool) or not (d >= 0 and d == d // 1):
         raise ValueError(f"The discrete budget d must be a non-negative integer, got {d}.")
-    if fields is not None and d > fields:
-        raise ValueError(f"The discrete budget d must be at most the number of fields {fields}, got {d}.")
     return int(d)

@@ -6,8 +6,8 @@ import collections
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
@@ -26,17 +26,21 @@ MAX_CANDIDATES = 4096
 class CategoricalKernel:
     """Uniform replacement on fields `1..m`, field `l` over its own `K_l` symbols.
 
-    A field of larger arity is the worse one to lose (its channel dominates in the Blackwell order) as long as
-    `beta <= (K - 1)/K`, so the worst `d` fields are then those of the largest arities. Where the condition fails, or
-    the fields have different `beta`, every distinct multiset of `(K, beta)` is a candidate and the certificate takes
-    the worst one.
+    Which `d` fields are the worst to lose? With one `beta` for all fields let `a = beta / (K - 1)`. The trade-off curve
+    of one field has the corners `(1 - beta, a)` and `(1 - a, beta)` where `a <= 1 - beta`, that is
+    `beta <= (K - 1)/K`, and `(a, 1 - beta)` and `(beta, 1 - a)` otherwise: a larger `K` lowers the curve of the former
+    fields, a smaller `K` that of the latter, and products keep this Blackwell order. So at most `d + 1` sets remain:
+    for each `j`, the `j` smallest arities that violate the condition and the `d - j` largest that satisfy it. With one
+    `beta` per field every distinct multiset of `(K, beta)` is a candidate. The certificate takes the worst candidate.
+
+    A budget beyond the number of fields means all of them.
 
     Args:
       beta: replacement probability in [0, 1], one for all fields or one per field.
       cardinalities: number of symbols per field, each at least 2. Field values are 0..K-1.
 
     Raises:
-      ValueError: if an argument is out of range, or `d` exceeds the number of fields.
+      ValueError: if an argument is out of range.
 
     >>> CategoricalKernel(0.25, (2, 5, 16)).likelihood_ratio(1).atoms
     3
@@ -46,8 +50,8 @@ class CategoricalKernel:
     cardinalities: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        cardinalities = tuple(int(k) for k in np.atleast_1d(np.asarray(self.cardinalities)))
-        if not cardinalities or min(cardinalities) < 2:
+        cardinalities = tuple(np.atleast_1d(np.asarray(self.cardinalities)).tolist())
+        if not cardinalities or not all(k >= 2 and k == k // 1 for k in cardinalities):
             raise ValueError(f"cardinalities must hold integers of at least 2, got {self.cardinalities}.")
         if np.ndim(self.beta) == 0:
             beta: float | tuple[float, ...] = check_probability("beta", float(np.asarray(self.beta)))
@@ -55,7 +59,7 @@ class CategoricalKernel:
             beta = tuple(check_probability("beta", b) for b in np.asarray(self.beta))
             if len(beta) != len(cardinalities):
                 raise ValueError(f"beta must be one number or one per field ({len(cardinalities)}), got {len(beta)}.")
-        object.__setattr__(self, "cardinalities", cardinalities)
+        object.__setattr__(self, "cardinalities", tuple(map(int, cardinalities)))
         object.__setattr__(self, "beta", beta)
 
     @property
@@ -79,23 +83,23 @@ class CategoricalKernel:
         return candidates[0]
 
     def likelihood_ratios(self, d: int) -> tuple[LikelihoodRatio, ...]:
-        """Laws of which one is the worst for `d` changed fields."""
-        d = check_budget(d, len(self.cardinalities))
+        """Laws of which one is the worst for at most `d` changed fields."""
+        d = min(check_budget(d), len(self.cardinalities))
         return tuple(_product(attacked) for attacked in self._worst_sets(d))
 
     def _worst_sets(self, d: int) -> list[tuple[tuple[int, float], ...]]:
-        fields = sorted(self.fields, reverse=True)
-        betas = {beta for _, beta in fields}
-        smallest = fields[-1][0]
-        if len(betas) == 1 and max(betas) <= (smallest - 1) / smallest:
-            return [tuple(fields[:d])]
-        counts = collections.Counter(fields)
-        choices = math.prod(min(count, d) + 1 for count in counts.values())
-        sets = list(itertools.islice(_multisets(counts, d), MAX_CANDIDATES + 1))
+        fields = sorted(self.fields)
+        if len({beta for _, beta in fields}) == 1:
+            # in rational arithmetic: a field on the wrong side would leave the worst set out
+            violating = [(k, beta) for k, beta in fields if Fraction(beta) * k > k - 1]
+            satisfying = fields[len(violating) :][::-1]
+            feasible = range(max(0, d - len(satisfying)), min(d, len(violating)) + 1)
+            return [(*violating[:j], *satisfying[: d - j]) for j in feasible]
+        sets = list(itertools.islice(_multisets(sorted(collections.Counter(fields).items()), d), MAX_CANDIDATES + 1))
         if len(sets) > MAX_CANDIDATES:
             raise ValueError(
-                f"More than {MAX_CANDIDATES} sets of {d} fields (of at most {choices}) are candidates for the worst "
-                f"one; choose beta <= (K - 1)/K for the smallest arity K = {smallest}, or a smaller d."
+                f"More than {MAX_CANDIDATES} sets of {d} fields are candidates for the worst one; "
+                "choose one beta for all fields, or a smaller d."
             )
         return sets
 
@@ -121,14 +125,11 @@ def _product(attacked: tuple[tuple[int, float], ...]) -> LikelihoodRatio:
     return compose_all(uniform_likelihood_ratio(beta, k, count) for (k, beta), count in groups)
 
 
-def _multisets(counts: collections.Counter[tuple[int, float]], d: int) -> Iterator[tuple[tuple[int, float], ...]]:
-    """All distinct multisets of size `d`, each field class used at most as often as it occurs."""
-    if d == 0:
+def _multisets(counts: list[tuple[tuple[int, float], int]], d: int) -> Iterator[tuple[tuple[int, float], ...]]:
+    """All distinct multisets of size `d`, each `(K, beta)` used at most as often as it occurs."""
+    if not counts:
         yield ()
         return
-    remaining = dict(counts)
-    while remaining:
-        field, available = remaining.popitem()
-        for used in range(1, min(available, d) + 1):
-            for rest in _multisets(collections.Counter(remaining), d - used):
-                yield (field,) * used + rest
+    (field, available), *rest = counts
+    for used in range(max(0, d - sum(count for _, count in rest)), min(available, d) + 1):
+        yield from ((field,) * used + others for others in _multisets(rest, d - used))

@@ -43,7 +43,7 @@ class UniformKernel:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beta", check_probability("beta", self.beta))
-        if int(self.vocab_size) != self.vocab_size or self.vocab_size < 2:
+        if not (self.vocab_size >= 2 and self.vocab_size == self.vocab_size // 1):
             raise ValueError(f"vocab_size must be an integer of at least 2, got {self.vocab_size}.")
         object.__setattr__(self, "vocab_size", int(self.vocab_size))
 
@@ -99,16 +99,17 @@ def replace_uniformly(
 ) -> Int[Array, "*shape"]:
     """Replace each eligible token with probability `beta` by one of the other symbols of its alphabet.
 
-    A shift by 1..V-1 modulo V is uniform over the other symbols. `beta` and `alphabet` broadcast against `tokens`.
+    A shift by 1..V-1 modulo V is uniform over the other symbols. `beta` and `alphabet` broadcast against `tokens`. The
+    shift is drawn and added in int32: in the tokens' own dtype the sum could overflow (int16 and V = 32,000).
     """
     key_hit, key_shift = jax.random.split(key)
     hit = bernoulli(key_hit, tokens.shape, beta)
     if eligible is not None:
         hit = hit & eligible
-    size = jnp.broadcast_to(jnp.asarray(alphabet, tokens.dtype), tokens.shape)
-    one = jnp.ones((), tokens.dtype)
-    shift = jax.random.randint(key_shift, tokens.shape, one, size, dtype=tokens.dtype)
-    return jnp.where(hit, (tokens + shift) % size, tokens)
+    size = jnp.broadcast_to(jnp.asarray(alphabet, jnp.int32), tokens.shape)
+    shift = jax.random.randint(key_shift, tokens.shape, jnp.ones((), jnp.int32), size, dtype=jnp.int32)
+    moved = (tokens.astype(jnp.int32) + shift) % size
+    return jnp.where(hit, moved.astype(tokens.dtype), tokens)
 
 
 def bernoulli(key: Key[Array, ""], shape: tuple[int, ...], probability: float | np.ndarray) -> Bool[Array, "*shape"]:

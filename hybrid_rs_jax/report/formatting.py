@@ -18,6 +18,7 @@ __all__ = [
     "percent_text",
     "probability_text",
     "radius_text",
+    "setting_text",
     "span_text",
 ]
 
@@ -54,8 +55,8 @@ def probability_text(p: float) -> str:
     """
     if 0 < p < 1e-3:
         exponent = math.floor(math.log10(p))
-        return f"{_rounded(Decimal(p).scaleb(-exponent), 1, ROUND_FLOOR)}e{exponent:03d}"
-    return _rounded(p, _decimals(1 - p), ROUND_FLOOR)
+        return f"{_rounded(Decimal(p).scaleb(-exponent, _CONTEXT), 1, ROUND_FLOOR)}e{exponent:03d}"
+    return _rounded(p, _decimals(min(p, 1 - p)), ROUND_FLOOR)
 
 
 def ceil_probability_text(p: float, complement: float) -> str:
@@ -68,8 +69,8 @@ def ceil_probability_text(p: float, complement: float) -> str:
         return f"1 - {probability_text(complement)}"
     if p < 1e-3:
         exponent = math.floor(math.log10(p)) if p > 0 else 0
-        return f"{_rounded(Decimal(p).scaleb(-exponent), 1, ROUND_CEILING)}e{exponent:03d}"
-    return _rounded(p, _decimals(complement), ROUND_CEILING)
+        return f"{_rounded(Decimal(p).scaleb(-exponent, _CONTEXT), 1, ROUND_CEILING)}e{exponent:03d}"
+    return _rounded(p, _decimals(min(p, complement)), ROUND_CEILING)
 
 
 def percent_text(part: int, whole: int) -> str:
@@ -82,6 +83,16 @@ def mean(values: Iterable[float]) -> float:
     """Mean of certified values, where one that is not certified (-1) counts as 0."""
     certified = [max(float(value), 0.0) for value in values]
     return math.fsum(certified) / len(certified)
+
+
+def setting_text(value: float) -> str:
+    """A parameter with up to six digits; all of them where fewer would say 0 or 1.
+
+    >>> setting_text(4.605064e-05), setting_text(1 - 2**-53)
+    ('4.60506e-05', '0.9999999999999999')
+    """
+    text = f"{value:.6g}"
+    return repr(value) if text in ("0", "1") and value not in (0, 1) else text
 
 
 def span_text(budgets: Iterable[int]) -> str:
@@ -103,16 +114,15 @@ def joined(names: Iterable[object], last: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
-def _decimals(complement: float) -> int:
-    """Three decimals, or more where the first two digits after the nines come later."""
-    if complement <= 0:
+def _decimals(small: float) -> int:
+    """Three decimals, or more where the second digit of `small` comes later."""
+    if small <= 0:
         return 3
-    return min(max(3, 1 - math.floor(math.log10(complement))), _MOST_DECIMALS)
+    return min(max(3, 1 - math.floor(math.log10(small))), _MOST_DECIMALS)
 
 
 def _rounded(value: float | Decimal, decimals: int, rounding: str) -> str:
     if not math.isfinite(value):
         return str(float(value))
-    step = Decimal(1).scaleb(-decimals)
-    # adding zero turns a negative zero into a plain one
-    return str(Decimal(value).quantize(step, rounding=rounding, context=_CONTEXT) + Decimal(0).quantize(step))
+    rounded = Decimal(value).quantize(Decimal(1).scaleb(-decimals), rounding=rounding, context=_CONTEXT)
+    return f"{_CONTEXT.add(rounded, Decimal(0)):f}"  # adding zero turns a negative zero into a plain one

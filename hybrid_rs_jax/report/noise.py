@@ -54,14 +54,15 @@ def build_smoothing(record: Mapping[str, Any]) -> hrs.HybridSmoothing:
 
 
 def _kernel(name: str, record: Mapping[str, Any]) -> Any:
+    if name == "none":
+        return None
+    given = record["beta"]
+    beta: Any = tuple(float(b) for b in given) if isinstance(given, list) else float(given)
     if name == "uniform":
-        return hrs.UniformKernel(record["beta"], record["vocab_size"])
+        return hrs.UniformKernel(beta, record["vocab_size"])
     if name == "absorbing":
-        return hrs.AbsorbingKernel(record["beta"], record.get("mask_token", 0))
-    if name == "categorical":
-        beta = record["beta"]
-        return hrs.CategoricalKernel(tuple(beta) if isinstance(beta, list) else beta, tuple(record["cardinalities"]))
-    return None
+        return hrs.AbsorbingKernel(beta, record.get("mask_token", 0))
+    return hrs.CategoricalKernel(beta, tuple(record["cardinalities"]))
 
 
 def smoothing_text(record: Mapping[str, Any]) -> str:

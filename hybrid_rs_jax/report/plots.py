@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.report.formatting import counted, span_text
+from hybrid_rs_jax.report.formatting import counted, setting_text, span_text
 from hybrid_rs_jax.report.noise import smoothing_text
 
 __all__ = ["SUFFIXES", "plot_certified_accuracy", "plot_certified_share", "plot_frontier", "save_figure"]
@@ -110,7 +110,7 @@ def plot_certified_accuracy(ax: Any, budgets: Sequence[int], radius: np.ndarray)
     """Share of inputs certified against the l2 budget, one step curve per token budget (exact, no grid)."""
     import matplotlib
 
-    reached = np.flatnonzero((radius >= 0).any(axis=0))
+    reached = np.flatnonzero((radius >= 0).any(axis=0)).tolist()
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.84, max(len(reached), 1)))
     named = set(np.linspace(0, len(reached) - 1, min(len(reached), _LEGEND)).astype(int).tolist())
     for rank, (index, shade) in enumerate(zip(reached, shades, strict=False)):
@@ -184,5 +184,6 @@ def _subtitle(record: Mapping[str, Any], wrap: bool) -> str:
     n = f"n = {draws[0]}" if len(draws) == 1 else f"n = {draws[0]} to {draws[-1]}"
     inputs = counted(len(rows), "input")
     noise = smoothing_text(statement).replace("beta", "β").replace("sigma", "σ")
-    rest = f"{n} draws; τ = {statement['tau']:.3g}; α = {statement['alpha']:g}; {inputs}; smoothed classifier"
+    tau, alpha = setting_text(statement["tau"]), setting_text(statement["alpha"])
+    rest = f"{n} draws; τ = {tau}; α = {alpha}; {inputs}; smoothed classifier"
     return f"{noise}\n{rest}" if wrap else f"{noise}; {rest}"

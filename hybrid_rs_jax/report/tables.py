@@ -16,6 +16,7 @@ from hybrid_rs_jax.report.formatting import (
     percent_text,
     probability_text,
     radius_text,
+    setting_text,
     span_text,
 )
 from hybrid_rs_jax.report.words import too_few_draws
@@ -99,7 +100,7 @@ def abstentions(record: Mapping[str, Any]) -> Iterator[str]:
     if silent:
         which = "The input abstains" if len(rows) == 1 else f"{len(silent)} of {len(rows)} inputs abstain"
         first = statement["budgets"][0]
-        why = f"does not exceed tau = {statement['tau']:g}" if first == 0 else f"is too low for d = {first}"
+        why = f"does not exceed tau = {setting_text(statement['tau'])}" if first == 0 else f"is too low for d = {first}"
         yield f"{which}: the bound p_A on the clean score {why}."
     radius = np.array([row["radius"] for row in rows], np.float64)
     draws = np.array([row["n"] for row in rows], np.int64).reshape(len(rows), -1)

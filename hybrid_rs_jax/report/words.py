@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal
 
-from hybrid_rs_jax.report.formatting import DASH, joined
+from hybrid_rs_jax.report.formatting import DASH, joined, setting_text
 
 __all__ = ["MINUS_ONE", "deployment_text", "guarantee_text", "legend_text", "threat_model", "too_few_draws"]
 
@@ -39,9 +39,9 @@ def guarantee_text(
         together += f" (one sample per budget, each bounded at risk alpha / {len(budgets)})"
     within = joined([*(["token budget d"] if tokens else []), *(["l2 radius r_d"] if pixels else [])])
     return (
-        f"With probability at least {_percent(alpha)} % over the draws, for each input by itself{together}: no attack "
+        f"With probability at least {_confidence(alpha)} over the draws, for each input by itself{together}: no attack "
         f"within {within} brings the score of the SMOOTHED classifier (not of the classifier without noise) down to "
-        f"tau = {tau:g} or below."
+        f"tau = {setting_text(tau)} or below."
     )
 
 
@@ -53,10 +53,12 @@ def legend_text(pixels: bool = True) -> str:
 
 def deployment_text(tau: float, miss_probability: float = 0.01) -> str:
     """What tau means for a filter that runs a finite number of noisy copies."""
-    copies = math.ceil(math.log(miss_probability) / math.log1p(-tau) * (1 - 1e-12))
+    copies = math.log(miss_probability) / math.log1p(-tau) * (1 - 1e-12)
+    number = f"{math.ceil(copies):,}" if copies < 1e12 else f"about {copies:.1e}"
     return (
-        f"tau = {tau:g}: a filter that runs {copies:,} fresh noisy copies of an input, and flags it when at least one "
-        f"of them is positive, misses a certified input with probability at most {miss_probability:g}."
+        f"tau = {setting_text(tau)}: a filter that runs {number} fresh noisy copies of an input, and flags it when at "
+        f"least one of them is positive, misses a certified input with probability at most "
+        f"{setting_text(miss_probability)}."
     )
 
 
@@ -69,6 +71,8 @@ def too_few_draws(n: int, budget: int, needed: int) -> str:
     return f"n = {n} is too small for d = {budget}: it needs at least {needed} draws."
 
 
-def _percent(alpha: float) -> str:
-    """Confidence `1 - alpha` in percent, with the digits that alpha was given with."""
-    return f"{((1 - Decimal(str(alpha))) * 100).normalize():f}"
+def _confidence(alpha: float) -> str:
+    """`1 - alpha` in percent, exactly; as a difference where alpha is tiny."""
+    if not 1e-6 <= alpha <= 1 - 1e-6:
+        return f"1 - {alpha!r}"
+    return f"{((1 - Decimal(str(alpha))) * 100).normalize():f} %"

@@ -28,7 +28,9 @@ from hybrid_rs_jax.certificate.host import worst_case_bounds
 SHORTFALL_GOAL, GAP_GOAL = 1e-7, 1e-9
 #: Where the truth itself moves further than a goal when p_A (or 1 - p_A) and tau move by this much, relatively,
 #: float64 inputs do not determine it any better, and a certificate may fall short by as much.
-BLUR = fmpq(1, 10**13)
+BLUR = fmpq(1, 10**12)
+#: A smaller rho = radius / sigma may be cut off: float64 thresholds have no digits for it.
+SMALLEST_RHO = 1e-10
 #: `certified_budget` is asked for no more than this: long exact channels are slow.
 MOST_TOKENS = 64
 GRID = 16
@@ -74,17 +76,11 @@ def check(case: Case) -> Report:
 
 def check_worst_case(report: Report, smoothing: hrs.HybridSmoothing) -> None:
     case = report.case
-    lower, upper = (
-        float(bound) for bound in worst_case_bounds(case.p_a, case.d, case.epsilon, smoothing)
-    )
+    lower, upper = (float(bound) for bound in worst_case_bounds(case.p_a, case.d, case.epsilon, smoothing))
     single = hrs.worst_case_probability(case.p_a, case.d, case.epsilon, smoothing)
     report.claim(single == lower, "worst_case_probability is the lower bound")
-    report.claim(
-        oracle.lower_bound_is_sound(case.channels, case.p_a, case.rho, lower), f"V* >= lower = {lower!r}"
-    )
-    report.claim(
-        oracle.upper_bound_is_sound(case.channels, case.p_a, case.rho, upper), f"V* <= upper = {upper!r}"
-    )
+    report.claim(oracle.lower_bound_is_sound(case.channels, case.p_a, case.rho, lower), f"V* >= lower = {lower!r}")
+    report.claim(oracle.upper_bound_is_sound(case.channels, case.p_a, case.rho, upper), f"V* <= upper = {upper!r}")
     truth = float(oracle.worst_case_probability(case.channels, case.p_a, case.rho, relative=1e-15)[1])
     if truth > 1e-12:
         report.gap = (upper - lower) / truth
@@ -95,7 +91,7 @@ def check_worst_case(report: Report, smoothing: hrs.HybridSmoothing) -> None:
             )
             least, most = (float(end[0]) for end in ends)
             report.claim(
-                upper - lower <= most - least + 1e-12 * truth,
+                upper - lower <= most - least + 1e-11 * truth,
                 f"upper - lower = {upper - lower!r}, but the inputs give V* up to {most - least!r}",
             )
             report.blurred.add("gap")
@@ -117,7 +113,7 @@ def check_radius(report: Report, smoothing: hrs.HybridSmoothing) -> None:
     if radius == -1 or radius / case.sigma < true_rho * (1 - SHORTFALL_GOAL):
         harder = blurred(case.p_a, -1), harder_tau(case)
         due = float(oracle.certified_radius(case.channels, *harder, relative=1e-10)[0])
-        missed = due >= 0 and radius < due * case.sigma * (1 - SHORTFALL_GOAL)
+        missed = due > SMALLEST_RHO and radius < due * case.sigma * (1 - SHORTFALL_GOAL)
         report.claim(not missed, f"rho = {due!r} is certified with a margin, but the radius is {radius!r}")
         report.blurred.add("shortfall")
 
@@ -166,9 +162,7 @@ def check_budget(report: Report, smoothing: hrs.HybridSmoothing) -> None:
 def check_largest_probability(report: Report, smoothing: hrs.HybridSmoothing) -> None:
     case = report.case
     largest = float(hrs.largest_probability(case.p_a, case.d, case.epsilon, smoothing))
-    sound = oracle.lower_bound_is_sound(
-        case.channels, 1 - oracle.exact(case.p_a), case.rho, 1 - oracle.exact(largest)
-    )
+    sound = oracle.lower_bound_is_sound(case.channels, 1 - oracle.exact(case.p_a), case.rho, 1 - oracle.exact(largest))
     report.claim(sound, f"no attack exceeds largest_probability = {largest!r}")
 
 
@@ -195,11 +189,7 @@ def summary(found: list[Report], seconds: float) -> dict[str, object]:
 
     def spread(name: str) -> dict[str, object]:
         pairs = [(getattr(r, name), r.case) for r in found if getattr(r, name) is not None]
-        clear = [
-            (getattr(r, name), r.case)
-            for r in found
-            if getattr(r, name) is not None and name not in r.blurred
-        ]
+        clear = [(getattr(r, name), r.case) for r in found if getattr(r, name) is not None and name not in r.blurred]
         values = np.array([value for value, _ in pairs])
         worst = sorted(clear, key=lambda pair: -pair[0])[:10]
         return {

@@ -1,0 +1,53 @@
+"""Pictures are drawn for every kind of certificate, in every format."""
+
+import pytest
+
+import hybrid_rs_jax as hrs
+from hybrid_rs_jax.report.certificates import certificate_record
+from hybrid_rs_jax.report.plots import SUFFIXES, plot_certified_accuracy, plot_frontier, save_figure
+
+KERNEL = hrs.UniformKernel(0.25, 512)
+SMOOTHINGS = {
+    "hybrid": hrs.HybridSmoothing(KERNEL, 0.5),
+    "text only": hrs.HybridSmoothing(KERNEL, None),
+    "image only": hrs.HybridSmoothing(None, 0.5),
+}
+
+
+def _record(smoothing, counts, budgets=range(9)):
+    certificate = hrs.certify(counts, 1000, smoothing, tau=1e-3, alpha=0.01, budgets=budgets)
+    ids = [str(index) for index in range(len(counts))]
+    return certificate_record(certificate, ids, certificate.needed_samples().tolist())
+
+
+@pytest.mark.parametrize("kind", SMOOTHINGS)
+@pytest.mark.parametrize("counts", [[1000, 999, 900, 0], [0], [1000]])
+def test_every_kind_of_certificate_can_be_drawn(tmp_path, kind, counts):
+    path = tmp_path / "a.png"
+    save_figure(_record(SMOOTHINGS[kind], counts), path, ".png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_formats(tmp_path, suffix):
+    save_figure(_record(SMOOTHINGS["hybrid"], [1000, 990]), tmp_path / "a", suffix)
+    assert (tmp_path / "a").stat().st_size > 5000
+
+
+def test_one_budget_and_one_sample_per_budget(tmp_path):
+    save_figure(_record(SMOOTHINGS["hybrid"], [1000], budgets=[0]), tmp_path / "a", ".png")
+    save_figure(_record(SMOOTHINGS["hybrid"], [[1000, 900], [1000, 10]], budgets=[0, 3]), tmp_path / "b", ".png")
+
+
+def test_curves_show_the_numbers():
+    from matplotlib.figure import Figure
+
+    certificate = hrs.certify([1000, 999, 900, 0], 1000, SMOOTHINGS["hybrid"], tau=1e-3, alpha=0.01)
+    left, right = Figure().subplots(1, 2)
+    plot_frontier(left, certificate.budgets, certificate.radius)
+    mean = next(line for line in left.lines if line.get_label().startswith("mean"))
+    assert mean.get_ydata()[0] == pytest.approx(certificate.radius[:, 0].clip(0).mean())
+    plot_certified_accuracy(right, certificate.budgets, certificate.radius)
+    curve = next(line for line in right.lines if line.get_label() == "d = 1")
+    for epsilon, share in zip(curve.get_xdata()[1:], curve.get_ydata()[:-1], strict=True):
+        assert share == pytest.approx(100 * certificate.certified_accuracy(epsilon)[1])
