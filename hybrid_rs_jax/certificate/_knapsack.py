@@ -40,38 +40,39 @@ def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
     largest_q = (jnp.max(channel.q_error, where=channel.q > 0, initial=0) + channel.terms) * u
 
     def visit(k: Array, best: tuple[Array, ...]) -> tuple[Array, ...]:
-        lower, upper, anchor, filled, left, rest = best
+        lower, upper, anchor, filled, left = best
         p, q, ratio = channel.p[k], channel.q[k], channel.log_ratio[k]
         p_below = jnp.where(k > 0, below[k - 1], jnp.zeros_like(p))
         accepted = jnp.where(k > 0, q_below[k - 1], jnp.zeros_like(q))
         gap = jnp.where(p_a.near_one, from_here[k] - p_a.complement, p_a.p - channel.p_0 - p_below)
         side = jnp.where(p_a.near_one, from_here[k] + p_a.complement, p_a.p + channel.p_0 + p_below)
         t = jnp.exp(jnp.minimum(ratio, steepest))
-        value = t * gap + accepted
+        gap_noise = (largest + (4 * channel.rounding + 4) * u) * side
         # the last term: exp(l) for a rounded l, of first order here because a knapsack threshold sits on its atom
-        noise = t * (largest + (4 * channel.rounding + 4) * u) * side + largest_q * accepted
+        noise = t * gap_noise + largest_q * accepted
         noise = noise + 8 * channel.rounding * u * (jnp.abs(ratio) + 1) * t * jnp.minimum(jnp.abs(gap), p)
         valid = (p > 0) & (ratio < steepest) & (k < channel.atoms)
-        better = valid & (value > lower)
+        # dual: every atom's ratio is a multiplier; primal: accept what is below, and enough of this atom
+        bound = t * gap + accepted - (1 + 16 * u) * noise
+        filling = jnp.maximum(gap + gap_noise, 0)
+        feasible = valid & (filling <= p * (1 - largest))
+        reached = t * filling + accepted + (1 + 16 * u) * noise
         crossing = valid & (gap > 0)  # the last such atom is the one that is split
-        lower = jnp.where(better, value, lower)
-        upper = jnp.where(valid & (value + noise > upper), value + noise, upper)
         return (
-            lower,
-            upper,
+            jnp.where(valid, jnp.maximum(lower, bound), lower),
+            jnp.where(feasible, jnp.minimum(upper, reached), upper),
             jnp.where(crossing, ratio, anchor),
             jnp.where(crossing, gap, filled),
             jnp.where(crossing, p - gap, left),
-            jnp.where(better, noise, rest),
         )
 
     zero = jnp.zeros_like(p_a.p)
-    start = (zero - 1, zero, zero, zero, zero, zero)
-    value, upper, anchor, filled, left, noise = jax.lax.fori_loop(0, channel.atoms, visit, start)
+    start = (zero, zero + 1, zero, zero, zero)
+    lower, upper, anchor, filled, left = jax.lax.fori_loop(0, channel.atoms, visit, start)
     tiny = jnp.asarray(1e10 * float(jnp.finfo(zero.dtype).tiny), zero.dtype)
     # without clean mass to give away the defender keeps all that the adversary can reach
     certain = jnp.where(p_a.complement == 0, channel.reachable * (1 - u * channel.reachable_error), zero)
-    lower = jnp.maximum(jnp.maximum(value - (1 + 16 * u) * noise - tiny, certain), 0)
+    lower = jnp.maximum(jnp.maximum(lower - tiny, certain), 0)
     reachable = jnp.minimum(channel.reachable * (1 + u * channel.reachable_error), 1)
     upper = jnp.where(p_a.complement <= tiny, reachable, jnp.minimum(upper * (1 + 8 * u) + tiny, reachable))
     nothing = p_a.p <= channel.p_0 * (1 - 8 * u * channel.rounding)

@@ -39,6 +39,7 @@ def worst_case(channel: Channel, p_a: Probability, rho: Array) -> WorstCase:
     dtype = rho.dtype
     split = knapsack(channel, p_a)
     still = rho <= 0
+    raised = rho < smallest_rho(dtype)  # sound for the lower bound alone
     rho = jnp.maximum(rho, dtype.type(smallest_rho(dtype)))
     bracket = offset_bracket(split, p_a, channel.p_0)
     z_a = normal_quantile(p_a)
@@ -80,7 +81,8 @@ def worst_case(channel: Channel, p_a: Probability, rho: Array) -> WorstCase:
 
     upper = _feasible_value(channel, p_a, Threshold(split.anchor, end.offset), rho)
     # adding pixels to the attack cannot help the defender
-    lower, upper = jnp.minimum(end.lower, split.upper), jnp.minimum(upper, split.upper)
+    lower = jnp.minimum(end.lower, split.upper)
+    upper = jnp.where(raised, split.upper, jnp.minimum(upper, split.upper))
     lower = jnp.where(trivial, split.lower, lower)
     upper = jnp.where(trivial, split.upper, upper)
     best = Threshold(split.anchor, end.best)
@@ -110,18 +112,22 @@ def _feasible_value(channel: Channel, p_a: Probability, threshold: Threshold, rh
     """Adversarial mass of a test that accepts at least `p_A` clean mass: an upper bound on the worst case.
 
     The threshold is moved ahead until it accepts enough; where it still does not, the test is filled up at random.
+    Every threshold on the way gives an upper bound, and the best one is kept.
     """
     u = unit(rho.dtype)
     tiny = jnp.finfo(rho.dtype).tiny
-    at = dual(channel, p_a, threshold, rho)
-    for _ in range(2):
+
+    def improve(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        best, offset = state
+        at = dual(channel, p_a, Threshold(threshold.anchor, offset), rho)
+        short = jnp.maximum(at.gap + at.gap_noise, 0)
+        rest = jnp.maximum(p_a.complement + at.gap - at.gap_noise, tiny)
+        filled = jnp.minimum(short / rest, 1) * channel.reachable * (1 + u * channel.reachable_error)
+        value = (at.accepted + at.accepted_noise + filled) * (1 + 16 * u) + 1e10 * tiny
         rate = at.slope / jnp.maximum(at.multiplier, tiny)
         ahead = jnp.clip((at.gap + 2 * at.gap_noise) / jnp.maximum(rate, tiny), -1, 1)
-        threshold = Threshold(threshold.anchor, threshold.offset + ahead)
-        at = dual(channel, p_a, threshold, rho)
-    short = jnp.maximum(at.gap + at.gap_noise, 0)
-    rest = jnp.maximum(p_a.complement + at.gap - at.gap_noise, tiny)
-    filled = jnp.minimum(short / rest, 1) * channel.reachable * (1 + u * channel.reachable_error)
-    value = (at.accepted + at.accepted_noise + filled) * (1 + 16 * u) + 1e10 * tiny
+        return jnp.minimum(best, value), offset + ahead
+
+    best, _ = jax.lax.fori_loop(0, 3, improve, (jnp.ones_like(rho), threshold.offset))
     nothing = p_a.p <= channel.p_0 * (1 - 8 * u * channel.rounding)
-    return jnp.where(nothing, 0, jnp.minimum(value, 1))
+    return jnp.where(nothing, 0, best)

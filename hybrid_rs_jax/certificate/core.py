@@ -19,18 +19,18 @@ from jaxtyping import Array, Float
 
 from hybrid_rs_jax.certificate._dual import Probability, Threshold, dual, normal_cdf, prepare
 from hybrid_rs_jax.certificate._inverse import required
-from hybrid_rs_jax.certificate._radius import radius
-from hybrid_rs_jax.certificate._worst_case import worst_case
+from hybrid_rs_jax.certificate._radius import Radius, radius
+from hybrid_rs_jax.certificate._worst_case import WorstCase, worst_case
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
 
 __all__ = ["certified_radius", "required_probability", "worst_case_probability"]
 
 
 def worst_case_probability(
-    p_a: Float[Array, "*lanes"] | float,
+    p_a: Float[Array | np.ndarray, "*lanes"] | float,
     likelihood_ratio: LikelihoodRatio,
-    rho: Float[Array, "*lanes"] | float,
-    complement: Float[Array, "*lanes"] | float | None = None,
+    rho: Float[Array | np.ndarray, "*lanes"] | float,
+    complement: Float[Array | np.ndarray, "*lanes"] | float | None = None,
 ) -> tuple[Float[Array, "*lanes"], Float[Array, "*lanes"]]:
     """Smallest smoothed score that any attacker with this budget can cause (Theorem 4.2).
 
@@ -55,10 +55,10 @@ def worst_case_probability(
 
 
 def certified_radius(
-    p_a: Float[Array, "*lanes"] | float,
+    p_a: Float[Array | np.ndarray, "*lanes"] | float,
     likelihood_ratio: LikelihoodRatio,
-    tau: Float[Array, "*lanes"] | float,
-    complement: Float[Array, "*lanes"] | float | None = None,
+    tau: Float[Array | np.ndarray, "*lanes"] | float,
+    complement: Float[Array | np.ndarray, "*lanes"] | float | None = None,
 ) -> Float[Array, "*lanes"]:
     """Largest proven `rho = eps / sigma` at which the worst case stays above `tau` (section 4).
 
@@ -82,8 +82,8 @@ def certified_radius(
 
 def required_probability(
     likelihood_ratio: LikelihoodRatio,
-    rho: Float[Array, "*lanes"] | float,
-    tau: Float[Array, "*lanes"] | float,
+    rho: Float[Array | np.ndarray, "*lanes"] | float,
+    tau: Float[Array | np.ndarray, "*lanes"] | float,
 ) -> tuple[Float[Array, "*lanes"], Float[Array, "*lanes"]]:
     """Smallest clean probability that certifies `rho` at `tau`, and its complement.
 
@@ -95,25 +95,63 @@ def required_probability(
     Returns:
       `(p, 1 - p)`, the first rounded up, the second rounded down; the second is negative where no probability does.
     """
-    tau, _, rho = _lanes(tau, None, rho)
-    channel = prepare(likelihood_ratio, rho.dtype, rho.ndim)
-    return tuple(required(channel, Probability.of(tau), rho))  # type: ignore[return-value]
+    _, tau, rho = _lanes(tau, tau, rho)  # both rounded up
+    result = _solve_required(likelihood_ratio, tau, rho)
+    return result.p, result.complement
 
 
-def _lanes(p: Array | float, complement: Array | float | None, other: Array | float) -> tuple[Array, Array, Array]:
-    """Common floating dtype and shape; the complement follows `p_a` and carries no derivative of its own."""
+def _lanes(
+    p: Array | np.ndarray | float, complement: Array | np.ndarray | float | None, other: Array | np.ndarray | float
+) -> tuple[Array, Array, Array]:
+    """Common floating dtype and shape; the complement follows `p_a` and carries no derivative of its own.
+
+    A number that the dtype cannot hold is rounded to the safe side: `p_a` down, everything else up.
+    """
     dtype = jnp.result_type(p, other)
     if not jnp.issubdtype(dtype, jnp.floating):
         dtype = jnp.result_type(float)
-    p, other = jnp.asarray(p, dtype), jnp.asarray(other, dtype)
-    q = jax.lax.stop_gradient(1 - p if complement is None else jnp.asarray(complement, dtype))
-    shape = jnp.broadcast_shapes(p.shape, q.shape, other.shape)
-    return jnp.broadcast_to(p, shape), jnp.broadcast_to(q, shape), jnp.broadcast_to(other, shape)
+    if complement is None:
+        complement = 1 - p
+    lower, upper, other = (
+        _cast(p, dtype, np.less),
+        _cast(complement, dtype, np.greater),
+        _cast(other, dtype, np.greater),
+    )
+    upper = jax.lax.stop_gradient(upper)
+    shape = jnp.broadcast_shapes(lower.shape, upper.shape, other.shape)
+    return jnp.broadcast_to(lower, shape), jnp.broadcast_to(upper, shape), jnp.broadcast_to(other, shape)
+
+
+def _cast(x: Array | np.ndarray | float, dtype: np.dtype, side: np.ufunc) -> Array:
+    """Cast, moving numbers whose value is known here to the `side` (`np.less`: down) of what they were."""
+    if isinstance(x, jax.Array):
+        return x.astype(dtype)
+    wide = np.asarray(x, np.float64)
+    narrow = wide.astype(dtype)
+    beyond = -np.inf if side is np.less else np.inf
+    wrong = ~side(narrow, wide) & (narrow != wide)
+    return jnp.asarray(np.where(wrong, np.nextafter(narrow, narrow.dtype.type(beyond)), narrow))
+
+
+# The solvers are jitted here, so that an eager call compiles once per shape and not once per call.
+@jax.jit
+def _solve_worst_case(p: Array, q: Array, ratio: LikelihoodRatio, rho: Array) -> WorstCase:
+    return worst_case(prepare(ratio, rho.dtype, rho.ndim), Probability(p, q), rho)
+
+
+@jax.jit
+def _solve_radius(p: Array, q: Array, ratio: LikelihoodRatio, tau: Array) -> Radius:
+    return radius(prepare(ratio, tau.dtype, tau.ndim), Probability(p, q), Probability.of(tau))
+
+
+@jax.jit
+def _solve_required(ratio: LikelihoodRatio, tau: Array, rho: Array) -> Probability:
+    return required(prepare(ratio, rho.dtype, rho.ndim), Probability.of(tau), rho)
 
 
 @jax.custom_jvp
 def _worst_case(p: Array, q: Array, ratio: LikelihoodRatio, rho: Array) -> tuple[Array, Array]:
-    result = worst_case(prepare(ratio, rho.dtype, rho.ndim), Probability(p, q), rho)
+    result = _solve_worst_case(p, q, ratio, rho)
     return result.lower, result.upper
 
 
@@ -121,7 +159,7 @@ def _worst_case(p: Array, q: Array, ratio: LikelihoodRatio, rho: Array) -> tuple
 def _worst_case_jvp(primals, tangents):  # type: ignore[no-untyped-def]
     p, q, ratio, rho = primals
     d_p, _, d_ratio, d_rho = tangents
-    result = worst_case(prepare(ratio, rho.dtype, rho.ndim), Probability(p, q), rho)
+    result = _solve_worst_case(p, q, ratio, rho)
     t, slope, d_ratio_part = _sensitivities(ratio, d_ratio, Probability(p, q), result.threshold, rho)
     tangent = t * d_p - slope * d_rho + d_ratio_part
     return (result.lower, result.upper), (tangent, tangent)
@@ -129,14 +167,14 @@ def _worst_case_jvp(primals, tangents):  # type: ignore[no-untyped-def]
 
 @jax.custom_jvp
 def _radius(p: Array, q: Array, ratio: LikelihoodRatio, tau: Array) -> Array:
-    return radius(prepare(ratio, tau.dtype, tau.ndim), Probability(p, q), Probability.of(tau)).rho
+    return _solve_radius(p, q, ratio, tau).rho
 
 
 @_radius.defjvp
 def _radius_jvp(primals, tangents):  # type: ignore[no-untyped-def]
     p, q, ratio, tau = primals
     d_p, _, d_ratio, d_tau = tangents
-    result = radius(prepare(ratio, tau.dtype, tau.ndim), Probability(p, q), Probability.of(tau))
+    result = _solve_radius(p, q, ratio, tau)
     inner = (result.rho > 0) & jnp.isfinite(result.rho)
     rho = jnp.where(inner, result.rho, 1)
     t, slope, d_ratio_part = _sensitivities(ratio, d_ratio, Probability(p, q), result.threshold, rho)
@@ -144,6 +182,7 @@ def _radius_jvp(primals, tangents):  # type: ignore[no-untyped-def]
     return result.rho, jnp.where(inner, tangent, 0)
 
 
+@jax.jit
 def _sensitivities(
     ratio: LikelihoodRatio, d_ratio: LikelihoodRatio, p_a: Probability, threshold: Threshold, rho: Array
 ) -> tuple[Array, Array, Array]:

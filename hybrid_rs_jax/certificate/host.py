@@ -343,7 +343,13 @@ def _rho(epsilon: np.ndarray, smoothing: HybridSmoothing) -> tuple[np.ndarray, n
 
 def _probability(p_a: object, complement: object) -> tuple[np.ndarray, np.ndarray]:
     p = _unit_interval("p_a", p_a)
-    return p, (np.asarray(1 - p) if complement is None else _unit_interval("complement", complement))
+    if complement is None:
+        return p, np.asarray(1 - p)
+    q = _unit_interval("complement", complement)
+    total = np.asarray(p + q)
+    if np.any(wrong := np.abs(total - 1) > 1e-9):
+        raise ValueError(f"complement must be 1 - p_a, got a sum of {total[wrong].flat[0]}.")
+    return p, q
 
 
 def _unit_interval(name: str, values: object) -> np.ndarray:

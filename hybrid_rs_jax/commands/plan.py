@@ -42,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--budgets", type=arguments.budget_list, metavar="D,D,...", help="only these discrete budgets")
     parser.add_argument(
-        "--epsilon", type=arguments.at_least_zero, required=True, metavar="E", help="l2 budget in the units of sigma"
+        "--epsilon",
+        type=arguments.at_least_zero,
+        required=True,
+        metavar="E",
+        help="l2 budget in the unit of the inputs, that of sigma",
     )
     arguments.add_noise_arguments(parser, default_kernel="uniform")
     arguments.add_risk_arguments(parser)

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epsilon",
         type=grids.float_grid(lambda x: 0 <= x <= arguments.LARGEST, "in 0..1e+12"),
         metavar="GRID",
-        help="l2 budgets in the units of sigma (default: 0)",
+        help="l2 budgets in the unit of the inputs, that of sigma (default: 0)",
     )
     parser.add_argument(
         "--sigma",

@@ -27,7 +27,7 @@ def detection_threshold(samples: int, miss_probability: float) -> float:
     >>> round(detection_threshold(100_000, 0.01), 8)
     4.605e-05
     """
-    if isinstance(samples, bool) or int(samples) != samples or samples < 1:
+    if isinstance(samples, bool) or not (samples >= 1 and samples % 1 == 0):
         raise ValueError(f"samples must be an integer of at least 1, got {samples}.")
     if not 0 < miss_probability < 1:
         raise ValueError(f"miss_probability must lie in (0, 1), got {miss_probability}.")

@@ -113,8 +113,9 @@ def _check_record(record: Any) -> None:
     budgets = [int(d) for d in statement["budgets"]]
     for name in ("tau", "alpha"):
         float(statement[name])
-    if statement["kernel"] is None or not rows:
-        raise ValueError("it has no kernel or no certificates")
+    np.array(statement.get("needed_samples", []), np.int64)
+    if not isinstance(statement["kernel"], str) or not rows or not budgets:
+        raise ValueError("it has no kernel, no budgets or no certificates")
     statement["sigma"] = None if statement["sigma"] is None else float(statement["sigma"])
     radius = np.array([row["radius"] for row in rows], np.float64)
     if radius.shape != (len(rows), len(budgets)) or not np.all((radius >= 0) | (radius == -1)):

@@ -101,7 +101,7 @@ def plot_frontier(ax: Any, budgets: Sequence[int], radius: np.ndarray) -> None:
     ax.legend(handles=[*ax.get_legend_handles_labels()[0], one], frameon=False, loc="upper right", fontsize=9)
     ax.set_title("Certified frontier")
     ax.set_xlabel("token budget $d$ (changed tokens)")
-    ax.set_ylabel(r"certified radius $r$ ($\ell_2$, in the units of σ)")
+    ax.set_ylabel(r"certified radius $r$ ($\ell_2$, in the unit of the inputs)")
     _integer_ticks(ax, d, 0.35)
     ax.set_ylim(bottom=0, top=max(float(radius.max()) * 1.08, 1e-3))
 
@@ -126,7 +126,7 @@ def plot_certified_accuracy(ax: Any, budgets: Sequence[int], radius: np.ndarray)
         corner = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02), "alignment": "left"}
         ax.legend(frameon=False, fontsize=9, title="token budget", **corner)
     ax.set_title("Certified accuracy" + ("" if len(budgets) > 1 else f" at d = {budgets[0]}"))
-    ax.set_xlabel(r"pixel budget ε ($\ell_2$, in the units of σ)")
+    ax.set_xlabel(r"pixel budget ε ($\ell_2$, in the unit of the inputs)")
     ax.set_ylabel("inputs certified (%)")
     ax.set_xlim(0, max(float(radius.max()) * 1.04, 1e-3))
     ax.set_ylim(0, 102)
@@ -158,7 +158,7 @@ def _explain_gap(ax: Any, record: Mapping[str, Any], radius: np.ndarray) -> None
     first = int(np.argmin(reached))
     draws = max(int(n) for row in record["certificates"] for n in np.atleast_1d(row["n"]))
     if needed[first] < 0:
-        why = "no number of draws certifies"
+        why = "no number of draws\nup to 2^53 certifies"
     elif draws < needed[first]:
         why = f"n = {draws} is too small:\nd = {budgets[first]} needs {needed[first]}"
     else:

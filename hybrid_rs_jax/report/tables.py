@@ -114,7 +114,7 @@ def abstentions(record: Mapping[str, Any]) -> Iterator[str]:
         elif d > 0 and not (radius[:, index] >= 0).any():
             beaten.append(d)
     if hopeless:
-        yield f"No number of draws certifies d = {span_text(hopeless)} with this noise and tau."
+        yield f"No number of draws up to 2^53 certifies d = {span_text(hopeless)} with this noise and tau."
     if beaten:
         yield (
             f"No input is certified for d = {span_text(beaten)}, though n suffices: no p_A is high enough "

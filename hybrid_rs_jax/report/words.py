@@ -25,7 +25,7 @@ def threat_model(tokens: bool = True, pixels: bool = True) -> str:
             "(appending d tokens replaces d pads; an insertion or deletion that shifts later tokens is not covered)"
         )
     if pixels:
-        parts.append("the continuous part moves by at most r in l2 norm, in the units of sigma")
+        parts.append("the continuous part moves by at most r in l2 norm, in the unit of the inputs, as sigma is")
     unchanged = "" if tokens and pixels else f"; the {'image' if tokens else 'text'} stays as it is"
     return joined(parts) + unchanged
 
@@ -47,7 +47,9 @@ def guarantee_text(
 
 def legend_text(pixels: bool = True) -> str:
     """What the marks in a table mean."""
-    radius = " r_d: certified l2 radius with d changed tokens, in the units of sigma." if pixels else ""
+    radius = (
+        " r_d: certified l2 radius with d changed tokens, in the unit of the inputs, as sigma is." if pixels else ""
+    )
     return f"{DASH} not certified (-1 in files).{radius} Numbers are rounded down."
 
 

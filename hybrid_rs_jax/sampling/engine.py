@@ -57,10 +57,15 @@ def sample_counts(
     for name, value in (("n", n), ("batch_size", batch_size)):
         if int(value) != value or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value}.")
+    n, batch_size = int(n), int(batch_size)
     if smoothing.discrete is not None:
         smoothing.discrete.check_tokens(np.asarray(tokens))
     mask = jnp.ones(tokens.shape[1:], bool) if eligible is None else jnp.asarray(eligible)
+    if mask.shape != tokens.shape[1:]:
+        raise ValueError(f"eligible must have one entry per token {tokens.shape[1:]}, got shape {mask.shape}.")
     counts = np.zeros(tokens.shape[0], np.int64)
+    if not counts.size:
+        return counts
     done = 0
     for inputs, samples, real in _batches(tokens.shape[0], n, min(batch_size, tokens.shape[0] * n)):
         unsafe = _step(classifier, smoothing, tokens, images, mask, key, inputs, samples)

@@ -11,18 +11,34 @@ import oracle
 import oracle_cases
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from scipy.special import ndtr
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.certificate import _batches
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity
 
 SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
+
+
+def pad(ratio: LikelihoodRatio, atoms: int = 32) -> LikelihoodRatio:
+    """Atoms without mass, so that one compiled shape serves all."""
+    extra = (0, atoms - ratio.atoms)
+    return LikelihoodRatio(
+        np.pad(ratio.log_ratio, extra, mode="edge"),
+        np.pad(ratio.log_p, extra, constant_values=-np.inf),
+        np.pad(ratio.log_q, extra, constant_values=-np.inf),
+        np.float64(ratio.p_0),
+        np.float64(ratio.q_inf),
+        np.float64(ratio.rounding),
+    )
+
+
 CHANNELS = {
-    "gaussian": identity(),
-    "uniform": hrs.UniformKernel(0.8, 50).likelihood_ratio(3),
-    "turned": hrs.UniformKernel(0.9, 3).likelihood_ratio(2),
-    "absorbing": hrs.AbsorbingKernel(0.8).likelihood_ratio(2),
-    "categorical": hrs.CategoricalKernel(0.5, (2, 3, 10)).likelihood_ratio(3),
+    "gaussian": pad(identity()),
+    "uniform": pad(hrs.UniformKernel(0.8, 50).likelihood_ratio(3)),
+    "turned": pad(hrs.UniformKernel(0.9, 3).likelihood_ratio(2)),
+    "absorbing": pad(hrs.AbsorbingKernel(0.8).likelihood_ratio(2)),
+    "categorical": pad(hrs.CategoricalKernel(0.5, (2, 3, 10)).likelihood_ratio(3)),
 }
 P_A = np.array([0.3, 0.6, 0.9, 0.99, 1 - 1e-6, 1 - 1e-12])
 RHO = np.array([0.0, 1e-6, 0.1, 0.5, 1.0, 3.0])
@@ -66,32 +82,18 @@ def test_vmap_equals_loop(channel, name, x64):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_vmap_over_channels_equals_loop(name, x64):
-    padded = [pad(ratio, 16) for ratio in CHANNELS.values()]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis=-1), *CHANNELS.values())
     function = core(name)
-    together = jax.vmap(function, in_axes=(None, 0, None))(0.99, stacked, 0.1)
-    loop = jnp.stack([function(0.99, ratio, 0.1) for ratio in CHANNELS.values()])
+    together = jax.vmap(function, in_axes=(None, -1, None), out_axes=-1)(0.99, stacked, 0.1)
+    loop = jnp.stack([function(0.99, ratio, 0.1) for ratio in CHANNELS.values()], axis=-1)
     np.testing.assert_allclose(together, loop, rtol=1e-9, atol=1e-12)
-
-
-def pad(ratio: LikelihoodRatio, atoms: int) -> LikelihoodRatio:
-    extra = (0, atoms - ratio.atoms)
-    return LikelihoodRatio(
-        np.pad(ratio.log_ratio, extra, mode="edge"),
-        np.pad(ratio.log_p, extra, constant_values=-np.inf),
-        np.pad(ratio.log_q, extra, constant_values=-np.inf),
-        np.float64(ratio.p_0),
-        np.float64(ratio.q_inf),
-        np.float64(ratio.rounding),
-    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_lane_may_have_its_own_channel(name, x64):
     """Fields of shape [atoms, lanes]."""
-    padded = [pad(ratio, 16) for ratio in CHANNELS.values()]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis=-1), *padded)
-    p, x = np.full(len(padded), 0.99), np.full(len(padded), 0.1)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis=-1), *CHANNELS.values())
+    p, x = np.full(len(CHANNELS), 0.99), np.full(len(CHANNELS), 0.1)
     together = core(name)(p, stacked, x)
     loop = jnp.stack([core(name)(0.99, ratio, 0.1) for ratio in CHANNELS.values()], axis=-1)
     np.testing.assert_allclose(together, loop, rtol=1e-9, atol=1e-12)
@@ -107,12 +109,12 @@ def test_jit_equals_eager(channel, name, x64):
 
 def test_many_lanes_equal_few_lanes(x64):
     """From 64 lanes on the sum over atoms is a loop."""
-    p = jnp.linspace(0.05, 0.999, 300)
+    p = jnp.linspace(0.05, 0.999, 120)
     for name in NAMES:
         function, ratio = core(name), CHANNELS["uniform"]
-        x = jnp.full(300, 0.2)
+        x = jnp.full(120, 0.2)
         many = function(p, ratio, x)
-        few = jnp.concatenate([function(p[i : i + 30], ratio, x[i : i + 30]) for i in range(0, 300, 30)], axis=-1)
+        few = jnp.concatenate([function(p[i : i + 40], ratio, x[i : i + 40]) for i in (0, 40, 80)], axis=-1)
         np.testing.assert_allclose(many, few, rtol=1e-9, atol=1e-12)
 
 
@@ -193,17 +195,17 @@ def test_derivatives_by_the_masses(channel, x64):
             np.testing.assert_allclose(by_q, exact["q"], rtol=1e-6, atol=1e-12)
             np.testing.assert_allclose(by_p, exact["p"], rtol=1e-6, atol=1e-12)
             assert float(by_p_0) == pytest.approx(exact["p_0"], rel=1e-6)
-        else:
+        elif channel != "gaussian":  # there V with more adversarial mass than 1 would pass the ceiling of d = 0
             scale = float(jax.grad(function, argnums=1)(*at).sum())
             assert scale > 0
-            numeric = difference(lambda e: function(at[0], at[1] + e, at[2]), 0.0, 1e-4)  # noqa: B023
-            assert float(by_q.sum()) == pytest.approx(numeric, rel=1e-5)
+            # from below: a law with more adversarial mass than one has a radius beyond that of one Gaussian
+            values = [float(function(at[0], at[1] - step, at[2])) for step in (0.0, 1e-3, 2e-3)]
+            numeric = (3 * values[0] - 4 * values[1] + values[2]) / 2e-3
+            assert float(by_q.sum()) == pytest.approx(numeric, rel=1e-4)
 
 
 def dual_value(ratio: LikelihoodRatio, p_a: float, rho: float) -> dict[str, np.ndarray]:
     """Envelope theorem by hand: q_i Phi(a_i - rho), - t p_i Phi(a_i) and - t at the root of F = p_A."""
-    from scipy.special import ndtr
-
     log_ratio, p, q = ratio.log_ratio, np.exp(ratio.log_p), np.exp(ratio.log_q)
     low, high = -100.0, 100.0
     for _ in range(200):
@@ -227,7 +229,7 @@ def test_new_values_never_retrace_a_core():
 
     with jax.enable_x64(True):
         for beta, p_a, rho, tau in ((0.25, 0.9, 0.1, 0.5), (0.7, 0.999, 2.0, 1e-3), (0.5, 0.2, 0.0, 0.1)):
-            ratio = pad(hrs.UniformKernel(beta, 77).likelihood_ratio(4), 16)
+            ratio = pad(hrs.UniformKernel(beta, 77).likelihood_ratio(4))
             both(jnp.full(3, p_a), ratio, jnp.full(3, rho), jnp.full(3, tau))
     assert len(traces) == 1
 

@@ -103,7 +103,7 @@ def test_one_sample_per_budget_gets_one_column_per_budget(tmp_path):
         ({"statement": {}, "certificates": []}, "it has no 'budgets'"),
         (
             {"statement": {"budgets": [0], "tau": 0.5, "alpha": 0.1, "kernel": "none", "sigma": 1}, "certificates": []},
-            "no certificates",
+            "no kernel, no budgets or no certificates",
         ),
         (
             {
