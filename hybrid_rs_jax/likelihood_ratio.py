@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -229,9 +230,12 @@ def _either(a: object, b: object) -> float:
 def _merged_rounding(rounding: float, members: int) -> float:
     """Rounding of a mass that sums up to `members` masses.
 
-    The members' mean `|log mass|` exceeds that of the sum by at most `log members`, and each addition rounds once.
+    A product alone needs no more than the sum of its factors' roundings. The members' mean `|log mass|` exceeds that
+    of the sum by at most `log members`, and each addition rounds once.
     """
-    return rounding * (1.0 + np.log(members) / 4.0) + 3.0 + members / 4.0
+    if members == 1:
+        return rounding
+    return rounding * (1.0 + math.log(members) / 4.0) + 3.0 + members / 4.0
 
 
 def _longest(starts: np.ndarray, size: int) -> int:

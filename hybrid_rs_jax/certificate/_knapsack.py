@@ -73,7 +73,7 @@ def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
     # without clean mass to give away the defender keeps all that the adversary can reach
     certain = jnp.where(p_a.complement == 0, channel.reachable * (1 - u * channel.reachable_error), zero)
     lower = jnp.maximum(jnp.maximum(lower - tiny, certain), 0)
-    reachable = jnp.minimum(channel.reachable * (1 + u * channel.reachable_error), 1)
+    reachable = jnp.minimum(channel.reachable * (1 + u * channel.reachable_error) + tiny, 1)
     upper = jnp.where(p_a.complement <= tiny, reachable, jnp.minimum(upper * (1 + 8 * u) + tiny, reachable))
     nothing = p_a.p <= channel.p_0 * (1 - 8 * u * channel.rounding)
     return Knapsack(

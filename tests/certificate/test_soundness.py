@@ -7,11 +7,12 @@ prints a summary, and writes it as JSON to HRS_SOUNDNESS_OUT.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,8 @@ SHORTFALL_GOAL, GAP_GOAL = 1e-7, 1e-9
 BLUR = fmpq(1, 10**12)
 #: A smaller rho = radius / sigma may be cut off: float64 thresholds have no digits for it.
 SMALLEST_RHO = 1e-10
-#: `certified_budget` is asked for no more than this: long exact channels are slow.
-MOST_TOKENS = 64
+#: `certified_budget` is asked for no more than this beyond the case's own budget: long exact channels are slow.
+MORE_TOKENS = 8
 GRID = 16
 
 
@@ -142,7 +143,7 @@ def check_required_probability(report: Report, smoothing: hrs.HybridSmoothing) -
 
 def check_budget(report: Report, smoothing: hrs.HybridSmoothing) -> None:
     case = report.case
-    most = len(case.cardinalities) if case.kernel == "categorical" else MOST_TOKENS
+    most = len(case.cardinalities) if case.kernel == "categorical" else case.d + MORE_TOKENS
     most = 0 if case.kernel == "gaussian" else most
     budget = int(hrs.certified_budget(case.p_a, smoothing, case.tau, case.epsilon, max_budget=most))
     report.claim(-1 <= budget <= most, f"the budget is at most {most}, got {budget}")
@@ -176,7 +177,7 @@ def check_table(report: Report, smoothing: hrs.HybridSmoothing) -> None:
         report.claim(sound, f"V* >= tau at the table's radius = {radius!r}")
 
 
-def reports(cases: list[Case]) -> Iterator[Report]:
+def reports(cases: Iterable[Case]) -> Iterator[Report]:
     for case in cases:
         report = check(case)
         if report.violations:
@@ -211,14 +212,24 @@ def summary(found: list[Report], seconds: float) -> dict[str, object]:
     }
 
 
-def run(count: int, seed: int) -> dict[str, object]:
+def run(cases: Iterable[Case]) -> dict[str, object]:
     start = time.perf_counter()
-    found = list(reports(oracle_cases.cases(count, seed)))
+    found = list(reports(cases))
     return summary(found, time.perf_counter() - start)
 
 
+def short_cases(count: int, seed: int) -> list[Case]:
+    """Cases of at most 32 atoms: every further power of two would be compiled once more."""
+    short = (case for case in oracle_cases.cases(2 * count, seed) if max_atoms(case) <= 32)
+    return list(itertools.islice(short, count))
+
+
+def max_atoms(case: Case) -> int:
+    return max(len(channel.ratio) for channel in case.channels)
+
+
 def test_five_hundred_cases_are_sound() -> None:
-    result = run(500, seed=2024)
+    result = run(short_cases(500, seed=2024))
     assert result["violated"] == []
     assert result["radius_shortfall"]["cases"] > 200
 
@@ -226,7 +237,7 @@ def test_five_hundred_cases_are_sound() -> None:
 @pytest.mark.slow
 def test_twenty_thousand_cases_are_sound() -> None:
     count = int(os.environ.get("HRS_SOUNDNESS_CASES", "20000"))
-    result = run(count, int(os.environ.get("HRS_SOUNDNESS_SEED", "77001")))
+    result = run(oracle_cases.cases(count, int(os.environ.get("HRS_SOUNDNESS_SEED", "77001"))))
     text = json.dumps(result, indent=2)
     print(text)
     if out := os.environ.get("HRS_SOUNDNESS_OUT"):
