@@ -75,7 +75,7 @@ def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
     lower = jnp.maximum(jnp.maximum(lower - tiny, certain), 0)
     reachable = jnp.minimum(channel.reachable * (1 + u * channel.reachable_error) + tiny, 1)
     upper = jnp.where(p_a.complement <= tiny, reachable, jnp.minimum(upper * (1 + 8 * u) + tiny, reachable))
-    nothing = p_a.p <= channel.p_0 * (1 - 8 * u * channel.rounding)
+    nothing = (channel.p_0 > 0) & (p_a.p <= channel.p_0 * (1 - 8 * u * channel.rounding))
     return Knapsack(
         jnp.where(nothing, 0, lower),
         jnp.maximum(jnp.where(nothing, 0, upper), lower),

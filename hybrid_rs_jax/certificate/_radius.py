@@ -79,8 +79,9 @@ def radius(channel: Channel, p_a: Probability, tau: Probability, max_steps: Arra
         # how much of V* the offset may still hide, and how much radius that and the rounding are worth
         rate = at.slope / jnp.maximum(at.multiplier, tiny)
         hidden = at.multiplier * jnp.square(at.gap) / jnp.maximum(rate, tiny)
-        quadratic = (jnp.abs(at.gap) <= 0.1 * rate) & (hidden < 0.1 * at.value)
-        close = (at.value > 0.5 * feasible) | quadratic
+        close = (at.value > 0.5 * feasible) | ((jnp.abs(at.gap) <= 0.1 * rate) & (hidden < 0.1 * at.value))
+        # t changes like e^(rho dw), dF/dw like e^(-w dw): within a tenth of that the dual is a parabola
+        quadratic = jnp.abs(at.gap) * (1 + rho + jnp.abs(state.offset)) <= 0.1 * rate
         # no better offset would prove this rho: the upper end is a guide only, nothing rests on it
         settled = (jnp.abs(at.gap) <= at.gap_noise) | (state.high - state.low <= 8 * u * jnp.abs(state.offset))
         refuted = (feasible < tau.p) | (quadratic & (at.value + 4 * hidden + at.noise < tau.p)) | settled

@@ -123,11 +123,13 @@ def _feasible_value(channel: Channel, p_a: Probability, threshold: Threshold, rh
         short = jnp.maximum(at.gap + at.gap_noise, 0)
         rest = jnp.maximum(p_a.complement + at.gap - at.gap_noise, tiny)
         filled = jnp.minimum(short / rest, 1) * channel.reachable * (1 + u * channel.reachable_error)
-        value = (at.accepted + at.accepted_noise + filled) * (1 + 16 * u) + 1e10 * tiny
+        # the same test for a rho that the caller rounded up by a few units: it accepts a little more
+        rounded = 8 * u * rho * at.slope
+        value = (at.accepted + at.accepted_noise + rounded + filled) * (1 + 16 * u) + 1e10 * tiny
         rate = at.slope / jnp.maximum(at.multiplier, tiny)
         ahead = jnp.clip((at.gap + 2 * at.gap_noise) / jnp.maximum(rate, tiny), -1, 1)
         return jnp.minimum(best, value), offset + ahead
 
     best, _ = jax.lax.fori_loop(0, 3, improve, (jnp.ones_like(rho), threshold.offset))
-    nothing = p_a.p <= channel.p_0 * (1 - 8 * u * channel.rounding)
+    nothing = (channel.p_0 > 0) & (p_a.p <= channel.p_0 * (1 - 8 * u * channel.rounding))
     return jnp.where(nothing, 0, best)
