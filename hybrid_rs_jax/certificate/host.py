@@ -338,7 +338,9 @@ def _rho(epsilon: np.ndarray, smoothing: HybridSmoothing) -> tuple[np.ndarray, n
     """`eps / sigma`, rounded up, and where pixels change that carry no noise."""
     if smoothing.sigma is None:
         return np.zeros(epsilon.shape), np.asarray(epsilon > 0)
-    return np.asarray(epsilon / smoothing.sigma * _UP), np.zeros(epsilon.shape, bool)
+    with np.errstate(over="ignore"):
+        rho = np.minimum(epsilon / smoothing.sigma * _UP, np.finfo(np.float64).max)
+    return np.asarray(rho), np.zeros(epsilon.shape, bool)
 
 
 def _probability(p_a: object, complement: object) -> tuple[np.ndarray, np.ndarray]:

@@ -59,13 +59,15 @@ def clopper_pearson_bound(successes: object, n: object, alpha: object) -> LowerB
     failures = n - k
     with np.errstate(divide="ignore"):
         all_agree = np.log(alpha) / n
+    # exp turns the rounding of its argument, relative to it, into one of the result
+    margin = _ULPS * (1 - all_agree)
     target = alpha * (1 - _TAIL_MARGIN)
     inner = (k > 0) & (failures > 0)
     a, b = np.where(inner, k, 1).astype(np.float64), np.where(inner, failures + 1, 1).astype(np.float64)
     p = _step_down(special.betaincinv(a, b, target), lambda x: special.betainc(a, b, x) <= alpha)
     rest = _step_up(special.betainccinv(b, a, target), lambda x: special.betaincc(b, a, x) <= alpha)
-    p = np.where(inner, p, np.where(k == 0, 0.0, np.exp(all_agree) * (1 - _ULPS)))
-    complement = np.where(inner, rest, np.where(k == 0, 1.0, -np.expm1(all_agree) * (1 + _ULPS)))
+    p = np.where(inner, p, np.where(k == 0, 0.0, np.exp(all_agree) * (1 - margin)))
+    complement = np.where(inner, rest, np.where(k == 0, 1.0, -np.expm1(all_agree) * (1 + margin)))
     return LowerBound(p.reshape(shape), np.minimum(complement, 1.0).reshape(shape))
 
 

@@ -31,4 +31,4 @@ def detection_threshold(samples: int, miss_probability: float) -> float:
         raise ValueError(f"samples must be an integer of at least 1, got {samples}.")
     if not 0 < miss_probability < 1:
         raise ValueError(f"miss_probability must lie in (0, 1), got {miss_probability}.")
-    return -math.expm1(math.log(miss_probability) / samples) * (1 + 2.0**-50)
+    return min(-math.expm1(math.log(miss_probability) / samples) * (1 + 2.0**-50), 1.0)

@@ -8,6 +8,9 @@ from jaxtyping import Array, Bool, Int, Key
 
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
 
+#: A likelihood ratio has 2d + 1 atoms; beyond this a slip of the keyboard would fill the memory.
+MAX_BUDGET = 1_000_000
+
 __all__ = ["DiscreteKernel", "check_budget", "check_probability"]
 
 
@@ -50,4 +53,6 @@ def check_budget(d: int) -> int:
     """Return `d` as a non-negative int or raise one clear sentence."""
     if isinstance(d, bool) or not (d >= 0 and d == d // 1):
         raise ValueError(f"The discrete budget d must be a non-negative integer, got {d}.")
+    if d > MAX_BUDGET:
+        raise ValueError(f"The discrete budget d must be at most {MAX_BUDGET}, got {d}.")
     return int(d)

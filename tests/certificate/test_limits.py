@@ -217,6 +217,8 @@ def test_tiny_and_huge_pixel_budgets():
     assert (huge >= 0).all()
     assert (np.diff(huge) <= 0).all()
     assert huge[0] < 1e-250
+    narrow = hrs.HybridSmoothing(TEXT, sigma=1e-300)
+    assert hrs.worst_case_probability(0.999, 1, 1e300, narrow) == 0
 
 
 def test_complements_far_below_one_ulp_of_p_a():

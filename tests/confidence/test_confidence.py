@@ -69,6 +69,18 @@ def test_unanimous_draws_give_the_root_of_alpha(n):
     assert hrs.clopper_pearson(n, n, 0.01) == pytest.approx(0.01 ** (1 / n), rel=1e-14)
 
 
+@pytest.mark.parametrize("alpha", [1e-12, 1.3e-29, 1e-100, 3.1e-295])
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 200])
+def test_unanimous_draws_are_sound_at_tiny_risks(n, alpha):
+    """The logarithm of such a risk is large, and exp turns its rounding into a relative error of many units."""
+    bound = clopper_pearson_bound(n, n, alpha)
+    assert oracle.clopper_pearson_is_sound(n, n, alpha, float(bound.p))
+    assert bound.complement == 1 or oracle.clopper_pearson_is_sound(
+        n, n, alpha, 1 - oracle.exact(float(bound.complement))
+    )
+    assert float(bound.p) == pytest.approx(math.exp(math.log(alpha) / n), rel=1e-11)
+
+
 def test_bound_grows_with_the_successes():
     bound = clopper_pearson_bound(np.arange(2001), 2000, 0.01)
     assert np.all(np.diff(bound.p) > 0)
@@ -152,6 +164,10 @@ def test_a_score_above_the_threshold_is_missed_with_at_most_the_stated_probabili
         log_miss = samples * (1 - oracle.arb(oracle.exact(tau))).log()
         assert log_miss <= oracle.arb(oracle.exact(miss)).log()
         assert float(log_miss) == pytest.approx(math.log(miss), rel=1e-13, abs=samples * tau / (1 - tau) * 2.0**-49)
+
+
+def test_threshold_is_at_most_one():
+    assert hrs.detection_threshold(1, 1e-300) == 1
 
 
 def test_threshold_falls_with_the_samples_and_with_the_risk_of_a_miss():
