@@ -30,8 +30,8 @@ SHORTFALL_GOAL, GAP_GOAL = 1e-7, 1e-9
 #: Where the truth itself moves further than a goal when p_A (or 1 - p_A) and tau move by this much, relatively,
 #: float64 inputs do not determine it any better, and a certificate may fall short by as much.
 BLUR = fmpq(1, 10**12)
-#: A smaller rho = radius / sigma may be cut off: float64 thresholds have no digits for it.
-SMALLEST_RHO = 1e-10
+#: Thresholds are rounded to about 1e-15 standard deviations, so a smaller rho has no seven digits. Tightness only.
+SMALLEST_RHO = 1e-8
 #: `certified_budget` is asked for no more than this beyond the case's own budget: long exact channels are slow.
 MORE_TOKENS = 8
 GRID = 16
@@ -232,6 +232,26 @@ def test_five_hundred_cases_are_sound() -> None:
     result = run(short_cases(500, seed=2024))
     assert result["violated"] == []
     assert result["radius_shortfall"]["cases"] > 200
+
+
+#: Cases in which an earlier solver ran in a cycle, stuck on a plateau, gave up a radius too early, or lost the digits.
+ONCE_HARD = [
+    Case("uniform", 0.25, 45, (), 2, 0.9356173857012132, 1.9567573117804373, 0.05334, 0.009134383410399268),
+    Case("uniform", 0.8843499683578393, 2, (), 7, 0.8381302827691608, 0.5, 1.3e-06, 7.738412933438027e-05),
+    Case("uniform", 0.9970845481049564, 343, (), 63, 0.1423761551385698, 1.0, 3.5, 0.001693611412600853),
+    Case("uniform", 0.7550231326755965, 5, (), 1, 0.2449768673244035, 0.25, 0.0003, 4.6e-05),
+    Case("uniform", 0.49999999999999994, 2, (), 5, 0.18750000000000006, 0.1386, 0.164, 0.18749999999999992),
+    Case("uniform", 0.031180032589209074, 2, (), 1, 0.9999880293438419, 0.5, 0.0, 7.241646424170954e-07),
+    Case("categorical", 0.0052414, 0, (2, 490, 12, 30, 4), 5, 0.9999999998120876, 1.0, 2.5e-08, 4.02899e-07),
+    Case("categorical", 0.5, 0, (2,) * 16, 15, 5.494477594174287e-06, 0.05748593741886949, 0.0, 1.2338894e-07),
+    Case("absorbing", 0.5, 0, (), 1, 0.5000000029124214, 1.0, 0.12117039912947485, 1.4197543737654407e-09),
+    Case("absorbing", 0.001, 0, (), 5, 1.0, 1.0, 1.0, 1e-16),
+]
+
+
+@pytest.mark.parametrize("case", ONCE_HARD, ids=lambda case: f"{case.kernel}-{case.d}")
+def test_cases_that_were_hard_once_are_sound_and_tight(case: Case) -> None:
+    assert check(case).violations == []
 
 
 @pytest.mark.slow
