@@ -44,6 +44,8 @@ def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
         p, q, ratio = channel.p[k], channel.q[k], channel.log_ratio[k]
         p_below = jnp.where(k > 0, below[k - 1], jnp.zeros_like(p))
         accepted = jnp.where(k > 0, q_below[k - 1], jnp.zeros_like(q))
+        last = channel.p.shape[0] - 1
+        p_above = jnp.where(k < last, from_here[jnp.minimum(k + 1, last)], jnp.zeros_like(p))
         gap = jnp.where(p_a.near_one, from_here[k] - p_a.complement, p_a.p - channel.p_0 - p_below)
         side = jnp.where(p_a.near_one, from_here[k] + p_a.complement, p_a.p + channel.p_0 + p_below)
         t = jnp.exp(jnp.minimum(ratio, steepest))
@@ -63,7 +65,8 @@ def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
             jnp.where(feasible, jnp.minimum(upper, reached), upper),
             jnp.where(crossing, ratio, anchor),
             jnp.where(crossing, gap, filled),
-            jnp.where(crossing, p - gap, left),
+            # near one the complement has the digits; without them the bracket would miss the root
+            jnp.where(crossing, jnp.where(p_a.near_one, p_a.complement - p_above, p - gap), left),
         )
 
     zero = jnp.zeros_like(p_a.p)

@@ -49,6 +49,15 @@ def paper_table(beta: float, vocab_size: int, d: int) -> tuple[np.ndarray, np.nd
 # Gaussian limit
 
 
+@pytest.mark.parametrize("rho", [1.0, 7.5, 10.66, 14.0])
+def test_the_worst_case_near_one_keeps_the_digits_of_the_complement(rho):
+    complement = np.logspace(-3, -60, 115)
+    lower, upper = worst_case_bounds(1 - complement, 0, rho * 0.5, BOTH, complement=complement)
+    expected = ndtr(-ndtri(complement) - rho)
+    np.testing.assert_allclose(lower, expected, rtol=1e-11)
+    np.testing.assert_allclose(upper, expected, rtol=1e-11)
+
+
 @pytest.mark.parametrize("tau", [1e-9, TAU, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("p_a", [1e-6, 0.3, 0.5, 0.99, 1 - 1e-9])
 def test_radius_without_token_change_is_the_difference_of_quantiles(p_a, tau):
