@@ -17,10 +17,12 @@ from hybrid_rs_jax._version import __version__
 if TYPE_CHECKING:
     from hybrid_rs_jax.certificate import (
         Certificate,
+        ClassCertificate,
         FrontierTable,
         certified_budget,
         certified_radius,
         certify,
+        certify_classes,
         core,
         frontier_table,
         largest_probability,
@@ -32,42 +34,50 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.confidence import clopper_pearson, detection_threshold
     from hybrid_rs_jax.kernels import AbsorbingKernel, CategoricalKernel, HybridSmoothing, UniformKernel
     from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
-    from hybrid_rs_jax.sampling import sample_counts
+    from hybrid_rs_jax.sampling import Draws, data_mesh, sample, sample_counts
+    from hybrid_rs_jax.smoothed_classifier import SmoothedClassifier
 
 __all__ = [
     "AbsorbingKernel",
     "BaseClassifier",
     "CategoricalKernel",
     "Certificate",
+    "ClassCertificate",
+    "Draws",
     "FrontierTable",
     "HybridSmoothing",
     "LikelihoodRatio",
+    "SmoothedClassifier",
     "UniformKernel",
     "__version__",
     "certified_budget",
     "certified_radius",
     "certify",
+    "certify_classes",
     "clopper_pearson",
     "core",
+    "data_mesh",
     "detection_threshold",
     "frontier_table",
     "largest_probability",
     "required_probability",
     "required_samples",
+    "sample",
     "sample_counts",
     "worst_case_probability",
 ]
 
 _HOMES = {
     "certificate": (
-        "Certificate FrontierTable certified_budget certified_radius certify core frontier_table "
-        "largest_probability required_probability required_samples worst_case_probability"
+        "Certificate ClassCertificate FrontierTable certified_budget certified_radius certify certify_classes core "
+        "frontier_table largest_probability required_probability required_samples worst_case_probability"
     ),
     "classifiers": "BaseClassifier",
     "confidence": "clopper_pearson detection_threshold",
     "kernels": "AbsorbingKernel CategoricalKernel HybridSmoothing UniformKernel",
     "likelihood_ratio": "LikelihoodRatio",
-    "sampling": "sample_counts",
+    "sampling": "Draws data_mesh sample sample_counts",
+    "smoothed_classifier": "SmoothedClassifier",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 _ROOMS = frozenset(_HOMES) | {"data", "models", "report"}

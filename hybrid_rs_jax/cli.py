@@ -15,12 +15,21 @@ from types import ModuleType
 from typing import NoReturn
 
 from hybrid_rs_jax._version import __version__
-from hybrid_rs_jax.commands import certify, demo, plan, plot, sweep
+from hybrid_rs_jax.commands import certify, demo, merge, plan, plot, report, sample, sweep
 from hybrid_rs_jax.report.errors import BadInputError
 
 __all__ = ["main"]
 
-_COMMANDS: dict[str, ModuleType] = {"demo": demo, "certify": certify, "plan": plan, "sweep": sweep, "plot": plot}
+_COMMANDS: dict[str, ModuleType] = {
+    "demo": demo,
+    "sample": sample,
+    "certify": certify,
+    "plan": plan,
+    "sweep": sweep,
+    "plot": plot,
+    "report": report,
+    "merge": merge,
+}
 _DESCRIPTION = """\
 Certified robustness of multimodal classifiers under joint token and pixel attacks
 (hybrid randomized smoothing). What is certified is the SMOOTHED classifier: the vote

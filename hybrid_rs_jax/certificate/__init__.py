@@ -2,6 +2,7 @@
 
 from hybrid_rs_jax.certificate import core
 from hybrid_rs_jax.certificate.certify import Certificate, certify
+from hybrid_rs_jax.certificate.classes import ClassCertificate, certify_classes
 from hybrid_rs_jax.certificate.host import (
     certified_budget,
     certified_radius,
@@ -14,10 +15,12 @@ from hybrid_rs_jax.certificate.table import FrontierTable, frontier_table
 
 __all__ = [
     "Certificate",
+    "ClassCertificate",
     "FrontierTable",
     "certified_budget",
     "certified_radius",
     "certify",
+    "certify_classes",
     "core",
     "frontier_table",
     "largest_probability",

@@ -12,9 +12,36 @@ class BaseClassifier(Protocol):
     Any callable with this signature will do: a function, a jitted function, an object. Nothing needs to be
     inherited or registered, and nothing is assumed about how the decision is made: whatever happens between
     the noise and the decision (decoding, resizing, denoising, a network) is part of the base classifier and
-    never weakens a guarantee. A decision must depend on its own pair only, and be the same each time.
+    never weakens a guarantee. A decision must depend on its own pair only; it is the same each time, or random
+    and drawn afresh, independently of all others, from a law that depends on the pair alone.
 
     As for every runtime-checkable protocol, ``isinstance`` only asks whether the object can be called.
+
+    What the sampling engine also understands, where the object has it:
+
+    ``on_host: bool``
+        The classifier is Python, not JAX. It is then called from worker threads with NumPy arrays, int32 [b, l]
+        and float32 [b, h, w, c], and returns a NumPy array [b]. Without it the call is traced into one compiled
+        step together with the noise.
+    ``max_in_flight: int``
+        For ``on_host``: so many calls at most run at the same time; 1 where it is missing.
+    ``cancel()``
+        For ``on_host``: give up the calls under way, which raise ``CancelledError`` then; for an interrupted run.
+    ``classes: int``
+        A multi-class classifier: decisions are int32 in 0..classes-1 instead of bool. None or missing: binary.
+    ``functional() -> (apply, parameters)``
+        The same classifier as a pure function ``apply(parameters, tokens, images)`` and a pytree, so that large
+        weights are arguments of the compiled step and not constants in it. ``apply`` is the same hashable object
+        on each call, or every run compiles anew. It returns decisions; or, where there is a ``tie_tolerance``,
+        the margin.
+    ``margin(tokens, images) -> float32 [b]`` and ``tie_tolerance: float``
+        The real number behind a binary decision, above 0 for True, and the largest change of it by rounding (the
+        order of a sum depends on the batch size and on the hardware). Copies with ``|margin| <= tie_tolerance``
+        may be decided otherwise in another batch; they are counted apart, as ties, so that a lower bound on the
+        score need not rest on them.
+    ``describe() -> dict``
+        Name and digest of everything that decisions depend on, JSON-able and without secrets, for the header of a
+        run: counts of classifiers that describe themselves differently are never added up.
     """
 
     def __call__(self, tokens: Int32[Array, "b l"], images: Float32[Array, "b h w c"]) -> Bool[Array, " b"]:

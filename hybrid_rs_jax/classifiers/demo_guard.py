@@ -1,5 +1,8 @@
 """The built-in demo guard as a base classifier."""
 
+import functools
+import hashlib
+from collections.abc import Callable
 from importlib import resources
 from typing import Any, BinaryIO, cast
 
@@ -9,7 +12,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float32, Int32
 
-from hybrid_rs_jax.models.demo_guard import DemoGuardNetwork, load_weights
+from hybrid_rs_jax.models.demo_guard import DemoGuardConfig, DemoGuardNetwork, load_weights
+
+__all__ = ["DemoGuard"]
 
 
 class DemoGuard:
@@ -20,20 +25,27 @@ class DemoGuard:
     Args:
         network: the network to ask; ``DemoGuard.load()`` gives the trained one.
         metadata: how the network was trained.
+        digest: what tells its weights from others; None takes a SHA-256 of the parameters.
     """
 
-    def __init__(self, network: DemoGuardNetwork, metadata: dict[str, Any] | None = None):
+    # The same 51,200 noisy copies of the held-out inputs (sigma = beta = 0.25) in batches of 1, 7, 64, 500, 2000 and
+    # 4096 on two CPU cores: margins differed by at most 1.6e-5, by at most 8.5e-6 where they were below 2, and lay
+    # within 1e-4 of zero for none of the copies. Not measured on a GPU, whose default matrix products are coarser.
+    tie_tolerance = 1e-4
+
+    def __init__(self, network: DemoGuardNetwork, metadata: dict[str, Any] | None = None, digest: str | None = None):
         self.config = network.config
         self.metadata = dict(metadata or {})
-        graph, self._state = nnx.split(network)
-        self._apply = jax.jit(lambda state, tokens, images: nnx.merge(graph, state)(tokens, images))
+        self._parameters = nnx.split(network)[1]
+        self._digest = digest
 
     @classmethod
     def load(cls) -> "DemoGuard":
         """The trained guard that the package brings along."""
         source = resources.files("hybrid_rs_jax.models").joinpath("weights", "demo_guard.npz")
         with source.open("rb") as file:
-            return cls(*load_weights(cast(BinaryIO, file)))
+            network, metadata = load_weights(cast(BinaryIO, file))
+        return cls(network, metadata, hashlib.sha256(source.read_bytes()).hexdigest())
 
     def __call__(self, tokens: Any, images: Any) -> Bool[Array, " b"]:
         """Decide for each pair: True = Unsafe.
@@ -46,11 +58,24 @@ class DemoGuard:
             ValueError: shapes or dtypes do not fit, or a token lies outside the alphabet (seen only outside
                 ``jax.jit``, where values are known).
         """
-        return self.logits(tokens, images) > 0
+        return self.margin(tokens, images) > 0
 
-    def logits(self, tokens: Any, images: Any) -> Float32[Array, " b"]:
-        """The real number behind each decision, above 0 for Unsafe; arguments as for a call."""
-        return self._apply(self._state, *self._checked(tokens, images))
+    def margin(self, tokens: Any, images: Any) -> Float32[Array, " b"]:
+        """The logit behind each decision, above 0 for Unsafe; arguments as for a call."""
+        return _jitted(self.config)(self._parameters, *self._checked(tokens, images))
+
+    def functional(self) -> tuple[Callable[..., Array], Any]:
+        """The margin as a pure function ``apply(parameters, tokens, images)``, and the parameters.
+
+        Guards of the same sizes share one ``apply``, so that what was compiled for one serves the other.
+        """
+        return _apply(self.config), self._parameters
+
+    def describe(self) -> dict[str, str]:
+        """Name, and SHA-256 of the weights: of their file for the guard of the package, else of the parameters."""
+        if self._digest is None:
+            self._digest = _parameters_digest(self._parameters)
+        return {"name": "hybrid_rs_jax.classifiers.DemoGuard", "weights_sha256": self._digest}
 
     def _checked(self, tokens: Any, images: Any) -> tuple[Int32[Array, "b l"], Float32[Array, "b h w 1"]]:
         config = self.config
@@ -70,3 +95,23 @@ class DemoGuard:
             if outside.size:
                 raise ValueError(f"Token {outside[0]} lies outside the alphabet 0..{config.vocab_size - 1}.")
         return jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32)
+
+
+@functools.cache
+def _apply(config: DemoGuardConfig) -> Callable[..., Array]:
+    """The network of these sizes, as a function of its parameters."""
+    graph, _ = nnx.split(nnx.eval_shape(lambda: DemoGuardNetwork(config, nnx.Rngs(0))))
+    return lambda parameters, tokens, images: nnx.merge(graph, parameters)(tokens, images)
+
+
+@functools.cache
+def _jitted(config: DemoGuardConfig) -> Callable[..., Array]:
+    return jax.jit(_apply(config))
+
+
+def _parameters_digest(parameters: Any) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
+        digest.update(np.asarray(leaf, np.float32).tobytes())
+    return digest.hexdigest()

@@ -13,15 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.commands import _arguments as arguments
-from hybrid_rs_jax.report.certificates import SUFFIXES, certificate_record, write_certificates
+from hybrid_rs_jax.commands._classes import class_record, print_class_record
+from hybrid_rs_jax.report.certificates import SUFFIXES, both_decisions, certificate_record, write_certificates
 from hybrid_rs_jax.report.counts import Counts, read_counts
 from hybrid_rs_jax.report.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.files import atomic_file, check_target, json_text
-from hybrid_rs_jax.report.formatting import counted, setting_text, span_text
+from hybrid_rs_jax.report.formatting import counted, joined, setting_text, span_text
 from hybrid_rs_jax.report.noise import smoothing_text
 from hybrid_rs_jax.report.tables import abstentions, certificate_rows, print_table, say, summary_rows
 from hybrid_rs_jax.report.words import deployment_text, legend_text
@@ -43,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     arguments.add_risk_arguments(parser)
     add_budget_argument(parser)
+    parser.add_argument(
+        "--decision",
+        choices=("unsafe", "safe", "both"),
+        default="unsafe",
+        help="certify that the score stays above tau (unsafe), below it (safe), or either (alpha / 2 each); "
+        "default: %(default)s",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write FILE (.json, .csv or .parquet)")
     parser.add_argument("--force", action="store_true", help="let --out overwrite an existing file")
@@ -71,7 +77,10 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json_text(record))
         return
-    print_record(record, _SHOWN)
+    if "classes" in record["statement"]:
+        print_class_record(record, _SHOWN)
+    else:
+        print_record(record, _SHOWN)
     if args.out is not None:
         say(f"\nWrote {args.out}.")
 
@@ -79,21 +88,78 @@ def run(args: argparse.Namespace) -> None:
 def record_from(counts: Counts, args: argparse.Namespace) -> dict[str, Any]:
     """Certify `counts` with the flags `kernel, ..., tau, alpha, max_budget`."""
     smoothing = arguments.smoothing_from(args, None if counts.run is None else counts.run["smoothing"])
-    tau = arguments.TAU if args.tau is None else args.tau
-    alpha = arguments.ALPHA if args.alpha is None else args.alpha
+    # a run that was stopped early was meant for a threshold of its own
+    aim = (counts.run or {}).get("aim") or {}
+    tau = aim.get("tau", arguments.TAU) if args.tau is None else args.tau
+    alpha = aim.get("alpha", arguments.ALPHA) if args.alpha is None else args.alpha
     budgets = budgets_from(args.max_budget, smoothing, counts)
-    return certify_counts(counts, smoothing, tau, alpha, budgets)
+    if counts.votes is not None:
+        if args.tau is not None or args.decision != "unsafe":
+            raise BadInputError("--tau and --decision have no meaning for votes per class: the largest score wins.")
+        if args.out is not None and args.out.suffix.lower() != ".json":
+            raise BadInputError(f"--out must end in .json for votes per class, got {args.out}.")
+        return class_record(counts, smoothing, alpha, budgets)
+    if args.decision != "both":
+        side = "above" if args.decision == "unsafe" else "below"
+        return certify_counts(counts, smoothing, tau, alpha, budgets, side)
+    unsafe, safe = (certify_counts(counts, smoothing, tau, alpha / 2, budgets, side) for side in ("above", "below"))
+    return both_decisions(unsafe, safe, alpha)
 
 
 def certify_counts(
-    counts: Counts, smoothing: hrs.HybridSmoothing, tau: float, alpha: float, budgets: Sequence[int]
+    counts: Counts,
+    smoothing: hrs.HybridSmoothing,
+    tau: float,
+    alpha: float,
+    budgets: Sequence[int],
+    side: str = "above",
 ) -> dict[str, Any]:
     """The record of all certificates; the draws that each budget needs are computed beside them."""
+    from hybrid_rs_jax.certificate.certify import needed_samples
+
+    if counts.votes is not None:
+        raise BadInputError("The counts are votes per class; hrs.certify_classes certifies those.")
     risk = alpha if counts.budgets is None else alpha / len(budgets)
+    plan = _stopping_plan(counts)
     with library_sentences(), ThreadPoolExecutor(1) as pool:
-        needed = pool.submit(hrs.required_samples, list(budgets), 0.0, smoothing, tau, risk)
-        certificate = hrs.certify(counts.successes, counts.n, smoothing, tau, alpha, budgets)
-        return certificate_record(certificate, counts.ids, np.atleast_1d(needed.result()).tolist(), counts.run)
+        needed = pool.submit(needed_samples, list(budgets), smoothing, tau, risk, side)
+        certificate = hrs.certify(counts.successes, counts.n, smoothing, tau, alpha, budgets, side=side, plan=plan)
+        record = certificate_record(certificate, counts.ids, needed.result().tolist(), counts.run)
+    _explain_abstentions(record, smoothing, risk, side)
+    if counts.skipped or counts.unfinished:
+        record["statement"] |= {"skipped": dict(counts.skipped), "unfinished": list(counts.unfinished)}
+    return record
+
+
+def _explain_abstentions(record: dict[str, Any], smoothing: hrs.HybridSmoothing, alpha: float, side: str) -> None:
+    """Give each input that abstains its reason, and the draws that would have been needed at its share of votes."""
+    from hybrid_rs_jax.certificate.certify import mirrored
+    from hybrid_rs_jax.certificate.host import required_bound
+    from hybrid_rs_jax.confidence import samples_for_share
+
+    statement, first = record["statement"], record["statement"]["budgets"][0]
+    tau = statement["tau"] if side == "above" else mirrored(statement["tau"])
+    silent = [row for row in record["certificates"] if row["budget"] < 0]
+    if not silent:
+        return
+    need = required_bound(first, 0.0, smoothing, tau)
+    p_star = float(need.p) if need.complement > 0 else None
+    for row in silent:
+        k, n = (int(np.ravel(row[name])[0]) for name in ("successes", "n"))
+        share = (k if side == "above" else n - k) / n
+        enough = None if p_star is None else samples_for_share(share, p_star, alpha)
+        row["needed_share"] = p_star
+        row["needed_n"] = -1 if enough is None else enough
+
+
+def _stopping_plan(counts: Counts) -> Any:
+    """The plan that stopped the draws early, None for a number of draws that was fixed beforehand."""
+    if counts.plan is None:
+        return None
+    from hybrid_rs_jax.confidence import FixedSample, plan_from
+
+    plan = plan_from(counts.plan)
+    return None if isinstance(plan, FixedSample) else plan
 
 
 def budgets_from(max_budget: int | None, smoothing: hrs.HybridSmoothing, counts: Counts) -> tuple[int, ...]:
@@ -138,4 +204,8 @@ def print_record(record: dict[str, Any], first: int | None = None) -> None:
         say(sentence)
     say()
     say(statement["guarantee"])
-    say(deployment_text(statement["tau"]))
+    say(deployment_text(statement["tau"], side=statement["side"]))
+    for what in ("skipped", "unfinished"):
+        if names := list(statement.get(what, ())):
+            more = ", ..." if names[3:] else ""
+            say(f"{counted(len(names), 'input')} {what}, not certified: {joined(names[:3])}{more}.")

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import os
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,14 @@ import numpy as np
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.commands import _arguments as arguments
+from hybrid_rs_jax.commands._explain import explain
 from hybrid_rs_jax.commands.certify import certify_counts
 from hybrid_rs_jax.report.certificates import write_certificates
 from hybrid_rs_jax.report.counts import Counts
 from hybrid_rs_jax.report.errors import BadInputError
 from hybrid_rs_jax.report.files import atomic_folder, check_target_folder, free_folder
 from hybrid_rs_jax.report.formatting import DASH, floor_text, mean, radius_text
-from hybrid_rs_jax.report.noise import smoothing_text
+from hybrid_rs_jax.report.noise import build_smoothing, smoothing_text
 from hybrid_rs_jax.report.plots import save_figure
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.runs import run_record, write_run
@@ -36,6 +35,7 @@ from hybrid_rs_jax.report.words import deployment_text, legend_text
 EXAMPLES = """\
 examples:
   hybrid-rs demo
+  hybrid-rs demo --explain
   hybrid-rs demo --samples 1000 --limit 5 --out quick
   hybrid-rs demo --sigma 0.5 --beta 0.1 --seed 1"""
 
@@ -78,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=arguments.integer(0, 2**31 - 1), default=0, metavar="S", help="seed (default: %(default)s)"
     )
+    parser.add_argument(
+        "--explain", action="store_true", help="print the chain from votes to guarantee for one input, step by step"
+    )
     arguments.add_risk_arguments(parser, tau="4.6e-5, which 100,000 copies at run time miss with probability 0.01")
 
 
@@ -88,6 +91,9 @@ def run(args: argparse.Namespace) -> None:
     records, runs = certify_demo(args)
     say()
     _print(records)
+    if args.explain:
+        statement = records["hybrid"]["statement"]
+        explain(records["hybrid"]["certificates"][0], statement, build_smoothing(statement))
     with atomic_folder(folder) as path:
         for name, record in records.items():
             place = path if name == "hybrid" else path / name
@@ -100,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
     say()
     say(f"Wrote {folder}{os.sep} with run.json, counts.csv, certificates.json, certificates.csv and frontier.png;")
     say("the same five for one kind of noise alone in image-only and text-only.")
-    say(f"Next: hybrid-rs certify {folder} --tau 0.5")
+    say(f"Next: hybrid-rs report {folder}, or hybrid-rs certify {folder} --tau 1e-3")
 
 
 def certify_demo(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -145,7 +151,7 @@ def certify_demo(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
                 eligible=np.flatnonzero(demo.suffix_mask()).tolist(),
                 sigma_unit=SIGMA_UNIT,
                 dtype=str(inputs.images.dtype),
-                classifier={"name": "hybrid_rs_jax.classifiers.DemoGuard", "weights_sha256": _weights_digest()},
+                classifier=guard.describe(),
                 data={"name": "hybrid_rs_jax.data.demo.held_out_unsafe", "inputs": len(inputs)},
             )
             counts = Counts(inputs.ids, successes, np.full_like(successes, args.samples), None, runs[name])
@@ -187,8 +193,3 @@ def comparison_rows(records: dict[str, Any]) -> tuple[list[str], list[list[str]]
 
 def _advance(progress: Callable[[int], None], before: int, done: int) -> None:
     progress(before + done)
-
-
-def _weights_digest() -> str:
-    weights = resources.files("hybrid_rs_jax.models").joinpath("weights", "demo_guard.npz")
-    return hashlib.sha256(weights.read_bytes()).hexdigest()

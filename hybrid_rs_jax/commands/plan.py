@@ -2,7 +2,8 @@
 
 For each discrete budget d at the l2 budget epsilon: the smallest lower bound p_A on
 the clean score that certifies it, the draws that reach it if all of them succeed, and
-the failures that --samples N draws can afford.
+the failures that --samples N draws can afford. With --target: what early stopping for
+one (d, epsilon) costs, exactly, for inputs of different clean scores.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.commands import _arguments as arguments
+from hybrid_rs_jax.commands._plans import SAMPLES, parse_target, target_test
 from hybrid_rs_jax.report.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.files import json_text
-from hybrid_rs_jax.report.formatting import DASH, ceil_probability_text, setting_text, span_text
+from hybrid_rs_jax.report.formatting import DASH, ceil_probability_text, probability_text, setting_text, span_text
 from hybrid_rs_jax.report.noise import describe_smoothing, smoothing_text
 from hybrid_rs_jax.report.tables import print_table, say
 from hybrid_rs_jax.report.words import deployment_text, too_few_draws
@@ -25,10 +27,13 @@ EXAMPLES = """\
 examples:
   hybrid-rs plan --budget 6 --epsilon 0.25 --beta 0.25 --vocab-size 32000 --sigma 0.5
   hybrid-rs plan --budget 3 --epsilon 0 --kernel absorbing --beta 0.5 --samples 10000
+  hybrid-rs plan --target d=2,eps=0.5 --beta 0.25 --vocab-size 32000 --sigma 0.5 --probability 0.99,0.999
   hybrid-rs plan --budgets 1,2,4 --epsilon 0.5 --beta 0.25 --vocab-size 32000 --sigma 0.5 \\
       --runtime-samples 1000 --miss-probability 0.01"""
 
 MOST_DRAWS = 2**53
+#: Stopping rules are designed up to here.
+MOST_STOPPED = 10**7
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,12 +46,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="discrete budget; the table runs over 0..D",
     )
     which.add_argument("--budgets", type=arguments.budget_list, metavar="D,D,...", help="only these discrete budgets")
+    which.add_argument(
+        "--target",
+        type=parse_target,
+        metavar="d=D,eps=E",
+        help="plan early stopping for this one target, as `sample --target` does",
+    )
     parser.add_argument(
         "--epsilon",
         type=arguments.at_least_zero,
-        required=True,
         metavar="E",
-        help="l2 budget in the unit of the inputs, that of sigma",
+        help="l2 budget in the unit of the inputs, that of sigma; needed with --budget and --budgets",
+    )
+    parser.add_argument(
+        "--probability",
+        type=_probabilities,
+        metavar="P,P,...",
+        help="with --target: clean scores to assume (default: from below the score that is needed up to 1)",
     )
     arguments.add_noise_arguments(parser, default_kernel="uniform")
     arguments.add_risk_arguments(parser)
@@ -66,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--samples",
         type=arguments.integer(1, MOST_DRAWS),
         metavar="N",
-        help="draws that are planned: how many of them may fail",
+        help=f"draws that are planned: how many of them may fail; with --target: at most (default: {SAMPLES})",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
@@ -76,6 +92,13 @@ def run(args: argparse.Namespace) -> None:
     smoothing = arguments.smoothing_from(args)
     tau = arguments.threshold_from(args)
     alpha = arguments.ALPHA if args.alpha is None else args.alpha
+    if args.target is not None:
+        _run_target(args, smoothing, tau, alpha)
+        return
+    if args.epsilon is None:
+        raise BadInputError("--epsilon is needed with --budget and --budgets.")
+    if args.probability is not None:
+        raise BadInputError("--probability has a meaning with --target only.")
     budgets = list(range(args.budget + 1)) if args.budgets is None else list(args.budgets)
     if smoothing.sigma is None and args.epsilon > 0:
         raise BadInputError("--epsilon above 0 needs --sigma: without pixel noise no pixel change is certified.")
@@ -99,6 +122,80 @@ def run(args: argparse.Namespace) -> None:
         "budgets": rows,
     }
     print(json_text(record)) if args.json else _print(record)
+
+
+def _run_target(args: argparse.Namespace, smoothing: hrs.HybridSmoothing, tau: float, alpha: float) -> None:
+    """What early stopping for one target costs."""
+    if args.epsilon is not None:
+        raise BadInputError("--epsilon contradicts --target, which names its own eps.")
+    d, epsilon = args.target
+    samples = min(SAMPLES if args.samples is None else args.samples, MOST_STOPPED)
+    test = target_test(d, epsilon, smoothing, tau, alpha, samples)
+    scores = args.probability or _scores(test.p_star)
+    rows = [test.summary(p)._asdict() for p in scores]
+    record = {
+        "statement": {
+            **describe_smoothing(smoothing),
+            "target": {"d": d, "epsilon": epsilon},
+            "tau": tau,
+            "alpha": alpha,
+            "samples": samples,
+            "p_a": test.p_star,
+            "complement": test.complement_star,
+            "error": test.error,
+            "alternative": test.alternative,
+            "power": test.power,
+            "meaning": (
+                "certified: probability that an input of clean score p is certified; mean, median, quantile_95, worst: "
+                "draws until it is decided; all exact, from the law of the stopping rule"
+            ),
+            "package": f"hybrid_rs_jax {hrs.__version__}",
+        },
+        "scores": rows,
+    }
+    print(json_text(record)) if args.json else _print_target(record)
+
+
+def _scores(p_star: float) -> list[float]:
+    """Clean scores worth a row: some below the one that is needed, some between it and 1."""
+    gap = 1 - p_star
+    return [p_star - gap, p_star, *(1 - gap / part for part in (2, 5, 20, 100)), 1.0] if gap < p_star else [p_star, 1.0]
+
+
+def _print_target(record: dict[str, Any]) -> None:
+    statement, rows = record["statement"], record["scores"]
+    target = statement["target"]
+    settings = (f"{name} = {setting_text(statement[name])}" for name in ("tau", "alpha"))
+    say(f"{smoothing_text(statement)}; {', '.join(settings)}")
+    say(
+        f"Target d = {target['d']}, eps = {setting_text(target['epsilon'])}: needs p_A of "
+        f"{ceil_probability_text(statement['p_a'], statement['complement'])}; at most {statement['samples']:,} draws.\n"
+    )
+    body = [
+        [
+            probability_text(row["p"]),
+            f"{100 * row['certified']:.1f} %",
+            f"{row['mean']:,.1f}",
+            *(f"{row[name]:,}" for name in ("median", "quantile_95", "worst")),
+        ]
+        for row in rows
+    ]
+    print_table(["clean score", "certified", "mean draws", "median", "95 %", "worst"], body, left=0)
+    say()
+    say(
+        f"An input whose clean score does not reach p_A is certified with probability at most {statement['error']:.6f} "
+        f"(alpha = {setting_text(statement['alpha'])}); one of at least "
+        f"{ceil_probability_text(statement['alternative'], 1 - statement['alternative'])} with "
+        f"probability at least {setting_text(statement['power'])}. The figures are exact, not simulated."
+    )
+    say(deployment_text(statement["tau"]))
+
+
+def _probabilities(text: str) -> tuple[float, ...]:
+    values = tuple(arguments.at_least_zero(part) for part in text.split(","))
+    if any(value > 1 for value in values):
+        raise argparse.ArgumentTypeError(f"must lie in [0, 1], got {text}")
+    return values
 
 
 def plan(

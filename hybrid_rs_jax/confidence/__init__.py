@@ -1,6 +1,35 @@
-"""From counts to confidence: bounds that hold with a stated probability over the draws."""
+"""From counts to confidence: bounds that hold with a stated probability over the draws, and plans of when to stop."""
 
-from hybrid_rs_jax.confidence._clopper_pearson import LowerBound, clopper_pearson, clopper_pearson_bound
+from hybrid_rs_jax.confidence._clopper_pearson import (
+    LowerBound,
+    UpperBound,
+    clopper_pearson,
+    clopper_pearson_bound,
+    clopper_pearson_upper,
+    clopper_pearson_upper_bound,
+)
 from hybrid_rs_jax.confidence._deployment import detection_threshold
+from hybrid_rs_jax.confidence._describe import plan_from
+from hybrid_rs_jax.confidence._fixed import FixedSample, samples_for_share
+from hybrid_rs_jax.confidence._plan import SamplingPlan, Verdict
+from hybrid_rs_jax.confidence._sequential import PlanSummary, SequentialTest
+from hybrid_rs_jax.confidence._staged import StagedLooks, staged_looks
 
-__all__ = ["LowerBound", "clopper_pearson", "clopper_pearson_bound", "detection_threshold"]
+__all__ = [
+    "FixedSample",
+    "LowerBound",
+    "PlanSummary",
+    "SamplingPlan",
+    "SequentialTest",
+    "StagedLooks",
+    "UpperBound",
+    "Verdict",
+    "clopper_pearson",
+    "clopper_pearson_bound",
+    "clopper_pearson_upper",
+    "clopper_pearson_upper_bound",
+    "detection_threshold",
+    "plan_from",
+    "samples_for_share",
+    "staged_looks",
+]

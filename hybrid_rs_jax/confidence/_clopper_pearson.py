@@ -8,7 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-__all__ = ["LowerBound", "clopper_pearson", "clopper_pearson_bound"]
+__all__ = [
+    "LowerBound",
+    "UpperBound",
+    "clopper_pearson",
+    "clopper_pearson_bound",
+    "clopper_pearson_upper",
+    "clopper_pearson_upper_bound",
+]
 
 # Margins that dominate the error of SciPy's incomplete beta functions (measured: below 1e-11 relative up to n = 1e7).
 _TAIL_MARGIN = 1e-9
@@ -18,6 +25,13 @@ _WIDENING = [min(_ULPS * 2.0**k, 0.5) for k in range(60)]
 
 class LowerBound(NamedTuple):
     """A lower confidence bound and its complement, rounded down and up: `p <= exact`, `complement >= 1 - exact`."""
+
+    p: np.ndarray
+    complement: np.ndarray
+
+
+class UpperBound(NamedTuple):
+    """An upper confidence bound and its complement, rounded up and down: `p >= exact`, `complement <= 1 - exact`."""
 
     p: np.ndarray
     complement: np.ndarray
@@ -48,7 +62,9 @@ def clopper_pearson(successes: object, n: object, alpha: object) -> np.ndarray |
 
 def clopper_pearson_bound(successes: object, n: object, alpha: object) -> LowerBound:
     """`clopper_pearson` together with the complement, which keeps its digits when the bound is close to one."""
-    k, n, alpha = np.broadcast_arrays(_counts("successes", successes), _counts("n", n), _risk(alpha))
+    k, n, alpha = np.broadcast_arrays(
+        whole_numbers("successes", successes), whole_numbers("n", n), risk_levels("alpha", alpha)
+    )
     shape = k.shape
     k, n, alpha = (np.atleast_1d(x) for x in (k, n, alpha))
     if np.any(n < 1):
@@ -71,6 +87,39 @@ def clopper_pearson_bound(successes: object, n: object, alpha: object) -> LowerB
     return LowerBound(p.reshape(shape), np.minimum(complement, 1.0).reshape(shape))
 
 
+def clopper_pearson_upper(successes: object, n: object, alpha: object) -> np.ndarray | float:
+    """Upper confidence bound on a proportion from `successes` of `n` independent draws.
+
+    The mirror image of `clopper_pearson`: one minus the lower bound on the share of failures. 1 for `k = n`,
+    `1 - alpha^(1/n)` for `k = 0`. With probability at least `1 - alpha` it lies above the true proportion.
+
+    Args:
+      successes: integer k, `0 <= k <= n`; arguments broadcast.
+      n: integer number of draws, at least 1.
+      alpha: risk level in (0, 1), spent once on this statement.
+
+    Returns:
+      float64, at least the exact bound.
+
+    Raises:
+      ValueError: for counts that are not integers, `k > n`, or alpha outside of (0, 1).
+
+    >>> round(clopper_pearson_upper(10, 10_000, alpha=0.01), 5)
+    0.00201
+    """
+    return _scalar(clopper_pearson_upper_bound(successes, n, alpha).p)
+
+
+def clopper_pearson_upper_bound(successes: object, n: object, alpha: object) -> UpperBound:
+    """`clopper_pearson_upper` together with the complement, which keeps its digits when the bound is close to one."""
+    k, n = np.broadcast_arrays(whole_numbers("successes", successes), whole_numbers("n", n))
+    if np.any(k > n):
+        at = np.flatnonzero(k > n)[0]
+        raise ValueError(f"successes must be at most n, got {k.flat[at]} of {n.flat[at]}.")
+    failures = clopper_pearson_bound(n - k, n, alpha)
+    return UpperBound(failures.complement, failures.p)
+
+
 def _step_down(p: np.ndarray, holds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Lower each value until the binomial tail at it really is at most alpha; 0 where SciPy finds no such value."""
     p = p * (1 - _ULPS)
@@ -91,7 +140,8 @@ def _step_up(rest: np.ndarray, holds: Callable[[np.ndarray], np.ndarray]) -> np.
     return np.where(holds(rest), rest, 1.0)
 
 
-def _counts(name: str, values: object) -> np.ndarray:
+def whole_numbers(name: str, values: object) -> np.ndarray:
+    """Checked counts, int64."""
     array = np.asarray(values)
     if array.dtype.kind == "f" and np.all(np.isfinite(array)) and np.all(array == np.floor(array)):
         array = array.astype(np.int64)
@@ -108,10 +158,11 @@ def _first_bad(array: np.ndarray) -> object:
     return f"dtype {array.dtype}"
 
 
-def _risk(alpha: object) -> np.ndarray:
-    array = np.asarray(alpha, np.float64)
+def risk_levels(name: str, values: object) -> np.ndarray:
+    """Checked risk levels, float64."""
+    array = np.asarray(values, np.float64)
     if not np.all((array > 0) & (array < 1)):
-        raise ValueError(f"alpha must lie in (0, 1), got {array[~((array > 0) & (array < 1))].flat[0]}.")
+        raise ValueError(f"{name} must lie in (0, 1), got {array[~((array > 0) & (array < 1))].flat[0]}.")
     return array
 
 

@@ -15,7 +15,7 @@ from hybrid_rs_jax.report.files import read_text, require_pyarrow, write_csv, wr
 from hybrid_rs_jax.report.noise import describe_smoothing
 from hybrid_rs_jax.report.words import MINUS_ONE, guarantee_text, threat_model
 
-__all__ = ["SUFFIXES", "certificate_record", "read_certificates", "write_certificates"]
+__all__ = ["SUFFIXES", "both_decisions", "certificate_record", "read_certificates", "write_certificates"]
 
 SUFFIXES = (".json", ".csv", ".parquet")
 
@@ -41,13 +41,20 @@ def certificate_record(
     statement = {
         "claim": own.pop("claim"),
         "guarantee": guarantee_text(
-            certificate.alpha, certificate.tau, certificate.budgets, certificate.simultaneous, **parts
+            certificate.alpha,
+            certificate.tau,
+            certificate.budgets,
+            certificate.simultaneous,
+            side=certificate.side,
+            **parts,
         ),
         "threat_model": threat_model(**parts),
         **noise,
         **own,
         "risk_per_statement": certificate.risk_per_statement,
         "simultaneous": certificate.simultaneous,
+        "side": certificate.side,
+        "plan": None if certificate.plan is None else certificate.plan.describe(),
         "max_budget": certificate.budgets[-1],
         "needed_samples": [int(n) for n in needed_samples],
         "minus_one": MINUS_ONE,
@@ -62,6 +69,34 @@ def certificate_record(
         "statement": statement,
         "certificates": [dict(zip(("id", *names), row, strict=True)) for row in rows],
     }
+
+
+def both_decisions(unsafe: dict[str, Any], safe: dict[str, Any], alpha: float) -> dict[str, Any]:
+    """One record from two, each at risk `alpha / 2`: an input is certified unsafe, or safe, or abstains.
+
+    Its bounds cannot say both: a lower bound above tau excludes an upper bound below it.
+    """
+    statement = dict(unsafe["statement"])
+    parts = {"tokens": statement["kernel"] != "none", "pixels": statement["sigma"] is not None}
+    statement |= {
+        "claim": "the smoothed score stays on its side of tau",
+        "guarantee": guarantee_text(
+            alpha, statement["tau"], statement["budgets"], statement["simultaneous"], side="both", **parts
+        ),
+        "alpha": alpha,
+        "risk": f"{statement['risk']}, half of it for each decision",
+        "side": "both",
+        "needed_samples_safe": safe["statement"]["needed_samples"],
+    }
+    rows = []
+    for above, below in zip(unsafe["certificates"], safe["certificates"], strict=True):
+        if above["budget"] >= 0:
+            rows.append({**above, "decision": "unsafe"})
+        elif below["budget"] >= 0:
+            rows.append({**below, "decision": "safe"})
+        else:
+            rows.append({**above, "decision": "abstain"})
+    return {"statement": statement, "certificates": rows}
 
 
 def write_certificates(path: Path, record: Mapping[str, Any], suffix: str) -> None:
@@ -81,6 +116,8 @@ def _columns(record: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Flat columns: `id, successes, n, p_a, budget, radius_0, ...`; counts get one column per budget if they differ."""
     rows, budgets = record["certificates"], record["statement"]["budgets"]
     columns: dict[str, list[Any]] = {"id": [row["id"] for row in rows]}
+    if "decision" in rows[0]:
+        columns["decision"] = [row["decision"] for row in rows]
     for name in ("successes", "n", "p_a", "budget", "radius"):
         if isinstance(rows[0][name], list):
             columns |= {f"{name}_{d}": [row[name][i] for row in rows] for i, d in enumerate(budgets)}

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax.confidence import Verdict, plan_from
+from hybrid_rs_jax.report.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.files import read_text
-from hybrid_rs_jax.report.formatting import joined, span_text
-from hybrid_rs_jax.report.runs import read_run
+from hybrid_rs_jax.report.formatting import counted, joined, span_text
+from hybrid_rs_jax.report.runs import read_run, with_noise
+from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger, LedgerCounts
 
 __all__ = ["Counts", "read_counts"]
 
@@ -34,7 +36,12 @@ class Counts:
       ids: names of the inputs, all different.
       successes, n: int64[B] for one sample per input, int64[B, D] for one sample per input and budget.
       budgets: the D budgets where there is one sample per budget, else None.
-      run: what `run.json` says, for a run folder, else None.
+      run: for a run folder what its ledger or `run.json` says about the noise and the classifier, else None.
+      plan: the sampling plan that the draws were stopped by (`SamplingPlan.describe`), None: a fixed number of draws.
+      votes: int64[B, classes] or int64[B, D, classes] where a run counts votes per class; `successes` are then 0, for
+        which class is certified must be decided without these draws.
+      skipped: (id, reason) of the inputs that a run gave up; they are not among the B.
+      unfinished: inputs whose draws are not complete, where no bound holds yet; they are not among the B.
     """
 
     ids: list[str]
@@ -42,6 +49,10 @@ class Counts:
     n: np.ndarray
     budgets: tuple[int, ...] | None
     run: dict[str, Any] | None
+    plan: dict[str, Any] | None = None
+    votes: np.ndarray | None = None
+    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    unfinished: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +72,8 @@ def read_counts(path: Path) -> Counts:
     """
     run = None
     if path.is_dir():
+        if (path / LEDGER_FILE).is_file():
+            return _read_ledger(path)
         run = read_run(path)
         path = path / "counts.csv"
     text = read_text(path)
@@ -76,6 +89,72 @@ def read_counts(path: Path) -> Counts:
         budgets=budgets,
         run=run,
     )
+
+
+def _read_ledger(folder: Path) -> Counts:
+    """Counts of the inputs whose draws are complete.
+
+    With a fixed number of draws those that are there count, from the first one on without a gap: when a run was ended
+    has nothing to do with what it drew. A plan that stops early has a bound only where it stopped.
+    """
+    with library_sentences(), Ledger.open(folder) as ledger:
+        run, table = with_noise(ledger.path, ledger.header), ledger.counts()
+    budgets = tuple(sorted(run.get("budgets") or ())) if run.get("mode") == "per budget" else None
+    columns = np.array([-1] if budgets is None else budgets, np.int64)
+    unknown = ~np.isin(table.budget, columns)
+    if np.any(unknown):
+        found = int(table.budget[unknown][0])
+        what = "a sample for all budgets" if found < 0 else f"a sample of its own for budget {found}"
+        legal = "one sample for all budgets" if budgets is None else f"samples for the budgets {span_text(budgets)}"
+        raise BadInputError(
+            f"{folder}: input {table.ids[int(np.argmax(unknown))]!r} has {what}, its header says {legal}."
+        )
+    used = table.contiguous & _stopped(folder, run.get("plan"), table)
+    # a row of the grid per input, complete where each of its columns has been used
+    index, row = np.unique(table.index, return_inverse=True)
+    cell = (row, np.searchsorted(columns, table.budget))
+    complete = _grid(cell, used, (index.size, columns.size)).astype(bool).all(axis=1)
+    names = dict(zip(row.tolist(), table.ids, strict=True))
+    unfinished = [names[number] for number in np.flatnonzero(~complete).tolist()] + table.undrawn
+    if not complete.any():
+        raise BadInputError(
+            f"{folder} holds no finished input yet: {counted(len(unfinished), 'input')} unfinished, "
+            f"{len(table.skipped)} skipped; `hybrid-rs sample --resume` continues it."
+        )
+
+    def column(values: np.ndarray) -> np.ndarray:
+        whole = _grid(cell, values, (index.size, columns.size))[complete]
+        return whole[:, 0] if budgets is None else whole
+
+    return Counts(
+        ids=[names[number] for number in np.flatnonzero(complete).tolist()],
+        successes=column(table.successes),
+        n=column(table.n),
+        budgets=budgets,
+        run=run,
+        plan=run.get("plan"),
+        votes=None if table.votes is None else column(table.votes),
+        skipped=table.skipped,
+        unfinished=unfinished,
+    )
+
+
+def _stopped(folder: Path, description: dict[str, Any] | None, table: LedgerCounts) -> np.ndarray:
+    """bool[R], where the plan has stopped; a fixed number of draws may be cut short."""
+    if description is None or description.get("plan") == "fixed":
+        return np.ones(table.n.shape, bool)
+    if table.votes is not None:
+        kind = description.get("plan")
+        raise BadInputError(f"{folder}: votes per class have no plan that stops early, got {kind!r}.")
+    with library_sentences():
+        return plan_from(description).verdict(table.n, table.successes) != Verdict.CONTINUE
+
+
+def _grid(cell: tuple[np.ndarray, np.ndarray], values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """int64[inputs, budgets, ...] from one value per row of the ledger, 0 where there is none."""
+    grid = np.zeros((*shape, *values.shape[1:]), np.int64)
+    grid[cell] = values
+    return grid
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[_Row]:

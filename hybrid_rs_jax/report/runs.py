@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax.report.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.files import write_csv, write_json
 from hybrid_rs_jax.report.noise import describe_smoothing
+from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
 
-__all__ = ["FORMAT", "RUN_FILE", "package_versions", "read_run", "run_record", "write_run"]
+__all__ = ["FORMAT", "RUN_FILE", "package_versions", "read_run", "run_record", "with_noise", "write_run"]
 
 FORMAT = "hybrid_rs_jax run, version 1"
 RUN_FILE = "run.json"
@@ -74,14 +75,18 @@ def write_run(folder: Path, record: Mapping[str, Any], rows: Iterable[tuple[str,
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What `run.json` says.
+    """What the ledger or `run.json` of a run folder says.
 
     Raises:
-      BadInputError: if the folder is no run folder.
+      BadInputError: if the folder is no run folder, or its ledger is damaged.
     """
+    path = folder / LEDGER_FILE
+    if path.is_file():
+        with library_sentences(), Ledger.open(folder) as ledger:
+            return with_noise(path, ledger.header)
     path = folder / RUN_FILE
     if not path.is_file():
-        raise BadInputError(f"{folder} is not a run folder: it has no {RUN_FILE}.")
+        raise BadInputError(f"{folder} is not a run folder: it has no {RUN_FILE} and no {LEDGER_FILE}.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -89,6 +94,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
         raise BadInputError(f"{path} must have the format {FORMAT!r}, got {found!r}.")
+    return with_noise(path, record)
+
+
+def with_noise(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The record that was read from `path`, or one sentence if it does not say which noise was drawn."""
     if not isinstance(record.get("smoothing"), dict):
         raise BadInputError(f"{path} does not say which noise was drawn: it has no 'smoothing'.")
     return record

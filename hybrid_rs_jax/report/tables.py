@@ -11,6 +11,7 @@ import numpy as np
 from hybrid_rs_jax.report.formatting import (
     DASH,
     budget_text,
+    ceil_probability_text,
     floor_text,
     mean,
     percent_text,
@@ -102,6 +103,10 @@ def abstentions(record: Mapping[str, Any]) -> Iterator[str]:
         first = statement["budgets"][0]
         why = f"does not exceed tau = {setting_text(statement['tau'])}" if first == 0 else f"is too low for d = {first}"
         yield f"{which}: the bound p_A on the clean score {why}."
+        yield from _what_would_help(silent)
+    if statement.get("plan") is not None:
+        yield _stopped_early(statement)
+        return
     radius = np.array([row["radius"] for row in rows], np.float64)
     draws = np.array([row["n"] for row in rows], np.int64).reshape(len(rows), -1)
     draws = np.broadcast_to(draws, radius.shape).max(axis=0)
@@ -120,6 +125,32 @@ def abstentions(record: Mapping[str, Any]) -> Iterator[str]:
             f"No input is certified for d = {span_text(beaten)}, though n suffices: no p_A is high enough "
             "(`hybrid-rs plan` gives the p_A that each budget needs)."
         )
+
+
+def _what_would_help(silent: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The draws that inputs which abstain would have needed, if their share of votes stays what it is."""
+    helped = [row for row in silent if row.get("needed_n", -1) > 0]
+    beyond = [row for row in silent if row.get("needed_n") == -1]
+    for row in helped[:3]:
+        yield f"{row['id']} would have needed n = {row['needed_n']:,}, at the share of votes that it has."
+    if len(helped) > 3:
+        yield f"{len(helped) - 3} more would be helped by more draws; --json gives needed_n for each."
+    if beyond and (share := beyond[0]["needed_share"]) is not None:
+        subject = "Its share of votes is" if len(silent) == 1 else f"For {len(beyond)} of them the share of votes is"
+        yield f"{subject} itself below the {ceil_probability_text(share, 1 - share)} that is needed: no n would help."
+
+
+def _stopped_early(statement: Mapping[str, Any]) -> str:
+    """What counts that were stopped early are good for."""
+    aim = (statement.get("run") or {}).get("aim") or {}
+    if "d" in aim:
+        what = f"once d = {aim['d']}, eps = {setting_text(aim['epsilon'])} was decided"
+    else:
+        what = "where more of them could hardly have raised a radius"
+    return (
+        f"Draws ended {what}; the bounds allow for that, and hold for every budget, tau and radius in the table. More "
+        "may be certifiable with more draws."
+    )
 
 
 def _console(stderr: bool = False, width: int | None = None) -> Any:

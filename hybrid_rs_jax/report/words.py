@@ -31,17 +31,31 @@ def threat_model(tokens: bool = True, pixels: bool = True) -> str:
 
 
 def guarantee_text(
-    alpha: float, tau: float, budgets: Sequence[int], simultaneous: bool, *, tokens: bool = True, pixels: bool = True
+    alpha: float,
+    tau: float,
+    budgets: Sequence[int],
+    simultaneous: bool,
+    *,
+    tokens: bool = True,
+    pixels: bool = True,
+    side: str = "above",
 ) -> str:
-    """One sentence: who holds what, with which probability."""
+    """One sentence: who holds what, with which probability; `side` is "above", "below" or "both"."""
     together = "" if len(budgets) == 1 else " and for all budgets together"
     if not simultaneous:
         together += f" (one sample per budget, each bounded at risk alpha / {len(budgets)})"
+    if side == "both":
+        together += " (alpha / 2 for each decision)"
     within = joined([*(["token budget d"] if tokens else []), *(["l2 radius r_d"] if pixels else [])])
+    moves = {
+        "above": f"down to tau = {setting_text(tau)} or below",
+        "below": f"up to tau = {setting_text(tau)} or above",
+        "both": f"across tau = {setting_text(tau)}, down for one certified unsafe and up for one certified safe",
+    }
     return (
         f"With probability at least {_confidence(alpha)} over the draws, for each input by itself{together}: no attack "
-        f"within {within} brings the score of the SMOOTHED classifier (not of the classifier without noise) down to "
-        f"tau = {setting_text(tau)} or below."
+        f"within {within} brings the score of the SMOOTHED classifier (not of the classifier without noise) "
+        f"{moves[side]}."
     )
 
 
@@ -53,15 +67,22 @@ def legend_text(pixels: bool = True) -> str:
     return f"{DASH} not certified (-1 in files).{radius} Numbers are rounded down."
 
 
-def deployment_text(tau: float, miss_probability: float = 0.01) -> str:
+def deployment_text(tau: float, miss_probability: float = 0.01, side: str = "above") -> str:
     """What tau means for a filter that runs a finite number of noisy copies."""
     copies = math.log(miss_probability) / math.log1p(-tau) * (1 - 1e-12)
     number = f"{math.ceil(copies):,}" if copies < 1e12 else f"about {copies:.1e}"
-    return (
-        f"tau = {setting_text(tau)}: a filter that runs {number} fresh noisy copies of an input, and flags it when at "
-        f"least one of them is positive, misses a certified input with probability at most "
+    flags = (
+        f"tau = {setting_text(tau)}: a filter that runs {number} fresh noisy copies of an input, and flags it when at"
+    )
+    misses = (
+        f"{flags} least one of them is positive, misses a certified input with probability at most "
         f"{setting_text(miss_probability)}."
     )
+    alarms = (
+        f"tau = {setting_text(tau)}: an input certified safe is flagged by m fresh noisy copies with probability below "
+        f"1 - (1 - tau)^m, which is {-math.expm1(100 * math.log1p(-tau)):.2g} for m = 100."
+    )
+    return {"above": misses, "below": alarms, "both": f"{misses} {alarms}"}[side]
 
 
 def too_few_draws(n: int, budget: int, needed: int) -> str:

@@ -1,20 +1,50 @@
-"""Monte Carlo counts: draw noise, classify, count, all in one compiled step."""
+"""Monte Carlo counts: draw noise, classify, count, and stop where the votes decide."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int64, Key
 
 from hybrid_rs_jax.classifiers.base import BaseClassifier
+from hybrid_rs_jax.confidence import FixedSample
 from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.sampling._backends import Backend, Row, data_mesh, make_backend
+from hybrid_rs_jax.sampling._schedule import Batch, Resolved, Schedule, StoppingRule
 
-__all__ = ["sample_counts"]
+__all__ = ["Draws", "Row", "check_inputs", "data_mesh", "sample", "sample_counts", "stream"]
+
+#: Copy numbers and input numbers are folded into the key as 32 bits.
+MOST_COPIES = 2**31 - 1
+#: Memory for the inputs at work, per device.
+_SLOT_BYTES = 1 << 28
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """What was drawn for B inputs.
+
+    Attributes:
+      n: copies that count, int64[B]; the plan's maximum, or fewer where the votes decided earlier.
+      successes: copies called unsafe, int64[B]; votes per class, int64[B, C], for a classifier with C classes.
+      verdict: how each input ended, int8[B], a `Verdict`.
+      ties: copies whose margin was at rounding level, int64[B]: another batch size may decide them differently.
+      classified: all copies classified, those beyond a stop included.
+    """
+
+    n: np.ndarray
+    successes: np.ndarray
+    verdict: np.ndarray
+    ties: np.ndarray
+    classified: int
 
 
 def sample_counts(
@@ -25,79 +55,197 @@ def sample_counts(
     n: int,
     key: Key[Array, ""],
     *,
-    eligible: Bool[Array | np.ndarray, " length"] | None = None,
+    eligible: Bool[Array | np.ndarray, "*inputs length"] | None = None,
+    classes: int | None = None,
+    first: int = 0,
     batch_size: int = 2000,
+    mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Int64[np.ndarray, " inputs"]:
+) -> Int64[np.ndarray, "inputs *classes"]:
     """Number of noisy copies, out of `n` per input, that the classifier calls unsafe.
 
-    The noise of copy `s` of input `i` depends on `(key, i, s)` alone: it is the same for every batch size and order of
-    work. Batches run across input boundaries, so only the last one is padded.
+    The noise of copy `s` of input `i` depends on `(key, i, s)` alone: it is the same for every batch size, number of
+    devices or processes, and order of work. So are the counts of a classifier whose arithmetic does not depend on the
+    batch; of others only copies whose margin is at rounding level may differ (`sample` counts them).
+
+    Under `jax.distributed` each process draws its share of the copies of every input, and all get the sums.
 
     Args:
-      classifier: any `BaseClassifier` that JAX can trace.
-      tokens: clean token ids; each one must belong to the kernel's alphabet.
+      classifier: any `BaseClassifier`: one that JAX can trace, or one on the host (`on_host = True`).
+      tokens: clean token ids; those at eligible positions must belong to the kernel's alphabet.
       images: clean images; the noise is added in their dtype, and not clipped.
       smoothing: the smoothing distribution.
       n: noisy copies per input, at least 1.
       key: the run key; one key gives one set of draws.
-      eligible: positions that carry token noise (the attacker's positions); None means all.
-      batch_size: noisy copies per step.
+      eligible: positions that carry token noise (the attacker's positions), bool[length] or bool[inputs, length]; None
+        means all.
+      classes: number of classes of a classifier that returns class indices; None: it returns True for unsafe.
+      first: number of the first copy: the counts of copies `0..m-1` and `m..n-1` add up to those of `0..n-1`.
+      batch_size: noisy copies per step, rounded up to a multiple of the devices.
+      mesh: devices to spread a batch over, with an axis "data" (see `data_mesh`); default all of this process.
       progress: called with the number of copies classified so far.
 
     Returns:
-      int64 counts, exact (an integer sum, never a float).
+      int64 counts, exact (an integer sum, never a float): [inputs], or [inputs, classes].
 
     Raises:
-      ValueError: if shapes differ, `n` or `batch_size` is below 1, or a token is outside of the alphabet.
+      ValueError: if shapes differ, a number is out of range, or a token is outside of the alphabet.
     """
-    tokens, images = jnp.asarray(tokens), jnp.asarray(images)
+    n, first = _whole("n", n, 1), _whole("first", first, 0)
+    start, end = first, first + n
+    if (processes := jax.process_count()) > 1:
+        share = [first + n * rank // processes for rank in (jax.process_index(), jax.process_index() + 1)]
+        start, end = share
+    counts = np.zeros((len(tokens),) if classes is None else (len(tokens), classes), np.int64)
+    if end > start:
+        plan = FixedSample(end)
+        draws = sample(
+            classifier,
+            tokens,
+            images,
+            smoothing,
+            plan,
+            key,
+            eligible=eligible,
+            classes=classes,
+            first=start,
+            batch_size=batch_size,
+            mesh=mesh,
+            progress=progress,
+        )
+        counts = draws.successes
+    return counts if processes == 1 else _sum_over_processes(counts)
+
+
+def sample(
+    classifier: BaseClassifier,
+    tokens: Int[Array | np.ndarray, "inputs length"],
+    images: Float[Array | np.ndarray, "inputs height width channels"],
+    smoothing: HybridSmoothing,
+    plan: StoppingRule,
+    key: Key[Array, ""],
+    *,
+    eligible: Bool[Array | np.ndarray, "*inputs length"] | None = None,
+    classes: int | None = None,
+    first: int = 0,
+    batch_size: int = 2000,
+    mesh: Mesh | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Draws:
+    """Draw noisy copies of each input until `plan` says that its votes decide; arguments as for `sample_counts`.
+
+    The confidence bound that holds at the stop is `plan.lower_bound(draws.n, draws.successes, alpha)`; Clopper-Pearson
+    on counts that were stopped early would claim too much.
+    """
+    tokens, images = np.asarray(tokens), np.asarray(images)
+    mask = check_inputs(tokens, images, smoothing, eligible)
+    inputs = tokens.shape[0]
+    votes = np.zeros((inputs,) if classes is None else (inputs, classes), np.int64)
+    n, ties, verdict, classified = *(np.zeros(inputs, np.int64) for _ in range(2)), np.zeros(inputs, np.int8), 0
+    rows = (Row(tokens[i], images[i], mask[i], i, first) for i in range(inputs))
+    for resolved in stream(
+        classifier, rows, inputs, smoothing, plan, key, classes=classes, batch_size=batch_size, mesh=mesh
+    ):
+        for total, part in ((n, resolved.count), (votes, resolved.votes), (ties, resolved.ties)):
+            np.add.at(total, resolved.row, part)
+        verdict[resolved.finished] = resolved.verdict
+        classified += resolved.classified
+        if progress is not None:
+            progress(classified)
+    return Draws(n, votes, verdict, ties, classified)
+
+
+def stream(
+    classifier: BaseClassifier,
+    rows: Iterable[Row],
+    total: int,
+    smoothing: HybridSmoothing,
+    plan: StoppingRule,
+    key: Key[Array, ""],
+    *,
+    classes: int | None = None,
+    batch_size: int = 2000,
+    mesh: Mesh | None = None,
+) -> Generator[Resolved, None, None]:
+    """The engine itself: give votes as they come; rows are numbered in the order in which they are taken.
+
+    Rows are taken when a slot is free, so a data set larger than memory may be read as it goes. All rows have the same
+    shapes. `total` is an upper bound on their number.
+
+    Raises:
+      ValueError: if the classifier's answer has the wrong shape or type, or a number is out of range.
+    """
+    batch_size = _whole("batch_size", batch_size, 1)
+    if classes is not None and len(plan.looks) > 1:
+        raise ValueError("A classifier with several classes needs a fixed number of draws, not early stopping.")
+    waiting = iter(rows)
+    head = next(waiting, None)
+    if head is None:
+        return
+    backend = make_backend(classifier, smoothing, key, min(batch_size, total * plan.max_samples), mesh)
+    slots = _slots_for(head, total, plan, backend.batch_size)
+    backend.allocate(slots, head)
+    schedule = Schedule(plan, slots, backend.batch_size, classes=classes, speculate=backend.pads)
+    try:
+        yield from _loop(backend, schedule, _prepend(head, waiting))
+    finally:
+        backend.close()
+
+
+def _loop(backend: Backend, schedule: Schedule, waiting: Iterator[Row]) -> Iterator[Resolved]:
+    """Refill slots, keep `depth` batches under way, count the oldest."""
+    under_way: deque[tuple[Batch, Any]] = deque()
+    taken = 0
+    while True:
+        if (free := schedule.free).size and (rows := list(islice(waiting, free.size))):
+            backend.load(free[: len(rows)].tolist(), rows)
+            for slot, row in zip(free.tolist(), rows, strict=False):
+                schedule.put(slot, taken, row.drawn, row.votes)
+                taken += 1
+        while len(under_way) < backend.depth and (batch := schedule.next_batch(patient=bool(under_way))) is not None:
+            under_way.append((batch, backend.submit(*batch.copies())))
+        if not under_way:
+            return
+        batch, handle = under_way.popleft()
+        yield schedule.resolve(batch, *backend.collect(handle))
+
+
+def check_inputs(
+    tokens: np.ndarray, images: np.ndarray, smoothing: HybridSmoothing, eligible: object
+) -> Bool[np.ndarray, "inputs length"]:
+    """The mask of eligible positions for each input; raise one sentence if anything does not fit."""
     if tokens.shape[0] != images.shape[0]:
         raise ValueError(f"tokens and images must hold the same inputs, got {tokens.shape[0]} and {images.shape[0]}.")
-    for name, value in (("n", n), ("batch_size", batch_size)):
-        if int(value) != value or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value}.")
-    n, batch_size = int(n), int(batch_size)
+    mask = np.ones(tokens.shape[1:], bool) if eligible is None else np.asarray(eligible, bool)
+    if mask.shape not in (tokens.shape, tokens.shape[1:]):
+        raise ValueError(f"eligible must have shape {tokens.shape[1:]} or {tokens.shape}, got {mask.shape}.")
+    mask = np.broadcast_to(mask, tokens.shape)
     if smoothing.discrete is not None:
-        smoothing.discrete.check_tokens(np.asarray(tokens))
-    mask = jnp.ones(tokens.shape[1:], bool) if eligible is None else jnp.asarray(eligible)
-    if mask.shape != tokens.shape[1:]:
-        raise ValueError(f"eligible must have one entry per token {tokens.shape[1:]}, got shape {mask.shape}.")
-    counts = np.zeros(tokens.shape[0], np.int64)
-    if not counts.size:
-        return counts
-    done = 0
-    for inputs, samples, real in _batches(tokens.shape[0], n, min(batch_size, tokens.shape[0] * n)):
-        unsafe = _step(classifier, smoothing, tokens, images, mask, key, inputs, samples)
-        np.add.at(counts, inputs[:real], np.asarray(unsafe)[:real])
-        done += real
-        if progress is not None:
-            progress(done)
-    return counts
+        # positions without noise (a template, special tokens) are no part of the alphabet's business
+        smoothing.discrete.check_tokens(np.where(mask, tokens, np.zeros((), tokens.dtype)))
+    return mask
 
 
-def _batches(inputs: int, n: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Cut the (input, copy) pairs, in order, into batches of one size; the last one repeats its last pair."""
-    total = inputs * n
-    for start in range(0, total, size):
-        index = np.minimum(np.arange(start, start + size), total - 1)
-        yield (index // n).astype(np.int32), (index % n).astype(np.int32), min(size, total - start)
+def _slots_for(row: Row, total: int, plan: StoppingRule, batch_size: int) -> int:
+    """Enough inputs at work to fill three batches up to their first look, within the memory for them."""
+    wanted = max(4, -(-3 * batch_size // int(plan.looks[0])))
+    fits = max(1, _SLOT_BYTES // max(1, row.tokens.nbytes + row.image.nbytes + row.eligible.nbytes))
+    return max(1, min(wanted, fits, total))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _step(
-    classifier: BaseClassifier,
-    smoothing: HybridSmoothing,
-    tokens: Array,
-    images: Array,
-    eligible: Array,
-    key: Array,
-    inputs: Any,
-    samples: Any,
-) -> Array:
-    """Classify one noisy copy of each (input, copy) pair."""
+def _sum_over_processes(counts: np.ndarray) -> np.ndarray:
+    from jax.experimental import multihost_utils
 
-    def draw(i: Array, s: Array) -> tuple[Array, Array]:
-        return smoothing.sample(jax.random.fold_in(jax.random.fold_in(key, i), s), tokens[i], images[i], eligible)
+    parts = multihost_utils.process_allgather(jnp.asarray(counts, jnp.int32))
+    return np.asarray(parts).astype(np.int64).sum(axis=0)
 
-    return classifier(*jax.vmap(draw)(inputs, samples))
+
+def _prepend(head: Row, rest: Iterator[Row]) -> Iterator[Row]:
+    yield head
+    yield from rest
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or int(value) != value or not least <= value <= MOST_COPIES:
+        raise ValueError(f"{name} must be an integer in {least}..{MOST_COPIES}, got {value}.")
+    return int(value)

@@ -1,14 +1,27 @@
 """The demo guard as a base classifier: its promises on held-out inputs, and its manners."""
 
+import functools
+import hashlib
 import random
+from importlib import resources
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+import hybrid_rs_jax as hrs
 from hybrid_rs_jax.classifiers import BaseClassifier, DemoGuard
 from hybrid_rs_jax.data import demo
+from hybrid_rs_jax.models.demo_guard import DemoGuardConfig, DemoGuardNetwork
+
+SMALL = DemoGuardConfig(width=4, patch_features=4, hidden=8, slots=2)
+
+
+@nnx.jit
+def small_network(key):
+    return DemoGuardNetwork(SMALL, nnx.Rngs(key))
 
 
 @pytest.fixture(scope="module")
@@ -94,25 +107,87 @@ def test_most_unsafe_inputs_stay_unsafe_under_the_noise_of_the_demo(guard, input
 
 
 def test_decisions_do_not_depend_on_the_batch(guard, inputs):
-    whole = np.asarray(guard.logits(inputs.tokens[:32], inputs.images[:32]))
+    whole = np.asarray(guard.margin(inputs.tokens[:32], inputs.images[:32]))
     for size in (1, 7):
-        part = np.asarray(guard.logits(inputs.tokens[:size], inputs.images[:size]))
+        part = np.asarray(guard.margin(inputs.tokens[:size], inputs.images[:size]))
         np.testing.assert_allclose(part, whole[:size], rtol=1e-4, atol=1e-4)
 
 
 def test_guard_works_inside_jit(guard, inputs):
     tokens, images = jnp.asarray(inputs.tokens[:64]), jnp.asarray(inputs.images[:64])
-    logits = jax.jit(guard.logits)(tokens, images)
-    np.testing.assert_allclose(logits, guard.logits(tokens, images), rtol=1e-4, atol=1e-4)
+    margin = jax.jit(guard.margin)(tokens, images)
+    np.testing.assert_allclose(margin, guard.margin(tokens, images), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(jax.jit(lambda t, i: guard(t, i))(tokens, images), guard(tokens, images))
 
 
 def test_guard_computes_in_float32_under_x64(guard, inputs):
-    expected = np.asarray(guard.logits(inputs.tokens[:16], inputs.images[:16]))
+    expected = np.asarray(guard.margin(inputs.tokens[:16], inputs.images[:16]))
     with jax.enable_x64(True):
-        logits = guard.logits(inputs.tokens[:16].astype(np.int64), inputs.images[:16].astype(np.float64))
-        assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+        margin = guard.margin(inputs.tokens[:16].astype(np.int64), inputs.images[:16].astype(np.float64))
+        assert margin.dtype == jnp.float32
+    np.testing.assert_allclose(margin, expected, rtol=1e-4, atol=1e-4)
+
+
+# What the engine may also ask for
+
+
+@pytest.fixture(scope="module")
+def noisy(inputs):
+    """Noisy copies of the held-out inputs, as the demo draws them."""
+    count = 6000
+    rows, keys = np.arange(count) % len(inputs), jax.random.split(jax.random.key(3), count)
+    smoothing, eligible = hrs.HybridSmoothing(hrs.UniformKernel(0.25, 512), 0.25), jnp.asarray(demo.suffix_mask())
+    draw = jax.jit(jax.vmap(lambda key, tokens, image: smoothing.sample(key, tokens, image, eligible)))
+    return draw(keys, jnp.asarray(inputs.tokens[rows]), jnp.asarray(inputs.images[rows]))
+
+
+def test_margins_differ_between_batch_sizes_by_less_than_the_tie_tolerance(guard, noisy):
+    tokens, images = noisy
+    found = []
+    for size in (1, 7, 64, 500, 2000, 4096):
+        count = min(len(tokens), 150 * size) // size * size
+        cuts = [slice(start, start + size) for start in range(0, count, size)]
+        margins = np.concatenate([guard.margin(tokens[cut], images[cut]) for cut in cuts])
+        found.append(np.pad(margins, (0, len(tokens) - count), constant_values=np.nan))
+    spread = np.nanmax(found, axis=0) - np.nanmin(found, axis=0)
+    assert spread.max() < guard.tie_tolerance
+    assert spread.max() > 0  # else nothing was compared
+
+
+def test_the_margin_decides(guard, noisy):
+    tokens, images = (part[:500] for part in noisy)
+    np.testing.assert_array_equal(guard(tokens, images), np.asarray(guard.margin(tokens, images)) > 0)
+
+
+def test_the_pure_function_gives_the_margin_and_is_compiled_once_for_all_guards_of_one_size(guard, noisy):
+    tokens, images = (part[:64] for part in noisy)
+    first, second = (DemoGuard(small_network(jax.random.key(seed))) for seed in (0, 1))
+    traces = 0
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def step(apply, parameters, tokens, images):
+        nonlocal traces
+        traces += 1
+        return apply(parameters, tokens, images)
+
+    for each in (first, second, first):
+        apply, parameters = each.functional()
+        np.testing.assert_allclose(step(apply, parameters, tokens, images), each.margin(tokens, images), atol=1e-4)
+    assert traces == 1
+    assert apply is first.functional()[0] is second.functional()[0] is not guard.functional()[0]
+    assert not np.allclose(first.margin(tokens, images), second.margin(tokens, images), atol=1e-3)
+
+
+def test_the_header_holds_the_digest_of_the_weights(guard):
+    stored = resources.files("hybrid_rs_jax.models").joinpath("weights", "demo_guard.npz").read_bytes()
+    name = "hybrid_rs_jax.classifiers.DemoGuard"
+    assert guard.describe() == {"name": name, "weights_sha256": hashlib.sha256(stored).hexdigest()}
+
+
+def test_other_weights_have_another_digest_and_equal_ones_the_same(guard):
+    first, again, second = (DemoGuard(small_network(jax.random.key(seed))).describe() for seed in (0, 0, 1))
+    assert first == again
+    assert len({first["weights_sha256"], second["weights_sha256"], guard.describe()["weights_sha256"]}) == 3
 
 
 @pytest.mark.parametrize(

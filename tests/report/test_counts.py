@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from hybrid_rs_jax.confidence import FixedSample, SequentialTest, Verdict
 from hybrid_rs_jax.report.counts import read_counts
 from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax.report.runs import read_run
+from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
 
 HEADER = "id,successes,n\n"
 PER_BUDGET = "id,successes,n,budget\n"
@@ -104,3 +107,103 @@ def test_one_sample_per_budget_in_any_order(tmp_path):
     assert counts.budgets == (0, 2)
     assert counts.successes.tolist() == [[9, 8], [1, 0]]
     assert counts.n.tolist() == [[10, 10], [5, 5]]
+
+
+SHARED = {
+    "smoothing": {"kernel": "uniform", "beta": 0.25, "vocab_size": 512, "sigma": 0.25},
+    "mode": "shared",
+    "plan": FixedSample(100).describe(),
+}
+
+
+def run_folder(folder, header, records, skipped=()):
+    with Ledger.create(folder, header) as ledger:
+        ledger.register((f"input {i}", i, f"digest {i}") for i in range(5))
+        ledger.append(records)
+        for index in skipped:
+            ledger.skip(index, f"input {index}", "its picture is cut off")
+    return folder
+
+
+def test_a_run_with_a_fixed_number_of_draws_counts_whatever_was_drawn(tmp_path):
+    records = [(3, None, 0, 60, 50, 1), (3, None, 60, 40, 40, 0), (0, None, 0, 7, 7, 0), (2, None, 0, 9, 9, 0)]
+    folder = run_folder(tmp_path / "run", SHARED, [*records, (1, None, 5, 9, 9, 0)], skipped=[2])
+    counts = read_counts(folder)
+    assert counts.ids == ["input 0", "input 3"]
+    assert counts.successes.tolist() == [7, 90]
+    assert counts.n.tolist() == [7, 100]
+    assert counts.successes.dtype == counts.n.dtype == np.int64
+    assert counts.budgets is counts.votes is None
+    assert counts.run == SHARED == read_run(folder)
+    assert counts.plan == {"plan": "fixed", "n": 100}
+    assert counts.skipped == [("input 2", "its picture is cut off")]
+    assert counts.unfinished == ["input 1", "input 4"]  # draws 0..4 of input 1 are missing
+
+
+def test_a_plan_that_stops_early_counts_only_where_it_has_stopped(tmp_path):
+    plan = SequentialTest(0.75, 0.01, 300)
+    look = int(plan.looks[plan.verdict(plan.looks, plan.looks) == Verdict.REACHED][0])
+    between = next(n for n in range(look + 1, 300) if n not in plan.looks)
+    records = [(0, None, 0, look, look, 0), (1, None, 0, between, between, 0), (2, None, 0, 300, 225, 0)]
+    folder = run_folder(tmp_path / "run", SHARED | {"plan": plan.describe()}, [*records, (3, None, 0, 1, 1, 0)])
+    counts = read_counts(folder)
+    assert counts.ids == ["input 0", "input 2"]
+    assert counts.n.tolist() == [look, 300]
+    assert counts.unfinished == ["input 1", "input 3", "input 4"]
+
+
+def test_one_sample_per_budget_is_complete_where_all_budgets_are(tmp_path):
+    header = SHARED | {"mode": "per budget", "budgets": [2, 0]}
+    records = [(0, 2, 0, 10, 8, 0), (0, 0, 0, 20, 19, 0), (1, 0, 0, 20, 20, 0), (4, 0, 0, 5, 1, 0), (4, 2, 0, 6, 2, 0)]
+    counts = read_counts(run_folder(tmp_path / "run", header, records))
+    assert counts.ids == ["input 0", "input 4"]
+    assert counts.budgets == (0, 2)
+    assert counts.successes.tolist() == [[19, 8], [1, 2]]
+    assert counts.n.tolist() == [[20, 10], [5, 6]]
+    assert counts.unfinished == ["input 1", "input 2", "input 3"]
+
+
+def test_votes_per_class_are_no_successes(tmp_path):
+    records = [(0, None, 0, 10, [1, 2, 7], 0), (1, None, 0, 10, [0, 0, 0], 10)]
+    counts = read_counts(run_folder(tmp_path / "run", SHARED | {"classes": 3}, records))
+    assert counts.votes.tolist() == [[1, 2, 7], [0, 0, 0]]
+    assert counts.successes.tolist() == [0, 0]
+    assert counts.n.tolist() == [10, 10]
+
+
+@pytest.mark.parametrize(
+    ("change", "records", "sentence"),
+    [
+        ({}, [], "holds no finished input yet: 5 inputs unfinished, 0 skipped"),
+        (
+            {},
+            [(0, 3, 0, 10, 5, 0)],
+            "input 'input 0' has a sample of its own for budget 3, its header says one sample for all",
+        ),
+        (
+            {"mode": "per budget", "budgets": [0, 1]},
+            [(0, None, 0, 10, 5, 0)],
+            r"input 'input 0' has a sample for all budgets, its header says samples for the budgets 0, 1",
+        ),
+        ({"mode": "per budget", "budgets": [0]}, [(0, 3, 0, 10, 5, 0)], "a sample of its own for budget 3"),
+        ({"smoothing": None}, [(0, None, 0, 10, 5, 0)], "does not say which noise was drawn: it has no 'smoothing'"),
+        ({"plan": {"plan": "psychic"}}, [(0, None, 0, 10, 5, 0)], "got 'psychic'"),
+        (
+            {"plan": {"plan": "target"}, "classes": 2},
+            [(0, None, 0, 10, [5, 5], 0)],
+            "votes per class have no plan that stops early, got 'target'",
+        ),
+    ],
+)
+def test_a_run_without_usable_counts_is_refused_in_one_sentence(tmp_path, change, records, sentence):
+    folder = run_folder(tmp_path / "run", SHARED | change, records)
+    with pytest.raises(BadInputError, match=rf"^[^\n]*{sentence}[^\n]*\.$"):
+        read_counts(folder)
+
+
+def test_a_damaged_ledger_is_refused(tmp_path):
+    folder = run_folder(tmp_path / "run", SHARED, [(0, None, 0, 10, 5, 0)])
+    (folder / LEDGER_FILE).write_bytes(b"id,successes,n")
+    for read in (read_counts, read_run):
+        with pytest.raises(BadInputError, match="is damaged or is no ledger"):
+            read(folder)

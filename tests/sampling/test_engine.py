@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax.confidence import FixedSample
 
 N = 23
 SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(0.4, 10), 0.5)
@@ -125,6 +126,6 @@ def test_bad_input_raises_one_sentence_with_the_value(change, value):
 
 
 def test_inputs_that_do_not_pair_up_raise_one_sentence_with_both_numbers():
-    unchecked = inspect.unwrap(hrs.sample_counts)  # the tests' shape check would speak first
+    unchecked = inspect.unwrap(hrs.sample)  # the tests' shape check would speak first
     with pytest.raises(ValueError, match=r"^[^\n]*2 and 3\.$"):
-        unchecked(classifier, TOKENS[:2], IMAGES, SMOOTHING, N, KEY)
+        unchecked(classifier, TOKENS[:2], IMAGES, SMOOTHING, FixedSample(N), KEY)

@@ -1,0 +1,264 @@
+"""Draw noisy copies of each input, classify them, and keep the counts in a ledger.
+
+Nothing is lost: counts are written as they come, a run that was stopped or killed goes
+on with --resume, and certify reads the run for any tau, alpha or budget later on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hybrid_rs_jax as hrs
+from hybrid_rs_jax.commands import _arguments as arguments
+from hybrid_rs_jax.commands import _plans as plans
+from hybrid_rs_jax.commands._sources import Source, open_source
+from hybrid_rs_jax.report.errors import BadInputError, library_sentences
+from hybrid_rs_jax.report.formatting import counted
+from hybrid_rs_jax.report.noise import build_smoothing, smoothing_text
+from hybrid_rs_jax.report.progress import progress_bar
+from hybrid_rs_jax.report.runs import run_record
+from hybrid_rs_jax.report.tables import say
+
+EXAMPLES = """\
+examples:
+  hybrid-rs sample --model demo --data demo --limit 20 --out run
+  hybrid-rs sample --model demo --data demo --target d=2,eps=0.5 --out run-target
+  hybrid-rs sample --model demo --data demo --samples 50000 --frontier --out run-frontier
+  hybrid-rs sample --model my_filter:classify --data inputs.npz --vocab-size 32000 --sigma 0.5 --out run --resume"""
+
+DEMO_SIGMA = 0.25
+BETA = 0.25
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sample`."""
+    parser.add_argument(
+        "--model", required=True, metavar="MODEL", help="demo, or package.module:name of a classifier (Python)"
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="demo, or a NumPy archive (.npz) with tokens, images, ids, eligible",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on with RUN where it exists")
+    plans.add_plan_arguments(parser)
+    parser.add_argument("--limit", type=arguments.integer(1, 2**31 - 1), metavar="K", help="only the first K inputs")
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        default=(0, 1),
+        metavar="I/K",
+        help="every K-th input from the I-th on (0/4, 1/4, ...): runs of several machines, joined by `hybrid-rs merge`",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=arguments.integer(1, 2**24),
+        default=2000,
+        metavar="B",
+        help="noisy copies per step (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--devices", type=arguments.integer(1, 4096), metavar="K", help="use the first K devices (default: all)"
+    )
+    parser.add_argument(
+        "--seed", type=arguments.integer(0, 2**31 - 1), default=0, metavar="S", help="seed (default: %(default)s)"
+    )
+    arguments.add_noise_arguments(parser, default_kernel="uniform")
+    parser.add_argument("--no-pixel-noise", action="store_true", help="text-only: tokens alone carry noise")
+    arguments.add_risk_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Open model, data and ledger; draw; say what was done."""
+    source = open_source(args.model, args.data)
+    smoothing = _smoothing(args, source)
+    tau = arguments.TAU if args.tau is None else args.tau
+    alpha = arguments.ALPHA if args.alpha is None else args.alpha
+    plan, aim = plans.build_plan(args, smoothing, tau, alpha)
+    header = _header(args, source, smoothing, plan, aim)
+    total = len(source.inputs.ids) if args.limit is None else min(args.limit, len(source.inputs.ids))
+    positions = range(args.shard[0], total, args.shard[1])
+    if not len(positions):
+        raise BadInputError(f"--shard {args.shard[0]}/{args.shard[1]} leaves none of the {total} inputs.")
+    say(f"{counted(len(positions), 'input')}, {smoothing_text(header['smoothing'])}; {plans.plan_text(plan, aim)}")
+    with _interruptible(args.out), library_sentences(), _ledger(args, header) as ledger:
+        progress = _draw(args, ledger, source, positions, smoothing, plan)
+        _summary(progress, plan, ledger.counts())
+    say(f"\nWrote {args.out / 'ledger.sqlite'}. Next: hybrid-rs certify {args.out}")
+
+
+def _draw(
+    args: argparse.Namespace, ledger: Any, source: Source, positions: range, smoothing: hrs.HybridSmoothing, plan: Any
+) -> Any:
+    """Run the engine into the ledger, with progress."""
+    import jax
+
+    from hybrid_rs_jax.sampling.run import Progress, sample_run
+
+    budgets = None if args.per_budget is None else range(args.per_budget + 1)
+    total = len(positions) * (1 if budgets is None else len(budgets))
+    with progress_bar("sampling", total, "inputs", log=True) as advance:
+        meter = _Meter()
+
+        def report(progress: Progress) -> None:
+            note = f"{progress.saved:,} draws saved" if progress.saved else ""
+            advance(progress.finished + progress.skipped, note, meter.text(progress.classified))
+
+        return sample_run(
+            ledger,
+            source.classifier,
+            source.inputs,
+            positions,
+            smoothing,
+            plan,
+            jax.random.key(args.seed),
+            budgets=budgets,
+            classes=getattr(source.classifier, "classes", None),
+            batch_size=args.batch_size,
+            mesh=hrs.data_mesh(args.devices),
+            report=report,
+        )
+
+
+def _ledger(args: argparse.Namespace, header: dict[str, Any]) -> Any:
+    """A new ledger, or with --resume the one that is there."""
+    from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
+
+    if args.resume and (args.out / LEDGER_FILE).exists():
+        return Ledger.resume(args.out, header, may_change=_may_change)
+    return Ledger.create(args.out, header)
+
+
+def _may_change(field: str, before: Any, after: Any) -> bool:
+    """A fixed sample may be extended: its first draws stay the same. Nothing else may change."""
+    return field in ("plan.n", "samples") and isinstance(before, int) and isinstance(after, int) and after >= before
+
+
+def _header(
+    args: argparse.Namespace, source: Source, smoothing: hrs.HybridSmoothing, plan: Any, aim: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Everything that defines the draws."""
+    first = source.inputs.read(0)
+    shared = getattr(source.inputs, "eligible", first.eligible)
+    record = run_record(
+        smoothing,
+        samples=plan.max_samples,
+        seed=args.seed,
+        eligible=np.flatnonzero(shared).tolist() if np.ndim(shared) == 1 else [],
+        sigma_unit=source.sigma_unit,
+        dtype=str(first.image.dtype),
+        classifier=source.model,
+        data=source.data,
+    )
+    if np.ndim(shared) == 2:
+        record["eligible_positions"] = "an own set for each input, part of its digest"
+    budgets = None if args.per_budget is None else list(range(args.per_budget + 1))
+    return {
+        **record,
+        "plan": plan.describe(),
+        "aim": aim,
+        "mode": "shared" if budgets is None else "per budget",
+        "budgets": budgets,
+        "classes": getattr(source.classifier, "classes", None),
+    }
+
+
+def _smoothing(args: argparse.Namespace, source: Source) -> hrs.HybridSmoothing:
+    """The noise of the flags; beta, and for the demo sigma, have defaults."""
+    if args.no_pixel_noise and args.sigma is not None:
+        raise BadInputError("--no-pixel-noise contradicts --sigma; leave one of them out.")
+    given = {name: getattr(args, name) for name in ("kernel", "beta", "vocab_size", "cardinalities", "sigma")}
+    if given["beta"] is None and args.kernel != "none":
+        given["beta"] = BETA
+    if given["vocab_size"] is None and args.kernel == "uniform":
+        given["vocab_size"] = source.vocab_size
+    elif args.kernel == "uniform" and source.vocab_size not in (None, given["vocab_size"]):
+        raise BadInputError(
+            f"--vocab-size {given['vocab_size']} contradicts the data, whose alphabet has {source.vocab_size} symbols."
+        )
+    if given["sigma"] is None and not args.no_pixel_noise:
+        if args.data != "demo":
+            raise BadInputError("--sigma is needed (or --no-pixel-noise): the pixel noise is part of the certificate.")
+        given["sigma"] = DEMO_SIGMA
+    arguments.check_noise_flags(args.kernel, given)
+    return build_smoothing(given)
+
+
+def _summary(progress: Any, plan: Any, counts: Any) -> None:
+    """What the session did and what the run holds now."""
+    drawn = np.sort(counts.n)
+    if drawn.size:
+        say(
+            f"{progress.finished} of {counted(progress.inputs, 'score')} done; draws per score: "
+            f"{int(drawn[0]):,} to {int(drawn[-1]):,}, median {int(drawn[(drawn.size - 1) // 2]):,}, "
+            f"mean {float(drawn.mean()):,.1f}, of at most {plan.max_samples:,}."
+        )
+    say(f"This session classified {progress.classified:,} noisy copies; {progress.drawn:,} of them count.")
+    if ties := int(counts.ties.sum()):
+        say(f"{ties:,} of all draws were ties: their margin is at rounding level, another batch size may flip them.")
+    for name, reason in counts.skipped[:5]:
+        say(f"Skipped {name}: {reason}")
+    if len(counts.skipped) > 5:
+        say(f"... and {len(counts.skipped) - 5} more; the ledger holds all reasons.")
+
+
+class _Meter:
+    """Copies per second over this session."""
+
+    def __init__(self) -> None:
+        import time
+
+        self._clock = time.monotonic
+        self._begin: float | None = None
+        self._first = 0
+
+    def text(self, classified: int) -> str | None:
+        """The rate since the first batch, which holds the compilation."""
+        if self._begin is None:
+            self._begin, self._first = self._clock(), classified
+            return None
+        passed = self._clock() - self._begin
+        return f"{(classified - self._first) / passed:,.0f} copies/s" if passed > 0 else None
+
+
+class _interruptible:
+    """Turn SIGTERM into an interrupt, and say that nothing is lost."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        def stop(signum: int, frame: types.FrameType | None) -> None:
+            raise KeyboardInterrupt
+
+        try:
+            self._before = signal.signal(signal.SIGTERM, stop)
+        except ValueError:  # not in the main thread: leave signals alone
+            self._before = None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+        if kind is KeyboardInterrupt:
+            say(f"Interrupted; what was drawn is in {self._folder}, and --resume goes on from there.", stderr=True)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    parse: Callable[[str], int] = arguments.integer(0, 2**20)
+    if not slash:
+        raise argparse.ArgumentTypeError(f"must look like 0/4, got {text}")
+    index, number = parse(part), parse(parts)
+    if not 0 <= index < number:
+        raise argparse.ArgumentTypeError(f"must be I/K with 0 <= I < K, got {text}")
+    return index, number

@@ -1,0 +1,126 @@
+"""The smoothed classifier at run time: a filter that asks about fresh noisy copies."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
+
+from hybrid_rs_jax.classifiers.base import BaseClassifier
+from hybrid_rs_jax.confidence import Verdict, detection_threshold
+from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.sampling import sample
+
+__all__ = ["Prediction", "SmoothedClassifier"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Decisions on B inputs.
+
+    Attributes:
+      unsafe: bool[B], at least one noisy copy was called unsafe.
+      copies: int64[B], copies that were asked: all of them, or fewer where an unsafe one came up earlier.
+      classified: copies classified in all, those of a batch beyond the first unsafe one included.
+    """
+
+    unsafe: np.ndarray
+    copies: np.ndarray
+    classified: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _UntilUnsafe:
+    """Stop at the first look with an unsafe copy: looks at 16, 32, 64, ... copies and at the last one."""
+
+    max_samples: int
+
+    @property
+    def looks(self) -> np.ndarray:
+        early = 16 * 2 ** np.arange(40, dtype=np.int64)
+        return np.append(early[early < self.max_samples], np.int64(self.max_samples))
+
+    def verdict(self, n: Any, successes: Any) -> np.ndarray:
+        done = np.where(np.asarray(n) >= self.max_samples, Verdict.EXHAUSTED, Verdict.CONTINUE)
+        return np.where(np.asarray(successes) > 0, Verdict.REACHED, done).astype(np.int8)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmoothedClassifier:
+    """Flags an input when at least one of its noisy copies is called unsafe (section 4 of the method).
+
+    The base classifier and the smoothing distribution must be those of the certificate. An input whose smoothed score
+    exceeds `tau` is missed with probability at most `(1 - tau)^m`; the certificate says that no attack within the
+    budget brings the score of a certified input down to `tau`.
+
+    Args:
+      classifier: the base classifier.
+      smoothing: the smoothing distribution.
+      eligible: positions that carry token noise, bool[length]; None means all.
+      batch_size: noisy copies per step.
+      mesh: devices, see `data_mesh`.
+
+    >>> import jax, numpy as np
+    >>> from hybrid_rs_jax import HybridSmoothing
+    >>> filter = SmoothedClassifier(lambda tokens, images: images.mean((1, 2, 3)) > 0, HybridSmoothing(None, 0.25))
+    >>> tokens, images = np.zeros((2, 1), np.int32), np.stack([np.full((8, 8, 1), x, np.float32) for x in (-1, 1)])
+    >>> filter.predict(tokens, images, 100, jax.random.key(0)).unsafe.tolist()
+    [False, True]
+    """
+
+    classifier: BaseClassifier
+    smoothing: HybridSmoothing
+    eligible: np.ndarray | None = None
+    batch_size: int = 2000
+    mesh: Mesh | None = None
+
+    def predict(
+        self,
+        tokens: Int[Array | np.ndarray, "inputs length"],
+        images: Float[Array | np.ndarray, "inputs height width channels"],
+        m: int,
+        key: Key[Array, ""],
+    ) -> Prediction:
+        """Ask about up to `m` noisy copies of each input; an unsafe one ends it.
+
+        Args:
+          tokens, images: inputs as they arrive, attacked or not.
+          m: noisy copies per input, at least 1.
+          key: must be new for each call and unknown to the attacker: an attacker who knows the noise is not covered.
+
+        Raises:
+          ValueError: if an argument is out of range, or shapes do not fit.
+        """
+        if isinstance(m, bool) or int(m) != m or m < 1:
+            raise ValueError(f"m must be an integer of at least 1, got {m}.")
+        draws = sample(
+            self.classifier,
+            tokens,
+            images,
+            self.smoothing,
+            _UntilUnsafe(int(m)),
+            key,
+            eligible=self.eligible,
+            batch_size=self.batch_size,
+            mesh=self.mesh,
+        )
+        return Prediction(draws.successes > 0, draws.n, draws.classified)
+
+    def detection_probability(self, m: int, score: float) -> float:
+        """Probability that `m` copies flag an input whose smoothed score is `score`: `1 - (1 - score)^m`, in [0, 1]."""
+        if not 0 <= score <= 1:
+            raise ValueError(f"score must lie in [0, 1], got {score}.")
+        return 1.0 if score == 1 else max(0.0, -math.expm1(m * math.log1p(-score)))
+
+    def guarantee(self, m: int, miss_probability: float = 0.01) -> str:
+        """What `predict` with `m` copies promises, in words; certify for the `tau` that it names."""
+        tau = detection_threshold(m, miss_probability)
+        return (
+            f"An input whose SMOOTHED score exceeds tau = {tau:.3e} is flagged by {m} fresh noisy copies with "
+            f"probability at least {1 - miss_probability:g}. Certify for this tau: no attack within a certified budget "
+            f"then makes the filter miss a certified input more often than with probability {miss_probability:g}."
+        )

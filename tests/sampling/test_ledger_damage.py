@@ -1,0 +1,128 @@
+"""A ledger that is not what was written is refused; it never gives other counts."""
+
+import random
+import sqlite3
+
+import pytest
+
+from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger, LedgerError
+
+HEADERS = {"successes": {"seed": 1}, "votes": {"seed": 1, "classes": 3}}
+
+
+@pytest.fixture(scope="module", params=HEADERS)
+def run(request, tmp_path_factory):
+    """A folder, the bytes of its ledger and what it holds."""
+    folder = tmp_path_factory.mktemp("damage") / "run"
+    header = HEADERS[request.param]
+    with Ledger.create(folder, header) as ledger:
+        ledger.register((f"input {i}", i, f"digest {i}") for i in range(60))
+        for i in range(50):
+            votes = [i % 7, 100 - i, 3] if "classes" in header else 80 + i % 20
+            ledger.append([(i, None, 200 * k, 200, votes, i % 3) for k in range(8)])
+        ledger.skip(55, "input 55", "its file is cut off")
+    return folder, (folder / LEDGER_FILE).read_bytes(), content(folder)
+
+
+def content(folder):
+    with Ledger.open(folder) as ledger:
+        counts = ledger.counts()
+        columns = [column.tolist() for column in ledger.records()]
+        votes = None if counts.votes is None else counts.votes.tolist()
+        return ledger.history, columns, votes, counts.ids, counts.skipped, counts.undrawn
+
+
+def outcome(folder, data):
+    """What the ledger gives, None where it is refused in one sentence that names the file."""
+    (folder / LEDGER_FILE).write_bytes(data)
+    try:
+        return content(folder)
+    except LedgerError as error:
+        sentence = str(error)
+        assert sentence.startswith(str(folder / LEDGER_FILE))
+        assert sentence.endswith(".")
+        return None
+
+
+def test_a_cut_off_ledger_is_refused(run):
+    folder, data, _ = run
+    generator = random.Random(0)
+    for length in [1, 15, 16, 99, 100, 4095, 4096, len(data) - 1, *(generator.randrange(len(data)) for _ in range(60))]:
+        assert outcome(folder, data[:length]) is None, length
+
+
+def test_flipped_bytes_are_refused_or_change_nothing(run):
+    folder, data, written = run
+    generator = random.Random(1)
+    refused = 0
+    for _ in range(400):
+        at = generator.randrange(len(data))
+        broken = bytearray(data)
+        broken[at] ^= generator.choice([1 << generator.randrange(8), generator.randrange(1, 256)])
+        found = outcome(folder, bytes(broken))
+        assert found in (None, written), at
+        refused += found is None
+    assert refused > 100  # the others hit space that holds no data
+
+
+def test_every_changed_number_is_noticed(run):
+    """Numbers that are changed so that the database stays well-formed: SQLite itself sees nothing wrong."""
+    folder, data, _ = run
+    table = "votes" if b"classes" in data else "ranges"
+    for column, change in (
+        ("successes", "successes + 1"),
+        ("input", "input + 51"),
+        ("first", "first + 1"),
+        ("seal", "0"),
+    ):
+        (folder / LEDGER_FILE).write_bytes(data)
+        stranger = sqlite3.connect(folder / LEDGER_FILE, isolation_level=None)
+        ((trigger,),) = stranger.execute("SELECT sql FROM sqlite_master WHERE name = ?", (f"{table}_no_update",))
+        stranger.execute(f"DROP TRIGGER {table}_no_update")
+        stranger.execute(f"UPDATE {table} SET {column} = {change} WHERE input = 9 AND first = 400")
+        stranger.execute(trigger)
+        stranger.close()
+        with pytest.raises(LedgerError, match=f"is damaged .*a row of {table} does not match its checksum"):
+            Ledger.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        ("DROP TRIGGER ranges_no_delete", "its tables or triggers are not those of a ledger"),
+        ("DROP TABLE skipped", "its tables or triggers are not those of a ledger"),
+        ("PRAGMA user_version = 2", "has ledger format 2, this version of hybrid_rs_jax reads format 1"),
+        ("PRAGMA application_id = 7", "it is not marked as one of hybrid_rs_jax"),
+        ("INSERT INTO header VALUES (2, '{}', 'not its digest')", "its header does not match its digest"),
+        ("INSERT INTO inputs VALUES (99, 'x', 'y', 0)", "a row of inputs does not match its checksum"),
+        ("INSERT INTO skipped VALUES (99, 0, 'x', 'y', 0)", "a row of skipped does not match its checksum"),
+    ],
+)
+def test_a_database_that_is_not_a_whole_ledger_is_refused(run, statement, sentence):
+    folder, data, _ = run
+    (folder / LEDGER_FILE).write_bytes(data)
+    stranger = sqlite3.connect(folder / LEDGER_FILE, isolation_level=None)
+    stranger.execute(statement)
+    stranger.close()
+    for attempt in (lambda: Ledger.open(folder), lambda: Ledger.resume(folder, {"seed": 1})):
+        with pytest.raises(LedgerError, match=rf"^[^\n]*{sentence}[^\n]*\.$"):
+            attempt()
+
+
+def test_foreign_files_are_refused(tmp_path):
+    foreign = sqlite3.connect(tmp_path / "foreign", isolation_level=None)
+    foreign.execute("CREATE TABLE header (number)")
+    foreign.close()
+    for data, sentence in (
+        (b"", "is empty"),
+        (b"id,successes,n\na,1,2\n" * 100, "is damaged or is no ledger"),
+        (b"short", "is damaged or is no ledger"),
+        ((tmp_path / "foreign").read_bytes(), "it is not marked as one of hybrid_rs_jax"),
+    ):
+        (tmp_path / LEDGER_FILE).write_bytes(data)
+        for attempt in (lambda: Ledger.open(tmp_path), lambda: Ledger.resume(tmp_path, {})):
+            with pytest.raises(LedgerError, match=sentence):
+                attempt()
+        with pytest.raises(LedgerError, match="already holds a run"):
+            Ledger.create(tmp_path, {})
+        assert (tmp_path / LEDGER_FILE).read_bytes() == data

@@ -1,0 +1,179 @@
+"""A run with its ledger: stopped anywhere and resumed, it holds exactly the counts of one that never stopped."""
+
+import jax
+import numpy as np
+import pytest
+
+import hybrid_rs_jax as hrs
+from hybrid_rs_jax.confidence import FixedSample, SequentialTest
+from hybrid_rs_jax.sampling import ArrayInputs, Encoded, Ledger, LedgerError, UnreadableInputError, merge, sample_run
+
+SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(0.4, 10), 0.5)
+KEY = jax.random.key(7)
+B, L = 9, 5
+TOKENS = (np.arange(B * L, dtype=np.int32).reshape(B, L) * 7) % 10
+IMAGES = np.linspace(0, 1, B * 4, dtype=np.float32).reshape(B, 2, 2, 1)
+ELIGIBLE = np.array([False, True, True, True, True])
+IDS = [f"input-{i}" for i in range(B)]
+INPUTS = ArrayInputs(IDS, TOKENS, IMAGES, ELIGIBLE)
+HEADER = {"seed": 7}
+FIXED = FixedSample(100)
+TEST = SequentialTest(0.6, 0.05, 400)
+
+
+def by_rule(tokens, images):
+    """Uses every token and one pixel, and no arithmetic that a batch could change; unsafe in about 3 of 4 draws."""
+    return (tokens.sum(axis=1) % 4 != 0) | (images[:, 0, 0, 0] > 1.5)
+
+
+def three_classes(tokens, images):
+    return tokens.sum(axis=1) % 3
+
+
+class Stop(Exception):
+    """Ends a session in the middle."""
+
+
+def session(folder, plan=FIXED, *, stop_after=None, inputs=INPUTS, positions=range(B), classifier=by_rule, **o):
+    """One session: create the ledger, or go on with it."""
+    batches = []
+
+    def report(progress):
+        batches.append(progress.drawn)
+        if len(batches) == stop_after:
+            raise Stop
+
+    header = HEADER | {"classes": o.get("classes")}
+    start = Ledger.resume if (folder / "ledger.sqlite").exists() else Ledger.create
+    with start(folder, header) as ledger:
+        return sample_run(ledger, classifier, inputs, positions, SMOOTHING, plan, KEY, report=report, **o)
+
+
+def totals(folder):
+    """(id, budget) -> (n, successes or votes)."""
+    with Ledger.open(folder) as ledger:
+        found = ledger.counts()
+    votes = found.successes if found.votes is None else found.votes
+    keys = zip(found.ids, found.budget.tolist(), strict=True)
+    return dict(zip(keys, zip(found.n.tolist(), votes.tolist(), strict=True), strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """What the engine counts without a ledger."""
+    draws = hrs.sample(by_rule, TOKENS, IMAGES, SMOOTHING, TEST, KEY, eligible=ELIGIBLE)
+    assert len(set(draws.n.tolist())) > 2, "inputs stop at different looks"
+    return dict(zip(((i, -1) for i in IDS), zip(draws.n.tolist(), draws.successes.tolist(), strict=True), strict=True))
+
+
+@pytest.mark.parametrize("plan", ["fixed", "test"])
+def test_a_run_that_is_stopped_again_and_again_ends_with_the_counts_of_one_that_is_not(plan, tmp_path, whole):
+    if plan == "fixed":
+        counts = hrs.sample_counts(by_rule, TOKENS, IMAGES, SMOOTHING, 100, KEY, eligible=ELIGIBLE)
+        whole = {(i, -1): (100, int(k)) for i, k in zip(IDS, counts, strict=True)}
+    stopping = FixedSample(100) if plan == "fixed" else TEST
+    for batch_size in (64, 50, 33, 64, 20):
+        with pytest.raises(Stop):
+            session(tmp_path / "run", stopping, stop_after=2, batch_size=batch_size)
+    progress = session(tmp_path / "run", stopping, batch_size=64)
+    assert progress.finished == progress.inputs == B
+    assert totals(tmp_path / "run") == whole
+    assert session(tmp_path / "run", stopping).classified == 0, "a finished run draws nothing"
+    assert totals(tmp_path / "run") == whole
+
+
+def test_a_fixed_sample_can_be_extended(tmp_path):
+    session(tmp_path / "run", FixedSample(60))
+    session(tmp_path / "run", FixedSample(100))
+    session(tmp_path / "once", FixedSample(100))
+    assert totals(tmp_path / "run") == totals(tmp_path / "once")
+
+
+def test_a_sample_per_budget_has_noise_on_the_first_eligible_positions_only(tmp_path):
+    session(tmp_path / "run", FixedSample(50), budgets=[0, 2, 4])
+    found = totals(tmp_path / "run")
+    assert len(found) == 3 * B
+    for budget, mask in ((0, np.zeros(5, bool)), (2, np.array([0, 1, 1, 0, 0], bool)), (4, ELIGIBLE)):
+        expected = hrs.sample_counts(by_rule, TOKENS, IMAGES, SMOOTHING, 50, KEY, eligible=mask)
+        assert [found[i, budget] for i in IDS] == [(50, int(k)) for k in expected]
+
+
+def test_runs_over_shards_merge_into_the_whole_run(tmp_path):
+    session(tmp_path / "whole")
+    parts = [tmp_path / f"part-{rank}" for rank in range(2)]
+    for rank, part in enumerate(parts):
+        session(part, positions=range(rank, B, 2))
+    merge(tmp_path / "merged", parts)
+    assert totals(tmp_path / "merged") == totals(tmp_path / "whole")
+
+
+def test_votes_per_class_are_kept(tmp_path):
+    with pytest.raises(Stop):
+        session(tmp_path / "run", stop_after=2, batch_size=128, classifier=three_classes, classes=3)
+    session(tmp_path / "run", classifier=three_classes, classes=3)
+    counts = hrs.sample_counts(three_classes, TOKENS, IMAGES, SMOOTHING, 100, KEY, eligible=ELIGIBLE, classes=3)
+    assert np.all(counts.sum(axis=1) == 100)
+    assert totals(tmp_path / "run") == {(i, -1): (100, row.tolist()) for i, row in zip(IDS, counts, strict=True)}
+
+
+class Damaged:
+    """Inputs of which some cannot be read."""
+
+    ids = IDS
+
+    def __init__(self, broken):
+        self.broken = broken
+
+    def read(self, position):
+        if position in self.broken:
+            raise UnreadableInputError(f"image {position} is truncated.")
+        tokens, image, eligible = INPUTS.read(position)
+        return Encoded(np.full_like(tokens, 12) if position == 5 and self.broken else tokens, image, eligible)
+
+
+def test_inputs_that_cannot_be_used_are_skipped_with_the_reason_and_tried_again(tmp_path):
+    progress = session(tmp_path / "run", inputs=Damaged({0, 3}))
+    assert (progress.finished, progress.skipped) == (B - 3, 3)
+    with Ledger.open(tmp_path / "run") as ledger:
+        skipped = dict(ledger.counts().skipped)
+    assert skipped["input-3"] == "image 3 is truncated."
+    assert "Token 12" in skipped["input-5"]
+    assert len(totals(tmp_path / "run")) == B - 3
+    session(tmp_path / "run", inputs=Damaged(set()))
+    session(tmp_path / "once")
+    assert totals(tmp_path / "run") == totals(tmp_path / "once")
+
+
+def test_an_input_that_changed_between_two_sessions_is_refused(tmp_path):
+    with pytest.raises(Stop):
+        session(tmp_path / "run", stop_after=1, batch_size=50)
+    changed = ArrayInputs(IDS, TOKENS, IMAGES + np.float32(1), ELIGIBLE)
+    with pytest.raises(LedgerError, match="input-0"):
+        session(tmp_path / "run", inputs=changed)
+
+
+def test_too_few_positions_for_a_budget_skip_the_input(tmp_path):
+    progress = session(tmp_path / "run", FixedSample(10), budgets=[5])
+    assert progress.skipped == B
+
+
+class Failing:
+    """A host classifier that breaks down at its third call."""
+
+    on_host = True
+    calls = 0
+
+    def __call__(self, tokens, images):
+        self.calls += 1
+        if self.calls == 3:
+            raise RuntimeError("the server is gone")
+        return np.asarray(by_rule(tokens, images))
+
+
+def test_what_was_drawn_before_the_classifier_failed_is_kept(tmp_path):
+    with pytest.raises(RuntimeError, match="the server is gone"):
+        session(tmp_path / "run", batch_size=100, classifier=Failing())
+    assert sum(n for n, _ in totals(tmp_path / "run").values()) == 200
+    session(tmp_path / "run", batch_size=77)
+    session(tmp_path / "once")
+    assert totals(tmp_path / "run") == totals(tmp_path / "once")
