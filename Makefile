@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= experiments/out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soundness bench lint types doctest notebooks wheel train clean
+.PHONY: help demo test test-all soundness resilience bench lint types doctest notebooks wheel train clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,9 +33,14 @@ soundness: $(VENV)/.dev ## 20,000 certificates against 200-bit arithmetic
 	mkdir -p $(OUT)
 	HRS_SOUNDNESS_OUT=$(OUT)/soundness.json $(BIN)/python -m pytest -m slow tests/certificate/test_soundness.py -s
 
-bench: $(VENV)/.dev ## time the certifier against the paper's nested bisection
+resilience: $(VENV)/.dev ## 50 runs killed at random moments and 10 on full disks, all resumed
+	$(BIN)/python -m pytest -m "slow or not slow" tests/sampling/test_kill.py -s
+
+bench: $(VENV)/.dev ## time certifier and engine, count the draws that early stopping saves
 	mkdir -p $(OUT)
 	$(BIN)/python experiments/bench/certifier.py --out $(OUT)/bench_certifier.json
+	$(BIN)/python experiments/bench/engine.py --out $(OUT)/bench_engine.json
+	$(BIN)/python experiments/bench/draws.py --out $(OUT)/draws
 
 lint: $(VENV)/.dev ## ruff: style and formatting
 	$(BIN)/ruff check .

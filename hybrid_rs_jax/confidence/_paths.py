@@ -123,7 +123,7 @@ class Walk:
         self.low += first
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def outcomes(boundary: Boundary, reference: Odds) -> Outcomes:
     """Every outcome of a boundary, with its probability under `reference`."""
     walk = Walk(reference)
@@ -159,7 +159,7 @@ def log_sum(values: np.ndarray) -> float:
     return float(top + np.log(np.exp(values - top).sum())) if top > -np.inf else -np.inf
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=128)
 def _log_binomial(n: int, odds: Odds) -> np.ndarray:
     """Log masses of the failures among n draws.
 
@@ -169,10 +169,23 @@ def _log_binomial(n: int, odds: Odds) -> np.ndarray:
     k = np.arange(1, n + 1, dtype=np.float64)
     log_steps = np.log((n - k + 1) / k) + (odds.log_q - odds.log_p)
     mode = int(np.searchsorted(-log_steps, 0.0))
-    up = np.cumsum(log_steps[mode:])
-    down = -np.cumsum(log_steps[:mode][::-1])[::-1]
+    up = _running_sum(log_steps[mode:])
+    down = -_running_sum(log_steps[:mode][::-1])[::-1]
     log_mass = np.concatenate([down, [0.0], up])
     return log_mass - np.log(np.exp(log_mass).sum())
+
+
+def _running_sum(values: np.ndarray) -> np.ndarray:
+    """Cumulative sum whose rounding does not grow with its length: plain within blocks, compensated between them."""
+    blocks = np.pad(values, (0, -values.size % 256)).reshape(-1, 256).cumsum(axis=1)
+    total, lost, starts = 0.0, 0.0, [0.0]
+    for block in blocks[:, -1].tolist():
+        grown = total + block
+        smaller, larger = sorted((total, block), key=abs)
+        lost += smaller - (grown - larger)
+        total = grown
+        starts.append(total + lost)
+    return (blocks + np.array(starts[:-1])[:, None]).reshape(-1)[: values.size]
 
 
 def _log_convolve(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -79,19 +79,20 @@ class SequentialTest:
         if self.boundary is None:
             set_(self, "boundary", design(self._null, self.alpha, self.max_samples, self.power))
         set_(self, "boundary", _checked_boundary(self.boundary, self.max_samples))
-        if (error := self.error) > largest_error(self.alpha, self.max_samples):
+        # between what a design may spend and alpha, so that another machine's last bits do not refuse the same boundary
+        if (error := self.error) > self.alpha * (1 - 1.5 * rounding_margin(self.max_samples)):
             raise ValueError(f"boundary must have an error of at most alpha = {self.alpha}, got {error}.")
 
     def _check_together(self) -> None:
         if self.side not in ("above", "below"):
             raise ValueError(f"side must be 'above' or 'below', got {self.side!r}.")
-        if abs(sum(self._claim) - 1) > 1e-6:
+        if abs(sum(self._claim) - 1) > 1e-9 + 1e-6 * min(self._claim):
             raise ValueError(f"complement_star must be 1 - p_star = {1 - self.p_star}, got {self.complement_star}.")
         if self.alpha < SMALLEST_ALPHA:
             raise ValueError(f"alpha must lie in [{SMALLEST_ALPHA}, 1), got {self.alpha}.")
         if self.power <= self.alpha:
             raise ValueError(f"power must lie above alpha = {self.alpha}, got {self.power}.")
-        need = math.log(largest_error(self.alpha, self.max_samples)) / self._null.log_p
+        need = math.log(largest_error(self.alpha, self.max_samples)) / self._null.log_p * (1 + 1e-13)
         if need > self.max_samples:
             raise ValueError(
                 f"max_samples must be at least {math.ceil(need)} to prove p_star = {self.p_star} at alpha = "
@@ -117,10 +118,11 @@ class SequentialTest:
         return np.where(looks[at] == draws, code, Verdict.CONTINUE).astype(np.int8)
 
     def lower_bound(self, n: object, successes: object, alpha: object) -> LowerBound:
-        """Exact bound at the stop, by the order of `Outcomes`: at least p* after `REACHED`; rounded down.
+        """The p at which a stop at least as strong has probability alpha, for any alpha; rounded down.
 
-        For `side="above"`. The bound is the p at which a stop at least as strong has probability alpha, whatever alpha,
-        tau or budget it is used for later.
+        Exact, by one fixed order of all stops (earlier `REACHED` is stronger, then `EXHAUSTED` with fewer failures,
+        then later `FUTILE`), so it may be used for any tau or budget later on. For `side="above"`: after `REACHED`, at
+        the alpha of the design, it is at least p*. For "below" the order is turned round.
 
         Raises:
           ValueError: where sampling could not have stopped with these counts.
@@ -131,7 +133,10 @@ class SequentialTest:
         return LowerBound(complement, p)
 
     def upper_bound(self, n: object, successes: object, alpha: object) -> UpperBound:
-        """The other side: the p at which a stop at most as strong has probability alpha; rounded up."""
+        """The p at which a stop at most as strong has probability alpha; rounded up. Mirror image of `lower_bound`.
+
+        For `side="below"`: after `REACHED`, at the alpha of the design, it is at most p*.
+        """
         if self.side == "above":
             return UpperBound(*self._bounds(n, successes, alpha, lower=False))
         p, complement = self._bounds(n, successes, alpha, lower=True)

@@ -15,7 +15,7 @@ _FARTHEST = 700.0  # log odds; beyond, the bound is 0 or 1
 _ROUND = 8 * float(np.finfo(np.float64).eps)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _places(boundary: Boundary, reference: Odds) -> tuple[np.ndarray, np.ndarray]:
     """The outcomes as sorted numbers, and the place of each in the order of strength."""
     law = outcomes(boundary, reference)

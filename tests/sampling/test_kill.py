@@ -1,0 +1,169 @@
+"""Nothing is lost: runs of the command that are killed, or whose disk is full, go on to the uninterrupted counts."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hybrid_rs_jax.report.counts import read_counts
+
+COMMAND = [sys.executable, "-m", "hybrid_rs_jax.cli", "sample", "--model", "slow_filter:classify", "--data", "demo"]
+SETTINGS = ["--limit", "6", "--samples", "4000", "--batch-size", "400", "--seed", "11"]
+# Batch-invariant, and slow enough that a kill hits the middle; commits are made frequent so that many are hit.
+FILTER = """
+import time
+import numpy as np
+import hybrid_rs_jax.sampling.run as run
+
+run.COMMIT_SECONDS = 0.02
+
+class Slow:
+    on_host = True
+
+    def __call__(self, tokens, images):
+        time.sleep(0.01)
+        return (tokens.sum(axis=1) % 5 < 3) & (images[:, 3, 3, 0] > images[:, 4, 4, 0])
+
+classify = Slow()
+"""
+#: Seconds that Python and JAX need before the first batch, and that the draws take.
+STARTUP, DRAWING = 1.0, 3.0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "slow_filter.py").write_text(FILTER)
+    return tmp_path
+
+
+def start(folder, run, *extra, **options):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [*COMMAND, *SETTINGS, "--out", str(run), "--resume", *extra]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def finish(folder, run):
+    process = start(folder, run)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def counts(run):
+    found = read_counts(run)
+    assert not found.unfinished
+    return dict(zip(found.ids, zip(found.successes.tolist(), found.n.tolist(), strict=True), strict=True))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    (folder / "slow_filter.py").write_text(FILTER)
+    finish(folder, folder / "run")
+    return counts(folder / "run")
+
+
+def kill_until_done(folder, seed, uninterrupted, how=signal.SIGKILL):
+    """Kill sessions of one run at random moments until one of them comes to the end; the number of kills."""
+    rng, run, kills = random.Random(seed), folder / f"run-{seed}", 0
+    while True:
+        process = start(folder, run)
+        try:
+            process.communicate(timeout=STARTUP + rng.random() * DRAWING)
+        except subprocess.TimeoutExpired:
+            process.send_signal(how)
+            process.communicate()
+            kills += 1
+            if kills > 3:
+                finish(folder, run)
+                break
+        else:
+            assert process.returncode == 0
+            break
+    assert counts(run) == uninterrupted
+    return kills
+
+
+def test_runs_killed_at_random_moments_resume_to_the_uninterrupted_counts(folder, uninterrupted):
+    assert sum(kill_until_done(folder, seed, uninterrupted) for seed in range(2)) > 0
+
+
+@pytest.mark.slow
+def test_fifty_runs_killed_at_random_moments_resume_to_the_uninterrupted_counts(folder, uninterrupted):
+    kills = [kill_until_done(folder, seed, uninterrupted) for seed in range(100, 150)]
+    print(f"\n50 runs, {sum(kills)} kills, all with the uninterrupted counts")
+
+
+def test_sigterm_ends_a_run_in_good_order(folder, uninterrupted):
+    process = start(folder, folder / "run")
+    while not (folder / "run" / "ledger.sqlite").exists():
+        time.sleep(0.05)
+    time.sleep(1)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    if process.returncode != 0:  # it may have been faster
+        assert process.returncode == 130
+        assert "--resume goes on" in err
+        assert not (folder / "run" / "ledger.sqlite-wal").exists(), "closed in good order"
+    finish(folder, folder / "run")
+    assert counts(folder / "run") == uninterrupted
+
+
+def small_files(size):
+    """In the child: no file may grow beyond `size` bytes, as on a full disk."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+def fill_disk(folder, run, size):
+    process = start(folder, run, preexec_fn=small_files(size))
+    _, err = process.communicate(timeout=300)
+    if process.returncode != 0:
+        assert process.returncode == 2, err
+        assert err.startswith("hybrid-rs: error: ")
+        assert len(err.strip().splitlines()) == 1, "one sentence"
+    return process.returncode
+
+
+@pytest.mark.parametrize("size", [20_000, pytest.param(60_000, marks=pytest.mark.slow), 100_000])
+def test_a_run_on_a_full_disk_says_so_and_resumes(size, folder, uninterrupted):
+    run = folder / "run"
+    fill_disk(folder, run, size)
+    finish(folder, run)
+    assert counts(run) == uninterrupted
+
+
+@pytest.mark.slow
+def test_ten_runs_on_disks_that_fill_up_at_different_moments_resume(folder, uninterrupted):
+    failed = 0
+    for number in range(10):
+        run = folder / f"run-{number}"
+        failed += fill_disk(folder, run, 40_000 + 9_000 * number) != 0
+        finish(folder, run)
+        assert counts(run) == uninterrupted
+    print(f"\n10 runs, {failed} of them ran out of space, all with the uninterrupted counts")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root may write everywhere (see test_ledger_crash)")
+def test_a_folder_that_cannot_be_written_is_refused_in_one_sentence(folder):
+    run = folder / "run"
+    finish(folder, run)
+    before = counts(run)
+    run.chmod(0o555)
+    process = start(folder, run, "--samples", "4100")
+    _, err = process.communicate(timeout=300)
+    run.chmod(0o755)
+    assert process.returncode == 2, err
+    assert len(err.strip().splitlines()) == 1
+    assert counts(run) == before

@@ -1,0 +1,60 @@
+"""The smoothed classifier at run time: flags by the first unsafe copy, and keeps the promise about misses."""
+
+import jax
+import numpy as np
+import pytest
+
+import hybrid_rs_jax as hrs
+
+SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(0.5, 1000), None)
+
+
+def rarely(tokens, images):
+    """Unsafe when one of nine other symbols comes up: smoothed score 0.5 * 9 / 999."""
+    return (tokens[:, 0] > 0) & (tokens[:, 0] < 10)
+
+
+SCORE = 0.5 * 9 / 999
+
+
+def predict(m, inputs=500, **options):
+    guard = hrs.SmoothedClassifier(rarely, SMOOTHING, **options)
+    tokens, images = np.zeros((inputs, 2), np.int32), np.zeros((inputs, 1, 1, 1), np.float32)
+    return guard, guard.predict(tokens, images, m, jax.random.key(0))
+
+
+def test_it_flags_exactly_the_inputs_with_an_unsafe_copy():
+    tokens, images = np.zeros((50, 2), np.int32), np.zeros((50, 1, 1, 1), np.float32)
+    counts = hrs.sample_counts(rarely, tokens, images, SMOOTHING, 100, jax.random.key(0))
+    _, found = predict(100, 50)
+    np.testing.assert_array_equal(found.unsafe, counts > 0)
+    np.testing.assert_array_equal(found.copies[~found.unsafe], 100)
+    assert found.copies[found.unsafe].min() < 100, "an unsafe copy ends the question"
+
+
+def test_the_share_of_flagged_inputs_is_the_detection_probability():
+    guard, found = predict(200)
+    expected = guard.detection_probability(200, SCORE)
+    assert expected == pytest.approx(1 - (1 - SCORE) ** 200)
+    assert abs(found.unsafe.mean() - expected) < 4 * np.sqrt(expected * (1 - expected) / 500)
+
+
+def test_the_guarantee_names_the_threshold_to_certify_for():
+    guard, _ = predict(1, 1)
+    text = guard.guarantee(100_000)
+    assert "4.605e-05" in text
+    assert "100000 fresh noisy copies" in text
+    tau = hrs.detection_threshold(1000, 0.05)
+    assert guard.detection_probability(1000, tau) >= 0.95
+
+
+def test_positions_without_noise_stay_as_they_are():
+    _, found = predict(300, 20, eligible=np.array([False, True]))
+    assert not found.unsafe.any()
+
+
+@pytest.mark.parametrize("m", [0, -1, 2.5, True])
+def test_a_wrong_number_of_copies_raises_one_sentence(m):
+    guard = hrs.SmoothedClassifier(rarely, SMOOTHING)
+    with pytest.raises(ValueError, match=rf"m must be an integer of at least 1, got {m}\.$"):
+        guard.predict.__wrapped__(guard, *np.zeros((2, 1, 2), np.int32), m, jax.random.key(0))
