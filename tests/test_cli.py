@@ -134,7 +134,7 @@ def test_certify_shows_the_first_rows_and_writes_all(capsys):
 
 CERTIFY = ["certify", "counts.csv"]
 REFUSED = {
-    "no command": ([], "a command is needed: demo, certify"),
+    "no command": ([], "a command is needed: demo, sample, certify"),
     "unknown command": (["guess"], "invalid choice: 'guess'"),
     "unknown flag": ([*CERTIFY, *NOISE, "--bogus"], "unrecognized arguments: --bogus"),
     "no counts": (["certify"], "required: COUNTS"),
@@ -161,8 +161,8 @@ REFUSED = {
     "out exists": ([*CERTIFY, *NOISE, "--out", "counts.csv"], "already exists"),
     "out suffix": ([*CERTIFY, *NOISE, "--out", "a.txt"], "must end in .json, .csv or .parquet"),
     "out folder": ([*CERTIFY, *NOISE, "--out", "missing/a.csv"], "missing does not exist; create it first"),
-    "plan: no epsilon": (["plan", "--budget", "3", *NOISE], "required: --epsilon"),
-    "plan: no budget": (["plan", "--epsilon", "1", *NOISE], "--budget --budgets is required"),
+    "plan: no epsilon": (["plan", "--budget", "3", *NOISE], "--epsilon is needed"),
+    "plan: no budget": (["plan", "--epsilon", "1", *NOISE], "--budget --budgets --target is required"),
     "plan: both": (["plan", "--budget", "1", "--budgets", "1", "--epsilon", "1", *NOISE], "not allowed with argument"),
     "plan: epsilon": (["plan", "--budget", "1", "--epsilon", "-1", *NOISE], "--epsilon must be at least 0"),
     "plan: two thresholds": (

@@ -37,11 +37,11 @@ def explain(row: dict[str, Any], statement: dict[str, Any], smoothing: hrs.Hybri
     epsilon = math.floor(radius * 500) / 1000
     _say_atoms(smoothing, d)
     lower, upper = (float(x) for x in worst_case_bounds(p_a, d, epsilon, smoothing))
+    between = f"between {probability_text(lower)} and {ceil_probability_text(upper, 1 - upper)}"
     say(
         f"4. Worst case. Among all classifiers with a clean score of p_A the one that suffers most from {d} tokens "
-        f"and a pixel change of eps = {setting_text(epsilon)} is a likelihood-ratio test (Neyman-Pearson, Theorem 4.2). "
-        f"Its score under attack lies between {probability_text(lower)} and {ceil_probability_text(upper, 1 - upper)} "
-        "(both bounds hold whatever the rounding)."
+        f"and a pixel change of eps = {setting_text(epsilon)} is a likelihood-ratio test (Neyman-Pearson, Theorem "
+        f"4.2). Its score under attack lies {between} (both bounds hold whatever the rounding)."
     )
     say(
         f"5. Radius. That exceeds tau = {setting_text(tau)}, so (d = {d}, eps = {setting_text(epsilon)}) is certified. "

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_rs_jax.commands import _arguments as arguments
-from hybrid_rs_jax.commands.certify import add_budget_argument, budgets_from, certify_counts
+from hybrid_rs_jax.commands.certify import add_budget_argument, record_from
 from hybrid_rs_jax.report.certificates import read_certificates
 from hybrid_rs_jax.report.counts import read_counts
 from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.noise import build_smoothing
 
 __all__ = ["add_record_arguments", "output_path", "read_or_certify"]
 
@@ -41,9 +40,6 @@ def read_or_certify(args: argparse.Namespace) -> dict[str, Any]:
         return read_certificates(args.source)
     if not given and (args.source / "certificates.json").is_file():
         return read_certificates(args.source / "certificates.json")
-    counts = read_counts(args.source)
-    assert counts.run is not None, "a folder is read as a run"
-    smoothing = build_smoothing(counts.run["smoothing"])
-    tau = arguments.TAU if args.tau is None else args.tau
-    alpha = arguments.ALPHA if args.alpha is None else args.alpha
-    return certify_counts(counts, smoothing, tau, alpha, budgets_from(args.max_budget, smoothing, counts))
+    # what the run says of its noise is all that there is: no flag repeats it here
+    noise = dict.fromkeys(("kernel", "beta", "vocab_size", "cardinalities", "sigma", "out"))
+    return record_from(read_counts(args.source), argparse.Namespace(**{**vars(args), **noise, "decision": "unsafe"}))

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.commands import _arguments as arguments
 from hybrid_rs_jax.commands._classes import class_record, print_class_record
@@ -132,7 +134,7 @@ def certify_counts(
 
 
 def _explain_abstentions(record: dict[str, Any], smoothing: hrs.HybridSmoothing, alpha: float, side: str) -> None:
-    """Give each input that abstains its reason, and the draws that would have been needed at its share of votes."""
+    """Say for each input that abstains how many draws it would have needed at its share of votes, -1: none suffice."""
     from hybrid_rs_jax.certificate.certify import mirrored
     from hybrid_rs_jax.certificate.host import required_bound
     from hybrid_rs_jax.confidence import samples_for_share
@@ -144,12 +146,14 @@ def _explain_abstentions(record: dict[str, Any], smoothing: hrs.HybridSmoothing,
         return
     need = required_bound(first, 0.0, smoothing, tau)
     p_star = float(need.p) if need.complement > 0 else None
+    enough: dict[float, int | None] = {}
+    statement["needed_share"], statement["abstaining"] = p_star, {}
     for row in silent:
         k, n = (int(np.ravel(row[name])[0]) for name in ("successes", "n"))
         share = (k if side == "above" else n - k) / n
-        enough = None if p_star is None else samples_for_share(share, p_star, alpha)
-        row["needed_share"] = p_star
-        row["needed_n"] = -1 if enough is None else enough
+        if share not in enough:
+            enough[share] = None if p_star is None else samples_for_share(share, p_star, alpha)
+        statement["abstaining"][row["id"]] = enough[share] or -1
 
 
 def _stopping_plan(counts: Counts) -> Any:

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from hybrid_rs_jax.commands._records import add_record_arguments, output_path, read_or_certify
+from hybrid_rs_jax.report.errors import BadInputError
 from hybrid_rs_jax.report.files import atomic_file, check_target
 from hybrid_rs_jax.report.formatting import counted, setting_text
 from hybrid_rs_jax.report.plots import SUFFIXES, save_figure
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> None:
     out = output_path(args.source, args.out, ".png")
     check_target(out, SUFFIXES, args.force)
     record = read_or_certify(args)
+    if "classes" in record["statement"]:
+        raise BadInputError(f"{args.source} holds votes per class; `hybrid-rs report` shows them.")
     with atomic_file(out, args.force) as path:
         save_figure(record, path, out.suffix.lower())
     statement = record["statement"]

@@ -58,9 +58,13 @@ def run(args: argparse.Namespace) -> None:
     page = html_report(record, preview or recorded_preview(record))
     with atomic_file(out, args.force) as path:
         path.write_text(page, encoding="utf-8")
-    statement = record["statement"]
     inputs = counted(len(record["certificates"]), "input")
-    say(f"Wrote {out} ({inputs}, tau = {setting_text(statement['tau'])}, alpha = {setting_text(statement['alpha'])}).")
+    risk = ", ".join(
+        f"{name} = {setting_text(record['statement'][name])}"
+        for name in ("tau", "alpha")
+        if name in record["statement"]
+    )
+    say(f"Wrote {out} ({inputs}, {risk}).")
 
 
 def _check_data(path: Path, preview: Preview, record: dict[str, Any]) -> None:

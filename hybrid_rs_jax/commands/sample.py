@@ -7,9 +7,11 @@ on with --resume, and certify reads the run for any tau, alpha or budget later o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
+import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     if not len(positions):
         raise BadInputError(f"--shard {args.shard[0]}/{args.shard[1]} leaves none of the {total} inputs.")
     say(f"{counted(len(positions), 'input')}, {smoothing_text(header['smoothing'])}; {plans.plan_text(plan, aim)}")
-    with _interruptible(args.out), library_sentences(), _ledger(args, header) as ledger:
+    with _interruptible(args.out), library_sentences(), _as_sentence(), _ledger(args, header) as ledger:
         progress = _draw(args, ledger, source, positions, smoothing, plan)
         _summary(progress, plan, ledger.counts())
     say(f"\nWrote {args.out / 'ledger.sqlite'}. Next: hybrid-rs certify {args.out}")
@@ -156,7 +158,7 @@ def _header(
         eligible=np.flatnonzero(shared).tolist() if np.ndim(shared) == 1 else [],
         sigma_unit=source.sigma_unit,
         dtype=str(first.image.dtype),
-        classifier=source.model,
+        classifier=source.model | _served_model(source.classifier, first),
         data=source.data,
     )
     if np.ndim(shared) == 2:
@@ -170,6 +172,26 @@ def _header(
         "budgets": budgets,
         "classes": getattr(source.classifier, "classes", None),
     }
+
+
+def _served_model(classifier: Any, encoded: Any) -> dict[str, str]:
+    """The model that a server really runs: known after one question, and part of what a resumed run must find again."""
+    if not hasattr(classifier, "served_model"):
+        return {}
+    with _as_sentence():
+        classifier(encoded.tokens[None], encoded.image[None])
+    return {"served_model": classifier.served_model}
+
+
+@contextlib.contextmanager
+def _as_sentence() -> Iterator[None]:
+    """What a chat endpoint refuses is said in its own sentences, without a traceback."""
+    from hybrid_rs_jax.classifiers import ChatError
+
+    try:
+        yield
+    except ChatError as error:
+        raise BadInputError(str(error)) from error
 
 
 def _smoothing(args: argparse.Namespace, source: Source) -> hrs.HybridSmoothing:
@@ -215,18 +237,15 @@ class _Meter:
     """Copies per second over this session."""
 
     def __init__(self) -> None:
-        import time
-
-        self._clock = time.monotonic
         self._begin: float | None = None
         self._first = 0
 
     def text(self, classified: int) -> str | None:
         """The rate since the first batch, which holds the compilation."""
         if self._begin is None:
-            self._begin, self._first = self._clock(), classified
+            self._begin, self._first = time.monotonic(), classified
             return None
-        passed = self._clock() - self._begin
+        passed = time.monotonic() - self._begin
         return f"{(classified - self._first) / passed:,.0f} copies/s" if passed > 0 else None
 
 

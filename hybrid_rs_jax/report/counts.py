@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.confidence import Verdict, plan_from
 from hybrid_rs_jax.report.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.files import read_text
 from hybrid_rs_jax.report.formatting import counted, joined, span_text
@@ -146,6 +145,8 @@ def _stopped(folder: Path, description: dict[str, Any] | None, table: LedgerCoun
     if table.votes is not None:
         kind = description.get("plan")
         raise BadInputError(f"{folder}: votes per class have no plan that stops early, got {kind!r}.")
+    from hybrid_rs_jax.confidence import Verdict, plan_from  # SciPy is heavy, and --help needs none of it
+
     with library_sentences():
         return plan_from(description).verdict(table.n, table.successes) != Verdict.CONTINUE
 

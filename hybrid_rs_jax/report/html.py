@@ -68,32 +68,26 @@ def embedded_record(data: Mapping[str, Any]) -> dict[str, Any]:
     >>> embedded_record(_payload(record, None)) == record
     True
     """
-    rows = (
-        {"id": name, **dict(zip(data["fields"], data["kinds"][kind], strict=True))}
-        for name, kind in zip(data["ids"], data["kind"], strict=True)
-    )
-    return {"statement": data["statement"], "certificates": list(rows)}
+    rows = [{"id": name, **data["kinds"][kind]} for name, kind in zip(data["ids"], data["kind"], strict=True)]
+    return {"statement": data["statement"], "certificates": rows}
 
 
 def _payload(record: Mapping[str, Any], preview: Preview | None) -> dict[str, Any]:
     """The record with equal certificates stored once: inputs that got the same counts differ in their ids only."""
     rows = record["certificates"]
-    fields = list(dict.fromkeys(name for row in rows for name in row if name != "id"))
-    kinds: list[list[Any]] = []
+    kinds: list[dict[str, Any]] = []
     known: dict[str, int] = {}
     kind = []
     for row in rows:
-        values = [row.get(name) for name in fields]
+        values = {name: value for name, value in row.items() if name != "id"}
         number = known.setdefault(json.dumps(values), len(kinds))
         if number == len(kinds):
             kinds.append(values)
         kind.append(number)
-    bounds = [_bound_text(record["statement"], dict(zip(fields, values, strict=True))) for values in kinds]
     payload = {
         "statement": record["statement"],
-        "fields": fields,
         "kinds": kinds,
-        "bounds": bounds,
+        "bounds": [_bound_text(record["statement"], values) for values in kinds],
         "ids": [row["id"] for row in rows],
         "kind": kind,
     }

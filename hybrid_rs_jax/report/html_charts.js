@@ -3,10 +3,7 @@
 /** The record with columns that charts and table read; equal certificates are stored once, as kinds. */
 function readData() {
   const data = JSON.parse(at("data").textContent);
-  const column = (name) => {
-    const index = data.fields.indexOf(name);
-    return index < 0 ? null : data.kinds.map((values) => values[index]);
-  };
+  const column = (name) => (data.kinds.some((kind) => name in kind) ? data.kinds.map((kind) => kind[name]) : null);
   const weight = new Float64Array(data.kinds.length);
   for (const kind of data.kind) weight[kind] += 1;
   const statement = data.statement;
@@ -54,10 +51,19 @@ function certifiedAt(data, k, epsilon) {
   return low ? steps[low - 1].count : 0;
 }
 
-/** The radius that at least `share` of all inputs reach at a budget; -1 where so many are not certified. */
+/** The radius that so many inputs reach at a budget; -1 where fewer are certified. */
+function radiusOfCount(data, k, count) {
+  return ladder(data, k).find((step) => step.count >= count)?.r ?? -1;
+}
+
+/** The radius that at least `share` of all inputs reach at a budget. */
 function radiusOfShare(data, k, share) {
-  const needed = Math.max(1, Math.ceil(share * data.total));
-  return ladder(data, k).find((step) => step.count >= needed)?.r ?? -1;
+  return radiusOfCount(data, k, Math.max(1, Math.ceil(share * data.total)));
+}
+
+/** The median radius, the lower one of two: that of the summary. */
+function medianRadius(data, k) {
+  return radiusOfCount(data, k, Math.floor(data.total / 2) + 1);
 }
 
 const SHARES = [

@@ -64,10 +64,16 @@ function facts(data, row) {
   if (decision) parts.push(decision === "abstain" ? "No decision is certified." : `Certified ${decision}.`);
   const side = decision === "safe" || data.statement.side === "below" ? "upper" : "lower";
   if (!Array.isArray(read("n"))) {
-    parts.push(`${countText(read("successes"))} of ${countText(read("n"))} noisy copies positive; ${side} bound p_A on the score: ${data.bounds[kind]}.`);
+    const votes = read("successes") === undefined ? read("votes")[read("label")] : read("successes");
+    const what = read("label") === undefined ? "positive" : `of class ${read("label")}`;
+    parts.push(`${countText(votes)} of ${countText(read("n"))} noisy copies ${what}; ${side} bound p_A on the score: ${data.bounds[kind]}.`);
   }
-  if (read("budget") < 0) parts.push("Not certified, not even without any change.");
-  else if (data.tokens) parts.push(`Certified up to d = ${read("budget")} changed tokens.`);
+  if (read("budget") < 0) {
+    parts.push("Not certified, not even without any change.");
+    const needed = read("needed_n");
+    if (needed > 0) parts.push(`At this share of positive copies it would take ${countText(needed)} of them.`);
+    if (needed === -1) parts.push("At this share of positive copies no number of them suffices.");
+  } else if (data.tokens) parts.push(`Certified up to d = ${read("budget")} changed tokens.`);
   return [element("p", { text: parts.join(" ") })];
 }
 
@@ -90,7 +96,7 @@ function drawInput(place, data, row) {
     if (scale.wide > 40) svg.append(element("text", { ...middle, class: "value", y: top - 5, text: radiusText(radius[k]) }));
   });
   data.reached.forEach((k) => {
-    const median = radiusOfShare(data, k, 0.5);
+    const median = medianRadius(data, k);
     const line = { class: "median", x1: scale.x(k), x2: scale.x(k + 1) };
     if (median >= 0 && data.total > 1) svg.append(element("line", { ...line, y1: scale.y(median), y2: scale.y(median) }));
   });

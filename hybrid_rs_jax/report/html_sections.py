@@ -107,7 +107,7 @@ def guarantee(record: Mapping[str, Any]) -> str:
     parts = [f'<p class="lead">{text(said)}</p>', '<div class="pair">', "<div>"]
     if attacker:
         parts.append(f"<h3>What the attacker may do</h3><p>{text(_sentence(attacker))}</p>")
-    if side in ("above", "below", "both"):
+    if side in ("above", "below", "both") and "tau" in statement:
         parts.append(f"<h3>What it means in operation</h3><p>{text(deployment_text(statement['tau'], side=side))}</p>")
     parts += ["</div>", "<div><h3>What is not covered</h3>", _list(not_covered(record)), "</div>", "</div>"]
     return "\n".join(parts)
@@ -146,7 +146,7 @@ def summary(record: Mapping[str, Any]) -> str:
         body = [[*row, f"{n:,}" if n > 0 else "none suffices"] for row, n in zip(body, needed, strict=True)]
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in header)
     lines = (f'<tr><th scope="row">{text(d)}</th>{_cells(rest)}</tr>' for d, *rest in body)
-    notes = list(abstentions(record)) if known else []
+    notes = list(abstentions(record)) if known and "tau" in statement else []
     pixels = statement["sigma"] is not None
     notes.append(
         ("Over all inputs; one that is not certified counts as 0 in the mean. " if pixels else "") + legend_text(pixels)

@@ -13,9 +13,10 @@ function tableColumns(data) {
   if (data.texts?.some((text) => text)) {
     columns.push({ title: "text", words: true, cls: "words", value: (row) => data.texts[row] ?? "", cell: (row) => data.texts[row] ?? "" });
   }
-  if (data.fields.includes("decision")) columns.push(kinds("decision", "decision", (value) => value, { words: true, cls: "left" }));
+  if (data.column("decision")) columns.push(kinds("decision", "decision", (value) => value, { words: true, cls: "left" }));
+  if (data.column("label")) columns.push(kinds("label", "class", String));
   if (shared) {
-    columns.push(kinds("successes", "successes", countText));
+    if (data.column("successes")) columns.push(kinds("successes", "successes", countText));
     if (new Set(data.column("n")).size > 1) columns.push(kinds("n", "n", countText));
     columns.push(kinds("p_a", "bound p_A", (_, kind) => data.bounds[kind]));
   }
@@ -128,7 +129,7 @@ function makeTable(data, open) {
   at("filters").addEventListener("submit", (event) => event.preventDefault());
   at("filters").addEventListener("reset", () => setTimeout(filterRows));
 
-  if (data.fields.includes("decision")) {
+  if (data.column("decision")) {
     at("filter-decision-label").hidden = false;
     at("filter-decision").append(...["unsafe", "safe", "abstain"].map((text) => element("option", { value: text, text })));
   }

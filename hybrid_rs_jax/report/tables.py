@@ -103,7 +103,7 @@ def abstentions(record: Mapping[str, Any]) -> Iterator[str]:
         first = statement["budgets"][0]
         why = f"does not exceed tau = {setting_text(statement['tau'])}" if first == 0 else f"is too low for d = {first}"
         yield f"{which}: the bound p_A on the clean score {why}."
-        yield from _what_would_help(silent)
+        yield from _what_would_help(statement)
     if statement.get("plan") is not None:
         yield _stopped_early(statement)
         return
@@ -127,16 +127,16 @@ def abstentions(record: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _what_would_help(silent: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _what_would_help(statement: Mapping[str, Any]) -> Iterator[str]:
     """The draws that inputs which abstain would have needed, if their share of votes stays what it is."""
-    helped = [row for row in silent if row.get("needed_n", -1) > 0]
-    beyond = [row for row in silent if row.get("needed_n") == -1]
-    for row in helped[:3]:
-        yield f"{row['id']} would have needed n = {row['needed_n']:,}, at the share of votes that it has."
+    needed, share = statement.get("abstaining", {}), statement.get("needed_share")
+    helped = {name: n for name, n in needed.items() if n > 0}
+    for name, n in list(helped.items())[:3]:
+        yield f"{name} would have needed n = {n:,}, at the share of votes that it has."
     if len(helped) > 3:
-        yield f"{len(helped) - 3} more would be helped by more draws; --json gives needed_n for each."
-    if beyond and (share := beyond[0]["needed_share"]) is not None:
-        subject = "Its share of votes is" if len(silent) == 1 else f"For {len(beyond)} of them the share of votes is"
+        yield f"{len(helped) - 3} more would be helped by more draws; --json gives the n for each."
+    if share is not None and (beyond := len(needed) - len(helped)):
+        subject = "Its share of votes is" if len(needed) == 1 else f"For {beyond} of them the share of votes is"
         yield f"{subject} itself below the {ceil_probability_text(share, 1 - share)} that is needed: no n would help."
 
 

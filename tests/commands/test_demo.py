@@ -148,7 +148,7 @@ def test_demo_tells_its_story_and_its_guarantee(printed_and_made):
     printed, folder = printed_and_made
     for words in ("neither half is unsafe alone", "Image-only", "Text-only", "SMOOTHED", "99 %"):
         assert words in printed
-    assert f"certify {folder.name} --tau 0.5" in printed.splitlines()[-1]
+    assert f"certify {folder.name} --tau 1e-3" in printed.splitlines()[-1]
 
 
 def test_an_interrupted_demo_leaves_nothing(capsys, tmp_path, monkeypatch):
@@ -159,3 +159,21 @@ def test_an_interrupted_demo_leaves_nothing(capsys, tmp_path, monkeypatch):
     assert cli.main(["demo", "--out", str(tmp_path / "run")]) == 130
     assert not list(tmp_path.iterdir())
     assert np.all([line == "hybrid-rs: interrupted." for line in capsys.readouterr().err.splitlines()])
+
+
+def test_explain_shows_the_chain_from_votes_to_guarantee(tmp_path, capsys):
+    arguments = ["--samples", "400", "--limit", "1", "--explain", "--out", str(tmp_path / "demo")]
+    assert cli.main(["demo", *arguments]) == 0
+    said = capsys.readouterr().out
+    row = json.loads((tmp_path / "demo" / "certificates.json").read_text())["certificates"][0]
+    assert f"1. Votes. {row['successes']} of 400" in said
+    d = row["budget"] // 2
+    assert f"Take d = {d} changed tokens" in said
+    assert said.count("\n  ") >= 2 * d + 1, "the table of atoms"
+    lower = float(said.split("lies between ")[1].split(" ")[0])
+    upper = float(said.split("lies between ")[1].split(" ")[2])
+    epsilon = float(said.split("pixel change of eps = ")[1].split(" ")[0])
+    smoothing = hrs.HybridSmoothing(hrs.UniformKernel(0.25, demo.VOCAB_SIZE), 0.25)
+    assert lower <= hrs.worst_case_probability(row["p_a"], d, epsilon, smoothing) <= upper
+    assert epsilon <= row["radius"][d]
+    assert "6. Guarantee." in said

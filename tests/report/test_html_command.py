@@ -12,6 +12,7 @@ from hybrid_rs_jax.report.certificates import write_certificates
 from hybrid_rs_jax.report.html import embedded_record
 from hybrid_rs_jax.report.noise import describe_smoothing
 from hybrid_rs_jax.report.runs import write_run
+from hybrid_rs_jax.sampling.ledger import Ledger
 
 
 @pytest.fixture
@@ -50,6 +51,18 @@ def test_a_run_is_certified_with_the_flags(capsys, run):
     shown = record_in(run / "certificates.html")
     assert cli.main(["certify", str(run), "--tau", "0.5", "--alpha", "0.02", "--max-budget", "3", "--json"]) == 0
     assert shown == json.loads(capsys.readouterr().out)
+
+
+def test_votes_per_class_are_shown_with_their_class(capsys, tmp_path):
+    header = RUN | {"smoothing": describe_smoothing(HYBRID), "plan": {"plan": "fixed", "n": 1000}, "mode": "shared"}
+    with Ledger.create(tmp_path / "votes", header | {"budgets": None, "classes": 3}) as ledger:
+        ledger.register([("a", 0, "0" * 64), ("b", 1, "1" * 64)])
+        ledger.append([(0, None, 0, 1000, [980, 15, 5], 0), (1, None, 0, 1000, [300, 350, 350], 0)])
+    assert report(capsys, tmp_path / "votes")[0] == 0
+    certificates = record_in(tmp_path / "votes" / "certificates.html")["certificates"]
+    assert [(row["label"], row["votes"]) for row in certificates] == [(0, [980, 15, 5]), (1, [300, 350, 350])]
+    assert cli.main(["plot", str(tmp_path / "votes")]) == 2
+    assert "votes per class" in capsys.readouterr().err
 
 
 def test_a_result_is_shown_as_it_is(capsys, result):
