@@ -257,7 +257,7 @@ def test_plan_takes_the_runtime_budget_instead_of_tau(capsys):
     assert [row["d"] for row in plan["budgets"]] == [1, 2]
 
 
-@pytest.mark.parametrize("command", ["demo", "certify", "plan", "sweep", "plot"])
+@pytest.mark.parametrize("command", ["demo", "sample", "certify", "plan", "sweep", "plot", "report", "merge"])
 def test_every_command_explains_itself_with_an_example(capsys, command):
     text = done(capsys, command, "--help")
     assert text.startswith(f"usage: hybrid-rs {command}")

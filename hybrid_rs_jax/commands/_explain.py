@@ -29,7 +29,7 @@ def explain(row: dict[str, Any], statement: dict[str, Any], smoothing: hrs.Hybri
         "Clopper-Pearson bound, from the integers)."
     )
     if row["budget"] < 0:
-        need = hrs.required_probability(statement["budgets"][0], 0.0, smoothing, tau)
+        need = float(hrs.required_probability(statement["budgets"][0], 0.0, smoothing, tau))
         say(f"3. Here it ends: p_A is below the {ceil_probability_text(need, 1 - need)} that certifies. It abstains.")
         return
     d = statement["budgets"][statement["budgets"].index(row["budget"]) // 2]

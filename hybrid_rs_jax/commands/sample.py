@@ -217,10 +217,10 @@ def _smoothing(args: argparse.Namespace, source: Source) -> hrs.HybridSmoothing:
 
 def _summary(progress: Any, plan: Any, counts: Any) -> None:
     """What the session did and what the run holds now."""
-    drawn = np.sort(counts.n)
+    drawn, what = np.sort(counts.n), "input" if np.all(counts.budget < 0) else "sample"
     if drawn.size:
         say(
-            f"{progress.finished} of {counted(progress.inputs, 'score')} done; draws per score: "
+            f"{progress.finished} of {counted(progress.inputs, what)} done; draws: "
             f"{int(drawn[0]):,} to {int(drawn[-1]):,}, median {int(drawn[(drawn.size - 1) // 2]):,}, "
             f"mean {float(drawn.mean()):,.1f}, of at most {plan.max_samples:,}."
         )

@@ -68,16 +68,23 @@ def certificate_rows(record: Mapping[str, Any], first: int | None = None) -> tup
     uneven = shared and any(row["n"] != everything[0]["n"] for row in everything)
     pixels = statement["sigma"] is not None
     decimals = 3 if _console().width >= _ROOMY else 2
-    header = ["id", *(["successes"] if shared else []), *(["n"] if uneven else []), *(["p_A"] if shared else [])]
+    header = ["id", *(["decision"] if "decision" in everything[0] else [])]
+    header += [*(["successes"] if shared else []), *(["n"] if uneven else []), *(["p_A"] if shared else [])]
     header += ["max d", *(f"r_{d}" for d in statement["budgets"] if pixels)]
     body = []
     for row in everything[:first]:
-        cells = [row["id"]]
+        cells = [row["id"], *([row["decision"]] if "decision" in row else [])]
         if shared:
-            cells += [str(row["successes"]), *([str(row["n"])] if uneven else []), probability_text(row["p_a"])]
+            cells += [str(row["successes"]), *([str(row["n"])] if uneven else []), _bound_text(statement, row)]
         radii = [radius_text(r, decimals) for r in row["radius"] if pixels]
         body.append([*cells, budget_text(row["budget"]), *radii])
     return header, body
+
+
+def _bound_text(statement: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """A lower bound rounded down; an upper one, where the score is certified to stay below tau, rounded up."""
+    upper = row.get("decision", "") == "safe" or statement.get("side") == "below"
+    return ceil_probability_text(row["p_a"], 1 - row["p_a"]) if upper else probability_text(row["p_a"])
 
 
 def summary_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
