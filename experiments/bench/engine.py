@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax.certificate.host import required_bound
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest
 from hybrid_rs_jax.data import demo
@@ -115,10 +116,10 @@ def overhead(guard: DemoGuard, smoothing: hrs.HybridSmoothing, args: argparse.Na
 
 
 def mixed(guard: DemoGuard, smoothing: hrs.HybridSmoothing, args: argparse.Namespace) -> dict[str, Any]:
-    """Early stopping: inputs end after 20 to thousands of copies; how full are the batches?"""
+    """Early stopping at d = 4, eps = 0.05: inputs end after a thousand copies or several; how full are the batches?"""
     inputs = demo.held_out_unsafe(args.inputs)
-    need = hrs.required_probability(2, 0.25 * 0.5, smoothing, 4.6e-5)
-    plan = SequentialTest(float(need), 0.01, 10_000)
+    need = required_bound(4, 0.05, smoothing, 4.6e-5)
+    plan = SequentialTest(float(need.p), 0.01, 10_000, complement_star=float(need.complement))
     rows = [Row(t, x, demo.suffix_mask(), i) for i, (t, x) in enumerate(zip(inputs.tokens, inputs.images, strict=True))]
     asked = counted = batches = 0
     begin = time.perf_counter()
@@ -127,6 +128,7 @@ def mixed(guard: DemoGuard, smoothing: hrs.HybridSmoothing, args: argparse.Names
     seconds = time.perf_counter() - begin
     return {
         "inputs": len(rows),
+        "looks_at_first": int(plan.looks[0]),
         "batches": batches,
         "busy": asked / (batches * args.batch_size),
         "counted_share": counted / asked,
@@ -142,7 +144,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=2000)
     parser.add_argument("--copies", type=int, default=200_000, help="copies per repeat")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--inputs", type=int, default=227, help="inputs of the mixed-length work")
+    parser.add_argument("--inputs", type=int, default=100, help="inputs of the mixed-length work")
     args = parser.parse_args()
     guard = DemoGuard.load()
     smoothing = hrs.HybridSmoothing(hrs.UniformKernel(0.25, demo.VOCAB_SIZE), 0.25)
