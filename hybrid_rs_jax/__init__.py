@@ -9,9 +9,9 @@
 Names are imported when they are first used (PEP 562), so that the command line answers at once.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hybrid_rs_jax._lazy import lazy_names
 from hybrid_rs_jax._version import __version__
 
 if TYPE_CHECKING:
@@ -79,20 +79,5 @@ _HOMES = {
     "sampling": "Draws data_mesh sample sample_counts",
     "smoothed_classifier": "SmoothedClassifier",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
-_ROOMS = frozenset(_HOMES) | {"data", "models", "report"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    elif name in _ROOMS:
-        value = importlib.import_module(f"{__name__}.{name}")
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ROOMS})
+_ROOMS = [home for home in _HOMES if home != "smoothed_classifier"] + ["attacks", "data", "models", "report"]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, _ROOMS)

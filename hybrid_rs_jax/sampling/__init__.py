@@ -3,8 +3,9 @@
 Names are imported when they are first used: the ledger needs no JAX.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hybrid_rs_jax._lazy import lazy_names
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.sampling._ledger_merge import merge
@@ -37,16 +38,4 @@ _HOMES = {
     "ledger": "Ledger LedgerError",
     "run": "Progress sample_run",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
