@@ -1,5 +1,40 @@
 """Flax NNX networks and their checkpoints. Nothing here knows of noise or certificates."""
 
+from hybrid_rs_jax.models._decoder import DecoderConfig, PrefixCache
+from hybrid_rs_jax.models._vision import VisionConfig
+from hybrid_rs_jax.models._vision_language import VisionLanguageConfig, VisionLanguageModel
+from hybrid_rs_jax.models.checkpoint import from_config, from_pretrained, load_config
+from hybrid_rs_jax.models.clip import Clip
 from hybrid_rs_jax.models.demo_guard import DemoGuardConfig, DemoGuardNetwork, load_weights, save_weights
+from hybrid_rs_jax.models.llama import Llama
+from hybrid_rs_jax.models.llava import Llava
+from hybrid_rs_jax.models.llava_onevision import LlavaOnevision, LlavaOnevisionConfig
+from hybrid_rs_jax.models.projector import Projector
+from hybrid_rs_jax.models.qwen2 import Qwen2
+from hybrid_rs_jax.models.sharding import make_mesh, shard
+from hybrid_rs_jax.models.siglip import Siglip
 
-__all__ = ["DemoGuardConfig", "DemoGuardNetwork", "load_weights", "save_weights"]
+__all__ = [
+    "Clip",
+    "DecoderConfig",
+    "DemoGuardConfig",
+    "DemoGuardNetwork",
+    "Llama",
+    "Llava",
+    "LlavaOnevision",
+    "LlavaOnevisionConfig",
+    "PrefixCache",
+    "Projector",
+    "Qwen2",
+    "Siglip",
+    "VisionConfig",
+    "VisionLanguageConfig",
+    "VisionLanguageModel",
+    "from_config",
+    "from_pretrained",
+    "load_config",
+    "load_weights",
+    "make_mesh",
+    "save_weights",
+    "shard",
+]
