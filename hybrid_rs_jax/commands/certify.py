@@ -206,6 +206,11 @@ def print_record(record: dict[str, Any], first: int | None = None) -> None:
     say(legend_text(statement["sigma"] is not None))
     for sentence in abstentions(record):
         say(sentence)
+    if earlier := (statement.get("run") or {}).get("extended_from"):
+        say(
+            f"The run was extended from n = {joined(earlier)}. If that was decided after a look at its certificates, "
+            "each n is a statement of its own at risk alpha; use --target or --frontier to stop by the votes."
+        )
     say()
     say(statement["guarantee"])
     say(deployment_text(statement["tau"], side=statement["side"]))

@@ -98,6 +98,9 @@ def _read_ledger(folder: Path) -> Counts:
     """
     with library_sentences(), Ledger.open(folder) as ledger:
         run, table = with_noise(ledger.path, ledger.header), ledger.counts()
+        earlier = [header.get("samples") for header in ledger.history[:-1]]
+    if earlier:
+        run = {**run, "extended_from": earlier}
     budgets = tuple(sorted(run.get("budgets") or ())) if run.get("mode") == "per budget" else None
     columns = np.array([-1] if budgets is None else budgets, np.int64)
     unknown = ~np.isin(table.budget, columns)

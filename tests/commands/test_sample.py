@@ -141,6 +141,9 @@ def test_resume_extends_a_run_and_refuses_other_settings_with_a_difference(tmp_p
     assert main([*DEMO, "--samples", "260", "--out", str(tmp_path / "once")]) == 0
     assert counts(run) == counts(tmp_path / "once")
     assert main([*DEMO, "--samples", "100", "--out", str(run), "--resume"]) == 2, "draws are never taken back"
+    capsys.readouterr()
+    assert main(["certify", str(run)]) == 0
+    assert "The run was extended from n = 150." in capsys.readouterr().out
 
 
 def test_shards_merge_into_the_whole_run(tmp_path, capsys):
