@@ -579,8 +579,9 @@ def _solve_radius(channel: Channel, p_a: fmpq, goal: fmpq, at_zero: fmpq, bits: 
     """Safeguarded Newton for V*(rho) = tau, first on the normal scale, where the Gaussian case is linear."""
     goal_quantile = _quantile(_log_float(goal), _log_float(1 - goal))
     with precision(bits):
+        # an upper end for every discrete law; 1e-14 for the rounding of the two float quantiles
         high = arb(_quantile(_log_float(p_a), _log_float(1 - p_a)) - goal_quantile) * (1 + exact(1e-12))
-        high = high if high > 0 else arb(1e-12)
+        high = (high if high > 0 else arb(0)) + exact(1e-14)
         low, spare, fall, rho = arb(0), arb(at_zero - goal), arb(at_zero), high
         for _ in range(300):
             value, slope = _value_and_slope(channel, p_a, rho, bits)

@@ -179,7 +179,10 @@ def check_table(report: Report, smoothing: hrs.HybridSmoothing) -> None:
 
 def reports(cases: Iterable[Case]) -> Iterator[Report]:
     for case in cases:
-        report = check(case)
+        try:
+            report = check(case)
+        except oracle.Undecided as error:  # a run of hours goes on; the case fails it at the end
+            report = Report(case, violations=[f"the oracle did not decide: {error}"])
         if report.violations:
             print(report.case, report.violations, flush=True)
         yield report
@@ -246,6 +249,8 @@ ONCE_HARD = [
     Case("categorical", 0.5, 0, (2,) * 16, 15, 5.494477594174287e-06, 0.05748593741886949, 0.0, 1.2338894e-07),
     Case("absorbing", 0.5, 0, (), 1, 0.5000000029124214, 1.0, 0.12117039912947485, 1.4197543737654407e-09),
     Case("absorbing", 0.001, 0, (), 5, 1.0, 1.0, 1.0, 1e-16),
+    Case("gaussian", 0.5, 0, (), 0, 0.9999999998357106, 0.5, 5.334855498443169, 0.0012041069943437975),
+    Case("gaussian", 0.5, 0, (), 0, 0.703340101578077, 0.04125829991290552, 0.08708540779569483, 0.7033401015780769),
 ]
 
 
@@ -257,7 +262,9 @@ def test_cases_that_were_hard_once_are_sound_and_tight(case: Case) -> None:
 @pytest.mark.slow
 def test_twenty_thousand_cases_are_sound() -> None:
     count = int(os.environ.get("HRS_SOUNDNESS_CASES", "20000"))
-    result = run(oracle_cases.cases(count, int(os.environ.get("HRS_SOUNDNESS_SEED", "77001"))))
+    first = int(os.environ.get("HRS_SOUNDNESS_FIRST", "0"))  # go on where a run was ended
+    cases = oracle_cases.cases(count, int(os.environ.get("HRS_SOUNDNESS_SEED", "77001")))
+    result = run(itertools.islice(cases, first, None))
     text = json.dumps(result, indent=2)
     print(text)
     if out := os.environ.get("HRS_SOUNDNESS_OUT"):
