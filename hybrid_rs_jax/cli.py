@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from hybrid_rs_jax._version import __version__
-from hybrid_rs_jax.commands import certify, demo, merge, plan, plot, report, sample, sweep
+from hybrid_rs_jax.commands import certify, curate, demo, doctor, merge, plan, plot, report, sample, sweep
 from hybrid_rs_jax.report.errors import BadInputError
 
 __all__ = ["main"]
@@ -29,6 +29,8 @@ _COMMANDS: dict[str, ModuleType] = {
     "plot": plot,
     "report": report,
     "merge": merge,
+    "doctor": doctor,
+    "curate": curate,
 }
 _DESCRIPTION = """\
 Certified robustness of multimodal classifiers under joint token and pixel attacks

@@ -3,8 +3,9 @@
 Names are imported when they are first used (PEP 562): a classifier that is not used needs none of its packages.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hybrid_rs_jax._lazy import lazy_names
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.classifiers.base import BaseClassifier
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     )
     from hybrid_rs_jax.classifiers.demo_guard import DemoGuard
     from hybrid_rs_jax.classifiers.host import HostClassifier
+    from hybrid_rs_jax.classifiers.vlm_guard import GuardInput, VlmGuard
 
 __all__ = [
     "BaseClassifier",
@@ -25,8 +27,10 @@ __all__ = [
     "ChatStatistics",
     "DemoGuard",
     "FirstTokenDecision",
+    "GuardInput",
     "HostClassifier",
     "TextDecision",
+    "VlmGuard",
 ]
 
 _HOMES = {
@@ -34,17 +38,6 @@ _HOMES = {
     "chat": "ChatClassifier ChatError ChatStatistics FirstTokenDecision TextDecision",
     "demo_guard": "DemoGuard",
     "host": "HostClassifier",
+    "vlm_guard": "GuardInput VlmGuard",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -54,7 +54,9 @@ class Alphabet:
         outside = [token for token in tokens if token not in self._symbol]
         if outside:
             shown = tokenizer.convert_ids_to_tokens(int(outside[0]))
-            raise ValueError(f"Its text holds the token {shown!r} (id {outside[0]}), which is not in the noise alphabet.")
+            raise ValueError(
+                f"Its text holds the token {shown!r} (id {outside[0]}), which is not in the noise alphabet."
+            )
         return np.array([self._symbol[token] for token in tokens], np.int32)
 
     def tokens(self, symbols: np.ndarray) -> list[int]:

@@ -58,7 +58,9 @@ def answer_tokens(tokenizer: Any, prompt: Prompt, answer: str, labels: Sequence[
     spoken = prompt.text("")
     # of a prompt alone, so that the answer's tokens are those that follow it
     head = token_ids(tokenizer, spoken)
-    sequences = {word: _continuation(tokenizer, spoken, head, answer.replace(_PLACE, word)) for word in (*unsafe, *safe)}
+    sequences = {
+        word: _continuation(tokenizer, spoken, head, answer.replace(_PLACE, word)) for word in (*unsafe, *safe)
+    }
     step = 0
     while len({sequence[step : step + 1] for sequence in sequences.values()}) == 1:
         if any(len(sequence) <= step for sequence in sequences.values()):

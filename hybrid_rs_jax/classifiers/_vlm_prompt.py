@@ -109,9 +109,7 @@ def tokenise(tokenizer: Any, prompt: Prompt, image_token: int) -> PromptTokens:
     start = len(prompt.text("")) - len(prompt.after)
     whole = prompt.text(_PROBE)
     begin = tokenizer.bos_token
-    encoded = tokenizer(
-        whole, return_offsets_mapping=True, add_special_tokens=not (begin and whole.startswith(begin))
-    )
+    encoded = tokenizer(whole, return_offsets_mapping=True, add_special_tokens=not (begin and whole.startswith(begin)))
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     places = [number for number, token in enumerate(ids) if token == image_token]
     if len(places) != int(bool(prompt.image)):

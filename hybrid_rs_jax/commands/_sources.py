@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import importlib
@@ -11,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax.commands._vlm_arguments import is_checkpoint, open_guard, refuse_vlm_arguments, vlm_settings
 from hybrid_rs_jax.report.errors import BadInputError, library_sentences
-from hybrid_rs_jax.sampling.inputs import ArrayInputs, Inputs, load_npz
+from hybrid_rs_jax.sampling.inputs import ArrayInputs, Encoded, Inputs, UnreadableInputError, load_npz
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "first_readable", "open_source"]
 
 PLAIN_UNIT = "as the pixels of the data, added to the picture that the classifier gets, not clipped"
+CHECKPOINT_UNIT = (
+    "pixels in [0, 1] at {height}x{width}, added before the checkpoint's own image processing, not clipped"
+)
 DEMO_UNIT = "pixels in [0, 1] at 8x8, added to the picture that the classifier gets, not clipped"
 
 
@@ -28,6 +33,7 @@ class Source:
       vocab_size: size of the alphabet that the data was made for, or None: the user says it.
       sigma_unit: unit, resolution and stage of the pixel noise.
       model, data: what the header says of them, with digests.
+      batch_size: noisy copies per step where the user does not say.
     """
 
     classifier: Any
@@ -36,18 +42,24 @@ class Source:
     sigma_unit: str
     model: dict[str, Any]
     data: dict[str, Any]
+    batch_size: int = 2000
 
 
-def open_source(model: str, data: str) -> Source:
+def open_source(args: argparse.Namespace) -> Source:
     """Open `--model` and `--data`.
 
     Args:
-      model: "demo", or "package.module:name" of a classifier, importable from here.
-      data: "demo", or a NumPy archive with tokens and images.
+      args: `model` is "demo", "package.module:name" of a classifier that is importable from here, or the folder (hub
+        id) of a vision-language checkpoint; `data` is "demo", a NumPy archive with tokens and images, or for a
+        checkpoint a data set of texts and pictures. Flags of checkpoints where the command has them.
 
     Raises:
-      BadInputError: if one of them cannot be opened.
+      BadInputError: if one of them cannot be opened, or a flag does not fit the model.
     """
+    if is_checkpoint(args.model):
+        return _checkpoint(args)
+    refuse_vlm_arguments(args)
+    model, data = args.model, args.data
     classifier, described = _demo_guard() if model == "demo" else _imported(model)
     if data == "demo":
         inputs, named, vocab_size = _demo_inputs()
@@ -61,6 +73,36 @@ def open_source(model: str, data: str) -> Source:
         arrays = load_npz(path)
     # each input has its own digest in the ledger, so that data may grow between two sessions
     return Source(classifier, arrays, None, PLAIN_UNIT, described, {"name": "npz", "file": path.name})
+
+
+def first_readable(inputs: Inputs) -> Encoded:
+    """An input that shows the shapes of all.
+
+    Raises:
+      BadInputError: if none can be used.
+    """
+    reasons = []
+    for position in range(len(inputs.ids)):
+        try:
+            return inputs.read(position)
+        except UnreadableInputError as error:
+            reasons.append(str(error))
+    raise BadInputError(f"None of the {len(reasons)} inputs can be used; the first one: {reasons[0]}")
+
+
+def _checkpoint(args: argparse.Namespace) -> Source:
+    """A guard with texts and pictures; the data first, which is quickly read."""
+    from hybrid_rs_jax.commands._vlm_inputs import GuardInputs
+    from hybrid_rs_jax.data import open_data
+
+    if args.data == "demo":
+        raise BadInputError("--data must be a folder, a .csv or a .jsonl file of texts and pictures, got demo.")
+    samples = open_data(args.data)
+    guard = open_guard(args.model, vlm_settings(args), share_image=getattr(args, "no_pixel_noise", False))
+    height, width = guard.image_size
+    named = {"name": "texts and pictures", "file": Path(args.data).name}
+    unit = CHECKPOINT_UNIT.format(height=height, width=width)
+    return Source(guard, GuardInputs(samples, guard), guard.vocab_size, unit, guard.describe(), named, 16)
 
 
 def _demo_guard() -> tuple[Any, dict[str, Any]]:
@@ -83,7 +125,9 @@ def _imported(name: str) -> tuple[Any, dict[str, Any]]:
     """The classifier `package.module:name`; the current folder is searched too, as `python -m` does."""
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise BadInputError(f"--model must be demo or package.module:name of a classifier, got {name}.")
+        raise BadInputError(
+            f"--model must be demo, package.module:name of a classifier or a checkpoint's folder, got {name}."
+        )
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:

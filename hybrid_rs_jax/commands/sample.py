@@ -20,7 +20,8 @@ import numpy as np
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.commands import _arguments as arguments
 from hybrid_rs_jax.commands import _plans as plans
-from hybrid_rs_jax.commands._sources import Source, open_source
+from hybrid_rs_jax.commands._sources import Source, first_readable, open_source
+from hybrid_rs_jax.commands._vlm_arguments import add_vlm_arguments
 from hybrid_rs_jax.report.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.formatting import counted
 from hybrid_rs_jax.report.noise import build_smoothing, smoothing_text
@@ -33,7 +34,8 @@ examples:
   hybrid-rs sample --model demo --data demo --limit 20 --out run
   hybrid-rs sample --model demo --data demo --target d=2,eps=0.5 --out run-target
   hybrid-rs sample --model demo --data demo --samples 50000 --frontier --out run-frontier
-  hybrid-rs sample --model my_filter:classify --data inputs.npz --vocab-size 32000 --sigma 0.5 --out run --resume"""
+  hybrid-rs sample --model my_filter:classify --data inputs.npz --vocab-size 32000 --sigma 0.5 --out run --resume
+  hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --dtype bfloat16 --out run"""
 
 DEMO_SIGMA = 0.25
 BETA = 0.25
@@ -42,13 +44,17 @@ BETA = 0.25
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `sample`."""
     parser.add_argument(
-        "--model", required=True, metavar="MODEL", help="demo, or package.module:name of a classifier (Python)"
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="demo, package.module:name of a classifier (Python), or the folder of a vision-language checkpoint",
     )
     parser.add_argument(
         "--data",
         required=True,
         metavar="DATA",
-        help="demo, or a NumPy archive (.npz) with tokens, images, ids, eligible",
+        help="demo, a NumPy archive (.npz) with tokens, images, ids, eligible, or for a checkpoint a folder, .csv or "
+        ".jsonl of texts and pictures",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on with RUN where it exists")
@@ -64,9 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size",
         type=arguments.integer(1, 2**24),
-        default=2000,
         metavar="B",
-        help="noisy copies per step (default: %(default)s)",
+        help="noisy copies per step (default: 2000, or 16 for a vision-language checkpoint)",
     )
     parser.add_argument(
         "--devices", type=arguments.integer(1, 4096), metavar="K", help="use the first K devices (default: all)"
@@ -77,11 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_noise_arguments(parser, default_kernel="uniform")
     parser.add_argument("--no-pixel-noise", action="store_true", help="text-only: tokens alone carry noise")
     arguments.add_risk_arguments(parser)
+    add_vlm_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Open model, data and ledger; draw; say what was done."""
-    source = open_source(args.model, args.data)
+    source = open_source(args)
     smoothing = _smoothing(args, source)
     tau = arguments.TAU if args.tau is None else args.tau
     alpha = arguments.ALPHA if args.alpha is None else args.alpha
@@ -125,7 +131,7 @@ def _draw(
             jax.random.key(args.seed),
             budgets=budgets,
             classes=getattr(source.classifier, "classes", None),
-            batch_size=args.batch_size,
+            batch_size=args.batch_size or source.batch_size,
             mesh=hrs.data_mesh(args.devices),
             report=report,
         )
@@ -149,7 +155,7 @@ def _header(
     args: argparse.Namespace, source: Source, smoothing: hrs.HybridSmoothing, plan: Any, aim: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Everything that defines the draws."""
-    first = source.inputs.read(0)
+    first = first_readable(source.inputs)
     shared = getattr(source.inputs, "eligible", first.eligible)
     record = run_record(
         smoothing,

@@ -1,0 +1,219 @@
+"""What the scripts on the demo guard share: flags, counts that are kept as they finish, results, looks of figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import hybrid_rs_jax as hrs
+from hybrid_rs_jax.classifiers import DemoGuard
+from hybrid_rs_jax.data import demo
+from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax.report.files import atomic_file, json_text
+from hybrid_rs_jax.report.progress import progress_bar
+from hybrid_rs_jax.report.runs import package_versions
+
+#: A filter that runs 100,000 noisy copies misses a score above TAU with probability at most 0.01 (the papers' 4.6e-5).
+TAU = hrs.detection_threshold(100_000, 0.01)
+ALPHA = 0.01
+#: Copies per step: the fastest on CPU cores for the demo guard.
+BATCH = 1000
+
+INK, SOFT, GRID = "#1f2430", "#6b7280", "#e5e7eb"
+#: Okabe and Ito's colours.
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "text.color": INK,
+}
+
+
+def new_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the flags that every script has."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for result.json, figures, counts")
+    made.add_argument("--seed", type=int, default=0, help="seed of all noise (default: %(default)s)")
+    return made
+
+
+def start(name: str, run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Run; bad input ends with one sentence and exit code 2."""
+    try:
+        run(args)
+    except BadInputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def check_whole(args: argparse.Namespace, least: Mapping[str, int]) -> None:
+    """Raise one sentence for the first integer flag below its least value."""
+    for name, low in {"seed": 0, **least}.items():
+        if not low <= getattr(args, name) < 2**31:
+            flag = name.replace("_", "-")
+            raise BadInputError(f"--{flag} must be an integer in {low}..{2**31 - 1}, got {getattr(args, name)}.")
+
+
+def take_inputs(limit: int | None) -> demo.DemoInputs:
+    """The held-out unsafe inputs: all, or the first so many."""
+    inputs = demo.held_out_unsafe(10_000)
+    if limit is not None and limit > len(inputs):
+        raise BadInputError(f"--inputs must be at most {len(inputs)}, the unsafe held-out inputs, got {limit}.")
+    return inputs if limit is None else inputs.take(range(limit))
+
+
+def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Does the folder hold this very result already? Makes the folder where it does not exist.
+
+    Raises:
+      BadInputError: if it holds a result of other settings, which is never overwritten.
+    """
+    target = folder / "result.json"
+    if target.exists():
+        if json.loads(target.read_text(encoding="utf-8"))["settings"] != json.loads(json.dumps(settings)):
+            raise BadInputError(f"{target} is a result of other settings; choose another folder.")
+        print(f"{target} is finished and left as it is.")
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    return False
+
+
+def write_result(folder: Path, settings: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    """Write result.json: settings, machine, results."""
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "device": jax.devices()[0].platform}
+    record = {"settings": dict(settings), "machine": machine | package_versions(), **content}
+    with atomic_file(folder / "result.json") as temporary:
+        temporary.write_text(json_text(record) + "\n", encoding="utf-8")
+    print(f"Wrote {folder / 'result.json'} and the figures beside it.")
+
+
+def saved(path: Path, settings: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Arrays that `compute` gives, from `path` where an earlier call with the same settings left it.
+
+    Raises:
+      BadInputError: if the file belongs to other settings: it is never overwritten.
+    """
+    text = json.dumps(settings, sort_keys=True)
+    if path.exists():
+        with np.load(path) as file:
+            if str(file["settings"]) != text:
+                raise BadInputError(f"{path} holds draws of other settings; choose another folder.")
+            return {name: file[name] for name in file.files if name != "settings"}
+    arrays = {name: np.asarray(value) for name, value in compute().items()}
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **({"settings": np.array(text)} | arrays))  # type: ignore[arg-type]
+    return arrays
+
+
+def drawn(
+    folder: Path,
+    name: str,
+    smoothing: hrs.HybridSmoothing,
+    inputs: demo.DemoInputs,
+    masks: Sequence[np.ndarray],
+    n: int,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Votes for Unsafe of the demo guard, kept in `folder/counts-NAME.npz`.
+
+    Args:
+      folder: where the counts are kept.
+      name: of the setting.
+      smoothing: the noise.
+      inputs: B inputs.
+      masks: M masks of positions that carry token noise, bool[16] each; every input is drawn with each of them.
+      n: copies per input and mask.
+      seed: one seed gives one set of draws.
+
+    Returns:
+      successes int64[M, B]; seconds: wall and CPU.
+    """
+    guard = DemoGuard.load()
+    settings = {
+        "smoothing": repr(smoothing),
+        "inputs": inputs.ids,
+        "masks": [np.flatnonzero(mask).tolist() for mask in masks],
+        "n": n,
+        "seed": seed,
+        "classifier": guard.describe(),
+    }
+
+    def draw() -> dict[str, Any]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        times = len(masks)
+        with progress_bar(name, n * len(inputs) * times, "copies", log=True) as progress:
+            successes = hrs.sample_counts(
+                guard,
+                np.tile(inputs.tokens, (times, 1)),
+                np.tile(inputs.images, (times, 1, 1, 1)),
+                smoothing,
+                n,
+                jax.random.key(seed),
+                eligible=np.repeat(np.stack(masks), len(inputs), axis=0),
+                batch_size=BATCH,
+                progress=progress,
+            )
+        return {
+            "successes": successes.reshape(times, len(inputs)),
+            "seconds": [time.perf_counter() - wall, time.process_time() - cpu],
+        }
+
+    return saved(folder / f"counts-{name}.npz", settings, draw)
+
+
+def suffix_and_all() -> tuple[np.ndarray, np.ndarray]:
+    """Masks of the two threats: tokens of the suffix may change, or all of them."""
+    return demo.suffix_mask(), np.ones(demo.LENGTH, bool)
+
+
+def uniform(beta: float) -> hrs.UniformKernel:
+    """The uniform kernel on the demo's alphabet."""
+    return hrs.UniformKernel(beta, demo.VOCAB_SIZE)
+
+
+def shares(curve: np.ndarray) -> list[Any]:
+    """A curve for JSON: six digits, rounded down."""
+    return (np.floor(np.asarray(curve) * 1e6) / 1e6).tolist()
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
+    """A figure with its axes [rows, columns], in the common style."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def panel_title(ax: Any, text: str) -> None:
+    """A panel's title, at its left."""
+    ax.set_title(text, loc="left", fontsize=10)
+
+
+def save_figure(figure: Any, path: Path, title: str, setting: str) -> None:
+    """Write a PNG with a title and, below it, what the numbers depend on."""
+    figure.suptitle(f"{title}\n{setting}", x=0.012, ha="left", fontsize=10.5)
+    with atomic_file(path, force=True) as temporary:
+        figure.savefig(temporary, format="png", dpi=95)

@@ -1,0 +1,427 @@
+"""Certified safety filtering on the built-in guard (paper 5.2, A.9, A.11: Tables 1, 2, 3, 5 and Figures 4, 5).
+
+    python experiments/safety_filter.py --out safety
+
+All held-out unsafe inputs of the demo, two threats: tokens of the suffix region may change (append-only attacks), or
+any token may change (l0). At most d tokens and an l2 pixel change of at most eps, both at once.
+
+  curves      certified accuracy against eps for each d, three sigmas, both threats; image-only and text-only beside
+  beta        coverage, largest certified d and radius against the replacement probability (suffix threat)
+  smoothed    what the smoothed guard says without an attack, on safe inputs too, over (sigma, beta)
+  per budget  one shared sample for all d, against one sample per d with noise on the first d suffix positions alone
+
+A certificate holds for the SMOOTHED guard, per input with probability at least 1 - alpha over its draws. Certified
+accuracy is the share of all these inputs, none left out. Per budget, alpha is split over the nine budgets.
+
+The default draws 2,000 copies per input, and 1,000 for the l0 threat; --full draws the paper's 10,000 everywhere.
+Counts are saved as each setting is done; a second call with the same settings goes on from there. A finished result
+is never overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import _common as common
+import numpy as np
+
+import hybrid_rs_jax as hrs
+from hybrid_rs_jax.classifiers import DemoGuard
+from hybrid_rs_jax.data import demo
+from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax.report.formatting import floor_text
+
+BUDGETS = tuple(range(9))
+SIGMAS = (0.25, 0.5, 1.0)
+BETA, BETAS = 0.25, (0.1, 0.25, 0.5, 0.75, 1.0)
+CLEAN_SIGMAS, CLEAN_BETAS = (0.0, 0.25, 1.0), (0.0, 0.1, 0.25, 0.5, 1.0)
+EPSILONS = np.round(np.linspace(0.0, 7.0, 141), 2)
+#: The joint statement that is counted: so many tokens, and so many sigmas of pixels.
+JOINT = (2, 2.0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    return common.start("safety_filter.py", run, parser().parse_args(argv))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags."""
+    made = common.new_parser(__doc__)
+    made.add_argument("--samples", type=int, default=2000, help="copies per input and setting (default: %(default)s)")
+    made.add_argument("--full", action="store_true", help="10,000 copies instead, for the l0 threat too")
+    made.add_argument(
+        "--inputs", type=int, default=248, help="unsafe inputs, from the first (default: all, %(default)s)"
+    )
+    made.add_argument(
+        "--clean-samples", type=int, default=100, help="copies per input of the smoothed accuracy (default: 100)"
+    )
+    made.add_argument(
+        "--budget-inputs", type=int, default=40, help="inputs of the per-budget samples (default: %(default)s)"
+    )
+    return made
+
+
+def run(args: argparse.Namespace) -> None:
+    """Sample every setting, certify, write."""
+    common.check_whole(args, {"samples": 1, "inputs": 1, "clean_samples": 1, "budget_inputs": 1})
+    inputs = common.take_inputs(args.inputs)
+    if args.budget_inputs > len(inputs):
+        raise BadInputError(f"--budget-inputs must be at most the {len(inputs)} inputs, got {args.budget_inputs}.")
+    n = 10_000 if args.full else args.samples
+    settings = {
+        "seed": args.seed,
+        "inputs": len(inputs),
+        "n": n,
+        "l0_n": n if args.full else max(1, n // 2),
+        "clean_n": args.clean_samples,
+        "budget_inputs": args.budget_inputs,
+        "tau": common.TAU,
+        "alpha": common.ALPHA,
+        "budgets": list(BUDGETS),
+        "beta": BETA,
+    }
+    if common.is_finished(args.out, settings):
+        return
+    work = Work(args, inputs, settings)
+    curves, unimodal = work.curves(), work.unimodal()
+    content = {
+        "statement": statement(),
+        "picture_distance": picture_distance(),
+        "epsilons": EPSILONS.tolist(),
+        "unimodal": unimodal,
+        "curves": curves,
+        "table1": table1(curves, unimodal),
+        "beta_sweep": work.beta_sweep(),
+        "smoothed_accuracy": work.smoothed_accuracy(),
+        "per_budget": work.per_budget(),
+        "seconds": work.seconds,
+    }
+    draw_curves(args, settings, content)
+    draw_sweep(args, settings, content)
+    common.write_result(args.out, settings, content)
+    print(summary(content))
+
+
+class Work:
+    """Counts of every setting, and the seconds that each took."""
+
+    def __init__(self, args: argparse.Namespace, inputs: demo.DemoInputs, settings: Mapping[str, Any]):
+        self.args, self.inputs, self.settings = args, inputs, settings
+        self.seconds: dict[str, dict[str, float]] = {}
+
+    def counts(
+        self,
+        name: str,
+        smoothing: hrs.HybridSmoothing,
+        mask: np.ndarray | Sequence[np.ndarray],
+        n: int,
+        inputs: demo.DemoInputs | None = None,
+    ) -> np.ndarray:
+        """Votes for Unsafe, int64[masks, inputs]."""
+        inputs = self.inputs if inputs is None else inputs
+        masks = [mask] if isinstance(mask, np.ndarray) else list(mask)
+        found = common.drawn(self.args.out, name, smoothing, inputs, masks, n, self.args.seed)
+        wall, cpu = found["seconds"].tolist()
+        self.seconds[name] = {"copies": n * len(inputs) * len(masks), "wall_s": wall, "cpu_s": cpu}
+        return found["successes"]
+
+    def suffix(self, sigma: float, beta: float) -> hrs.Certificate:
+        """Hybrid certificates of the suffix threat."""
+        smoothing, n = hrs.HybridSmoothing(common.uniform(beta), sigma), self.settings["n"]
+        return certified(self.counts(f"suffix-{sigma:g}-{beta:g}", smoothing, demo.suffix_mask(), n)[0], n, smoothing)
+
+    def l0(self, sigma: float) -> hrs.Certificate:
+        """Hybrid certificates of the l0 threat."""
+        smoothing, n = hrs.HybridSmoothing(common.uniform(BETA), sigma), self.settings["l0_n"]
+        everywhere = common.suffix_and_all()[1]
+        return certified(self.counts(f"l0-{sigma:g}-{BETA:g}", smoothing, everywhere, n)[0], n, smoothing)
+
+    def curves(self) -> list[dict[str, Any]]:
+        """Figures 4 and 5: hybrid certificates at each sigma."""
+        return [
+            {"threat": threat, "sigma": sigma, "beta": BETA} | facts(certificate)
+            for threat, make in (("suffix", lambda sigma: self.suffix(sigma, BETA)), ("l0", self.l0))
+            for sigma in SIGMAS
+            for certificate in [make(sigma)]
+        ]
+
+    def unimodal(self) -> list[dict[str, Any]]:
+        """Noise on the image alone at each sigma, and on the text alone for each threat."""
+        rows, suffix, everywhere = [], *common.suffix_and_all()
+        for sigma in SIGMAS:
+            smoothing, n = hrs.HybridSmoothing(None, sigma), self.settings["n"]
+            counts = self.counts(f"image-{sigma:g}", smoothing, suffix, n)[0]
+            rows.append(
+                {"noise": "image-only", "threat": "none", "sigma": sigma} | facts(certified(counts, n, smoothing))
+            )
+        smoothing = hrs.HybridSmoothing(common.uniform(BETA), None)
+        for threat, mask, n in (("suffix", suffix, self.settings["n"]), ("l0", everywhere, self.settings["l0_n"])):
+            counts = self.counts(f"text-{threat}", smoothing, mask, n)[0]
+            rows.append({"noise": "text-only", "threat": threat, "beta": BETA} | facts(certified(counts, n, smoothing)))
+        return rows
+
+    def beta_sweep(self) -> list[dict[str, Any]]:
+        """Table 2, at the smallest sigma. A certified example is one with a certified d of at least 1."""
+        rows = []
+        for beta in BETAS:
+            certificate = self.suffix(SIGMAS[0], beta)
+            with_text = certificate.budget >= 1
+            at_most = certificate.radius[with_text, certificate.budget[with_text]]
+            rows.append(
+                {
+                    "sigma": SIGMAS[0],
+                    "beta": beta,
+                    "certified_examples": float(with_text.mean()),
+                    "mean_d_max": float(certificate.budget[with_text].mean()) if with_text.any() else None,
+                    "mean_radius_at_d_max": float(at_most.mean()) if with_text.any() else None,
+                }
+                | facts(certificate)
+            )
+        return rows
+
+    def smoothed_accuracy(self) -> list[dict[str, Any]]:
+        """Table 5, on safe inputs too; suffix and l0 noise."""
+        inputs, n = demo.load_demo("held_out"), self.settings["clean_n"]
+        chosen = np.concatenate([np.flatnonzero(inputs.labels)[: len(self.inputs)], np.flatnonzero(~inputs.labels)])
+        inputs = inputs.take(chosen)
+        rows = []
+        for sigma in CLEAN_SIGMAS:
+            for beta in CLEAN_BETAS:
+                kernel = common.uniform(beta) if beta else None
+                if kernel is None and not sigma:
+                    said = np.asarray(DemoGuard.load()(inputs.tokens, inputs.images))
+                    votes = np.stack([said * n] * 2)
+                else:
+                    smoothing = hrs.HybridSmoothing(kernel, sigma or None)
+                    name = f"clean-{sigma:g}-{beta:g}"
+                    votes = self.counts(name, smoothing, common.suffix_and_all(), n, inputs)
+                for threat, found in zip(("suffix", "l0"), votes, strict=True):
+                    rows.append({"threat": threat, "sigma": sigma, "beta": beta} | clean_facts(found, n, inputs.labels))
+        return rows
+
+    def per_budget(self) -> dict[str, Any]:
+        """Table 3's question: what does sharing one sample over all budgets cost, and what does it save?"""
+        inputs, n = self.inputs.take(range(self.settings["budget_inputs"])), self.settings["n"]
+        smoothing = hrs.HybridSmoothing(common.uniform(BETA), SIGMAS[0])
+        suffix = demo.suffix_mask()
+        masks = [suffix & (np.cumsum(suffix) <= d) for d in BUDGETS]
+        found = {}
+        for mode, chosen in (("shared", [suffix]), ("per budget", masks)):
+            name = f"{mode.replace(' ', '-')}-sample"
+            counts = self.counts(name, smoothing, chosen, n, inputs)
+            certificate = certified(counts[0] if mode == "shared" else counts.T, n, smoothing)
+            found[mode] = {"draws_per_input": n * len(chosen)} | facts(certificate) | self.seconds[name]
+        return {"inputs": len(inputs), "sigma": SIGMAS[0], "beta": BETA} | found
+
+
+def certified(counts: np.ndarray, n: int, smoothing: hrs.HybridSmoothing) -> hrs.Certificate:
+    """Certificates at the common tau and alpha; image-only smoothing certifies no token."""
+    return hrs.certify(counts, n, smoothing, common.TAU, common.ALPHA, BUDGETS)
+
+
+def facts(certificate: hrs.Certificate) -> dict[str, Any]:
+    """What the tables and curves need; one that is not certified counts as radius 0 and budget 0 in a mean."""
+    radius, epsilon = certificate.radius, (certificate.smoothing.sigma or 0.0) * JOINT[1]
+    return {
+        "n": int(certificate.n.max()),
+        "p_a": {
+            name: float(f(certificate.p_a)) for name, f in (("low", np.min), ("median", np.median), ("high", np.max))
+        },
+        "mean_radius": np.maximum(radius, 0).mean(axis=0).tolist(),
+        "share_certified": (radius >= 0).mean(axis=0).tolist(),
+        "mean_budget": float(np.maximum(certificate.budget, 0).mean()),
+        "joint_share": float((radius[:, JOINT[0]] >= epsilon).mean()) if epsilon else 0.0,
+        "needed_samples": certificate.needed_samples().tolist(),
+        "certified_accuracy": common.shares(certificate.certified_accuracy(EPSILONS)),
+    }
+
+
+def clean_facts(votes: np.ndarray, n: int, unsafe: np.ndarray) -> dict[str, float]:
+    """Accuracy by majority of the copies, and how many inputs have a copy that is called Unsafe."""
+    return {
+        "unsafe_mean_score": float(votes[unsafe].mean() / n),
+        "unsafe_majority_right": float((2 * votes[unsafe] > n).mean()),
+        "safe_majority_right": float((2 * votes[~unsafe] <= n).mean()),
+        "unsafe_flagged_by_n_copies": float((votes[unsafe] > 0).mean()),
+        "safe_flagged_by_n_copies": float((votes[~unsafe] > 0).mean()),
+    }
+
+
+def table1(curves: Sequence[Mapping[str, Any]], unimodal: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Hybrid beside unimodal certificates for the suffix threat, at each sigma."""
+    image = {row["sigma"]: row for row in unimodal if row["noise"] == "image-only"}
+    text = next(row for row in unimodal if row["noise"] == "text-only" and row["threat"] == "suffix")
+    return [
+        {
+            "sigma": row["sigma"],
+            "image_only_radius": image[row["sigma"]]["mean_radius"][0],
+            "hybrid_radius_d0": row["mean_radius"][0],
+            "hybrid_radius_d1": row["mean_radius"][1],
+            "radius_lost_at_d1": 1 - row["mean_radius"][1] / image[row["sigma"]]["mean_radius"][0],
+            "text_only_budget": text["mean_budget"],
+            "hybrid_budget": row["mean_budget"],
+            "joint": f"d = {JOINT[0]} and eps = {JOINT[1]:g} sigma",
+            "joint_share": row["joint_share"],
+        }
+        for row in curves
+        if row["threat"] == "suffix"
+    ]
+
+
+def picture_distance() -> dict[str, float]:
+    """l2 distance from each held-out picture to the nearest one of another digit: a yardstick for a radius."""
+    inputs = demo.load_demo("held_out")
+    flat = inputs.images.reshape(len(inputs), -1).astype(np.float64)
+    distance = np.sqrt(np.maximum(((flat[:, None] - flat[None]) ** 2).sum(axis=-1), 0))
+    nearest = np.where(inputs.digits[:, None] == inputs.digits, np.inf, distance).min(axis=1)
+    return {"nearest_other_digit_low": float(nearest.min()), "nearest_other_digit_median": float(np.median(nearest))}
+
+
+def statement() -> dict[str, str]:
+    """What the numbers mean."""
+    return {
+        "classifier": "the smoothed demo guard: Unsafe where the share of Unsafe noisy copies exceeds tau",
+        "suffix": "at most d of the 8 suffix tokens and eps of the pixels change",
+        "l0": "at most d of all 16 tokens and eps of the pixels change",
+        "risk": "per input and setting with probability at least 1 - alpha over the draws, all d and eps at once",
+        "unit": "eps, radius and sigma: l2, pixels in [0, 1] at 8 x 8, noise not clipped",
+        "flagged": "an input with a copy called Unsafe among n is flagged by any filter whose copies include these",
+    }
+
+
+def caption(settings: Mapping[str, Any], n: str) -> str:
+    """What every number of a figure depends on."""
+    risk = f"τ = {settings['tau']:.2g}; α = {settings['alpha']:g} per input"
+    return f"{settings['inputs']} held-out unsafe inputs; {n}; {risk}"
+
+
+def draw_curves(args: argparse.Namespace, settings: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    """Certified accuracy against eps: a row per threat, a column per sigma, a line per d."""
+    import matplotlib
+
+    figure, axes = common.new_figure(2, len(SIGMAS), (10.5, 6.2), sharey=True, sharex="col")
+    image = {row["sigma"]: row for row in content["unimodal"] if row["noise"] == "image-only"}
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(BUDGETS)))
+    for row in content["curves"]:
+        ax = axes[("suffix", "l0").index(row["threat"]), SIGMAS.index(row["sigma"])]
+        accuracy = 100 * np.array(row["certified_accuracy"])
+        ax.plot(
+            *until_zero(100 * np.array(image[row["sigma"]]["certified_accuracy"][0])), "k:", lw=1.6, label="image-only"
+        )
+        for d, curve, shade in zip(BUDGETS, accuracy, shades, strict=True):
+            if curve.any():
+                ax.plot(*until_zero(curve), color=shade, lw=2, label=f"hybrid, d = {d}")
+        none = [d for d, curve in zip(BUDGETS, accuracy, strict=True) if not curve.any()]
+        nothing = f" (d ≥ {none[0]}: nothing)" if none else ""
+        ax.axvline(content["picture_distance"]["nearest_other_digit_median"], color=common.SOFT, lw=1, ls="--")
+        common.panel_title(ax, f"{row['threat']}, σ = {row['sigma']:g}, n = {row['n']:,}{nothing}")
+        ax.set_ylim(0, 103)
+    for ax, sigma in zip(axes[0], SIGMAS, strict=True):
+        ax.set_xlim(0, 7 * sigma)
+    for ax in axes[1]:
+        ax.set_xlabel(r"pixel budget $\varepsilon$ ($\ell_2$, pixels in [0, 1])")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("certified accuracy (%)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    title = (
+        f"Certified accuracy of the smoothed demo guard under joint token and pixel attacks, β = {settings['beta']:g}"
+    )
+    common.save_figure(
+        figure,
+        args.out / "safety_filter_curves.png",
+        title,
+        caption(settings, "n as stated; dashed: median distance to the nearest other digit"),
+    )
+
+
+def until_zero(percent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A curve up to its first zero."""
+    end = int(np.argmax(percent == 0)) + 1 if (percent == 0).any() else len(percent)
+    return EPSILONS[:end], percent[:end]
+
+
+def draw_sweep(args: argparse.Namespace, settings: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    """The price and the gain of beta, and shared against per-budget samples."""
+    figure, axes = common.new_figure(1, 3, (10.5, 3.9))
+    rows, image = content["beta_sweep"], content["table1"][0]["image_only_radius"]
+    for d, colour, marker in (
+        (1, common.BLUE, "o"),
+        (2, common.GREEN, "s"),
+        (4, common.ORANGE, "^"),
+        (8, common.PURPLE, "D"),
+    ):
+        radius = [row["mean_radius"][d] if row["share_certified"][d] else np.nan for row in rows]
+        axes[0, 0].plot(BETAS, radius, color=colour, marker=marker, label=f"hybrid, d = {d}")
+    axes[0, 0].axhline(image, color="black", ls=":", label="image-only")
+    common.panel_title(axes[0, 0], f"Suffix threat, σ = {SIGMAS[0]:g}")
+    axes[0, 0].set_ylabel(r"mean certified radius ($\ell_2$; none = 0)")
+    clean = [row for row in content["smoothed_accuracy"] if row["sigma"] == SIGMAS[0]]
+    for threat, dashes in (("suffix", "-"), ("l0", "--")):
+        beta = [row["beta"] for row in clean if row["threat"] == threat]
+        for field, colour, name in (
+            ("unsafe_majority_right", common.BLUE, "unsafe, right by majority"),
+            ("safe_flagged_by_n_copies", common.ORANGE, f"safe, flagged by {settings['clean_n']} copies"),
+        ):
+            values = [100 * row[field] for row in clean if row["threat"] == threat]
+            axes[0, 1].plot(beta, values, dashes, color=colour, marker="o", ms=4, label=f"{name} ({threat})")
+    common.panel_title(axes[0, 1], f"No attack, σ = {SIGMAS[0]:g}, n = {settings['clean_n']}")
+    axes[0, 1].set_ylabel("inputs (%)")
+    axes[0, 1].set_ylim(-3, 165)
+    axes[0, 1].set_yticks(range(0, 101, 20))
+    for ax in axes[0, :2]:
+        ax.set_xlabel(r"replacement probability $\beta$")
+    ways = content["per_budget"]
+    for mode, colour, marker in (("shared", common.BLUE, "o"), ("per budget", common.ORANGE, "s")):
+        radius = [
+            r if s else np.nan for r, s in zip(ways[mode]["mean_radius"], ways[mode]["share_certified"], strict=True)
+        ]
+        name = f"{mode}: {ways[mode]['draws_per_input']:,} draws per input"
+        axes[0, 2].plot(BUDGETS, radius, color=colour, marker=marker, label=name)
+    common.panel_title(axes[0, 2], f"One sample or nine: {ways['inputs']} inputs")
+    axes[0, 2].set_xlabel("token budget $d$")
+    axes[0, 2].set_ylabel(r"mean certified radius ($\ell_2$; none = 0)")
+    for ax in axes[0]:
+        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+        place = "upper right" if ax is axes[0, 1] else "best"
+        ax.legend(frameon=False, fontsize=8, loc=place, handlelength=3.5)
+    common.save_figure(
+        figure,
+        args.out / "safety_filter_tradeoffs.png",
+        "What the replacement probability buys and costs, and what sharing one sample over all budgets costs",
+        caption(settings, f"n = {settings['n']:,} where no other n is given"),
+    )
+
+
+def summary(content: Mapping[str, Any]) -> str:
+    """The tables in a few lines, floored."""
+    lines = []
+    for row in content["table1"]:
+        lines.append(
+            f"sigma {row['sigma']:g}: image-only radius {floor_text(row['image_only_radius'])}, hybrid d=1 "
+            f"{floor_text(row['hybrid_radius_d1'])} ({100 * row['radius_lost_at_d1']:.1f} % less); text-only budget "
+            f"{floor_text(row['text_only_budget'], 2)}, hybrid {floor_text(row['hybrid_budget'], 2)}; "
+            f"{row['joint']}: {floor_text(100 * row['joint_share'], 1)} %"
+        )
+    for row in content["beta_sweep"]:
+        d, r = row["mean_d_max"], row["mean_radius_at_d_max"]
+        lines.append(
+            f"beta {row['beta']:g}: certified {floor_text(100 * row['certified_examples'], 1)} %, mean d_max "
+            f"{'-' if d is None else floor_text(d, 2)}, mean radius there {'-' if r is None else floor_text(r)}, "
+            f"mean radius at d=1 {floor_text(row['mean_radius'][1])}"
+        )
+    for mode in ("shared", "per budget"):
+        row = content["per_budget"][mode]
+        lines.append(
+            f"{mode}: {row['draws_per_input']:,} draws, {row['cpu_s'] / content['per_budget']['inputs']:.3f} CPU s per "
+            f"input, mean budget {floor_text(row['mean_budget'], 2)}, radius at d=1 {floor_text(row['mean_radius'][1])}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Keep the inputs that a checkpoint calls unsafe only as a pair of text and picture.
+
+An input is kept when the checkpoint calls its text alone safe, its picture alone safe,
+both together unsafe, and noise alone safe. A run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from hybrid_rs_jax.commands import _arguments as arguments
+from hybrid_rs_jax.commands._vlm_arguments import add_vlm_arguments, is_checkpoint, open_guard, vlm_settings
+from hybrid_rs_jax.data import NoiseAlone, Outcome, Sample, Samples, Unreadable, curate, fit, open_data, write_index
+from hybrid_rs_jax.report.errors import BadInputError, library_sentences
+from hybrid_rs_jax.report.files import check_target
+from hybrid_rs_jax.report.progress import progress_bar
+from hybrid_rs_jax.report.tables import say
+
+EXAMPLES = """\
+examples:
+  hybrid-rs curate --model ./LlavaGuard-0.5B --data hateful_memes/dev.jsonl --out kept.jsonl
+  hybrid-rs sample --model ./LlavaGuard-0.5B --data kept.jsonl --sigma 0.5 --out run"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `curate`."""
+    parser.add_argument("--model", required=True, metavar="PATH", help="folder or hub id of the checkpoint")
+    parser.add_argument("--data", required=True, metavar="DATA", help="folder, .csv or .jsonl of texts and pictures")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="index of the inputs that are kept (.jsonl); what became of every input goes to FILE.journal",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite FILE; its journal is gone on with")
+    parser.add_argument("--limit", type=arguments.integer(1, 2**31 - 1), metavar="K", help="only the first K inputs")
+    parser.add_argument(
+        "--batch-size",
+        type=arguments.integer(1, 2**20),
+        default=16,
+        metavar="B",
+        help="pairs per step (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sigma",
+        type=arguments.positive,
+        default=0.5,
+        metavar="S",
+        help="standard deviation of the noise that must not look unsafe by itself (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=arguments.integer(0, 2**31 - 1), default=0, metavar="S", help="of that noise (default: 0)"
+    )
+    add_vlm_arguments(parser, without=("threat",))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Ask the checkpoint about every input, write the index of those that are kept, say why others are not."""
+    if not is_checkpoint(args.model):
+        raise BadInputError(f"--model must be the folder or the hub id of a checkpoint, got {args.model}.")
+    check_target(args.out, (".jsonl",), args.force)
+    samples = open_data(args.data)
+    samples = samples if args.limit is None else samples.first(args.limit)
+    guard = open_guard(args.model, vlm_settings(args))
+    settings = {"model": _model(guard), "data": samples.digest(), "noise": {"sigma": args.sigma, "seed": args.seed}}
+    with progress_bar("curating", len(samples), "inputs", log=True) as advance, library_sentences():
+        curation = curate(
+            _Encodable(samples, guard),
+            guard.decide,
+            noise=_FittedNoise(NoiseAlone(args.sigma, args.seed), guard.image_size),
+            journal=args.out.with_name(args.out.name + ".journal"),
+            settings=settings,
+            batch_size=args.batch_size,
+            progress=advance,
+        )
+    write_index(args.out, samples.select(curation.kept), args.force)
+    say(curation.report())
+    for name in [name for name, outcome in curation.outcomes.items() if outcome is Outcome.UNREADABLE][:5]:
+        say(f"Unreadable {name}: {curation.reasons[name]}.")
+    say(f"\nWrote {args.out}; what became of every input is in {args.out}.journal.")
+
+
+class _Encodable(Samples):
+    """A data set in which texts that the guard cannot take count as unreadable."""
+
+    def __init__(self, samples: Samples, guard: Any):
+        super().__init__(samples.records)
+        self._guard = guard
+
+    def __getitem__(self, row: int) -> Sample | Unreadable:
+        sample = super().__getitem__(row)
+        if isinstance(sample, Sample):
+            try:
+                self._guard.symbols(sample.text)
+            except ValueError as error:
+                return Unreadable(sample.id, str(error).rstrip("."))
+        return sample
+
+
+@dataclasses.dataclass(frozen=True)
+class _FittedNoise:
+    """Noise at the certified resolution, where a run adds it, rather than at the picture's own."""
+
+    noise: NoiseAlone
+    size: tuple[int, int]
+
+    def __call__(self, sample: Sample) -> Any:
+        return self.noise(dataclasses.replace(sample, image=fit(sample.image, *self.size)))
+
+
+def _model(guard: Any) -> dict[str, Any]:
+    """What the decisions depend on: the threat is not part of it."""
+    return {name: value for name, value in guard.describe().items() if name != "threat"}

@@ -1,0 +1,101 @@
+"""The command `curate`: which inputs are kept, why others are not, and going on after an interruption."""
+
+import json
+
+import pytest
+from vlm_checkpoint import POLICY, make_checkpoint, write_data
+
+from hybrid_rs_jax.classifiers import VlmGuard
+from hybrid_rs_jax.cli import main
+from hybrid_rs_jax.data import NoiseAlone, Outcome, Sample, fit, open_data
+
+TEXTS = ["open the door", "what is it?", "x" * 300, "the key", "on the other side", "a wall", "this user", "how?"]
+LABELS = ("p", "I")  # tokens that the random network parts these inputs by
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    make_checkpoint(folder, seed=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "policy.txt").write_text(POLICY)
+    return write_data(folder, TEXTS, broken=[1])
+
+
+@pytest.fixture
+def curate(checkpoint, data, tmp_path):
+    settings = ["--policy", str(data.parent / "policy.txt"), "--text-length", "20", "--labels", ",".join(LABELS)]
+    out = ["--answer", "{label}", "--out", str(tmp_path / "kept.jsonl")]
+    return ["curate", "--model", str(checkpoint), "--data", str(data), *settings, *out]
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint, data):
+    """The outcome of every input, asked one question at a time."""
+    guard = VlmGuard.from_pretrained(
+        checkpoint,
+        policy=data.parent / "policy.txt",
+        text_length=20,
+        labels=LABELS,
+        answer="{label}",
+    )
+    return {name: outcome(guard, sample) for name, sample in zip(names(data), open_data(data), strict=True)}
+
+
+def names(data):
+    return [record.id for record in open_data(data).records]
+
+
+def outcome(guard, sample):
+    if not isinstance(sample, Sample) or len(sample.text) > 100:
+        return Outcome.UNREADABLE
+    picture = fit(sample.image, *guard.image_size)
+    if guard.decide([(sample.text, None)])[0]:
+        return Outcome.TEXT_UNSAFE
+    if guard.decide([(None, picture)])[0]:
+        return Outcome.IMAGE_UNSAFE
+    if not guard.decide([(sample.text, picture)])[0]:
+        return Outcome.PAIR_SAFE
+    noise = NoiseAlone(0.5, 0)(Sample(sample.id, sample.text, picture, None))
+    return Outcome.NOISE_UNSAFE if guard.decide([noise])[0] else Outcome.KEPT
+
+
+def test_every_input_meets_the_outcome_of_its_questions(curate, expected, tmp_path, capsys):
+    assert main(curate) == 0
+    said = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "kept.jsonl.journal").read_text().splitlines()]
+    assert {line["id"]: line["outcome"] for line in lines[1:]} == expected
+    kept = [json.loads(line)["id"] for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    assert kept == [name for name, what in expected.items() if what is Outcome.KEPT]
+    assert f"8 inputs, {len(kept)} of them interaction-only" in said
+    assert "dropped 2: unreadable" in said
+    assert "Unreadable row 2: Its text takes" in said
+    assert len(set(expected.values())) > 2, "the questions part the inputs"
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(curate, expected, tmp_path, capsys):
+    journal = tmp_path / "kept.jsonl.journal"
+    assert main(curate) == 0
+    whole, index = journal.read_text(), (tmp_path / "kept.jsonl").read_text()
+    assert main(curate) == 2
+    assert "already exists" in capsys.readouterr().err
+    (tmp_path / "kept.jsonl").unlink()
+    journal.write_text("".join(whole.splitlines(keepends=True)[:4]) + '{"id": "row')
+    assert main(curate) == 0
+    assert sorted(journal.read_text().splitlines()) == sorted(whole.splitlines())
+    assert (tmp_path / "kept.jsonl").read_text() == index
+    assert main([*curate, "--sigma", "1", "--force"]) == 2
+    assert "was written with noise" in capsys.readouterr().err
+
+
+def test_curate_wants_a_checkpoint_and_a_new_index(curate, capsys):
+    curate[curate.index("--model") + 1] = "demo"
+    assert main(curate) == 2
+    assert "--model must be the folder or the hub id" in capsys.readouterr().err
+    assert main(["curate", "--model", ".", "--data", ".", "--out", "kept.csv"]) == 2
+    assert ".jsonl" in capsys.readouterr().err

@@ -1,0 +1,89 @@
+"""The analytic count of operations against the matrix products in the traced program."""
+
+import math
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from hybrid_rs_jax.models import LlavaOnevision
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "bench"))
+
+import _onevision
+from _vlm_flops import forward_flops
+
+
+def abstract_network(shape):
+    settings = LlavaOnevision.read_config(_onevision.config(shape, _onevision.words_of(shape)))
+    return settings, nnx.eval_shape(lambda: LlavaOnevision(settings, rngs=nnx.Rngs(0)))
+
+
+def products(jaxpr):
+    """Operations of all matrix products of a traced program, inner programs included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            left = equation.invars[0].aval.shape
+            contracted = equation.params["dimension_numbers"][0][0]
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            total += products(inner) if hasattr(inner, "eqns") else 0
+    return total
+
+
+def traced(network, *shapes, forward):
+    arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+    return products(jax.make_jaxpr(forward)(network, *arguments).jaxpr)
+
+
+@pytest.mark.parametrize(("size", "views"), [((8, 8), 1), ((100, 100), 2), ((100, 220), 3), ((336, 336), 10)])
+def test_the_count_is_that_of_the_traced_network(size, views):
+    settings, network = abstract_network("small")
+    side, text, image = settings.vision.image_size, 17, network.image_tokens(size)
+
+    def forward(network, words, pixels):
+        features = network.image_features(pixels, size)
+        decoder = network.language_model
+        x = jnp.concatenate([features, decoder.embed(words)], axis=1)
+        return decoder.last_hidden(x, jnp.full(1, image + text, jnp.int32))
+
+    found = traced(network, ((1, text), jnp.int32), ((1, views, side, side, 3), jnp.float32), forward=forward)
+    expected = forward_flops(settings, views, image, text, labels=0)
+    positions = image + text
+    # the traced attention computes all pairs, the count only those that causality lets through
+    pairs = positions**2 / (positions * (positions + 1) / 2)
+    assert found == expected.total + round(expected.attention * (pairs - 1))
+
+
+def test_a_cached_prefix_costs_its_attention_alone():
+    settings, network = abstract_network("small")
+    rows, text, cached = 1, 23, 40
+
+    def forward(network, words, prefix):
+        decoder = network.language_model
+        return decoder.last_hidden(decoder.embed(words), jnp.full(rows, text, jnp.int32), prefix)
+
+    decoder = network.language_model
+    before = jax.ShapeDtypeStruct((1, cached), jnp.int32)
+    prefix = jax.eval_shape(lambda decoder, ids: decoder.extend(decoder.embed(ids)), decoder, before)
+    words = jax.ShapeDtypeStruct((rows, text), jnp.int32)
+    found = products(jax.make_jaxpr(forward)(network, words, prefix).jaxpr)
+    expected = forward_flops(settings, 0, 0, text, cached=cached, labels=0)
+    queries = settings.text.num_heads * settings.text.head_dim
+    hidden = 4 * settings.text.num_layers * queries * (text**2 - text * (text + 1) // 2)
+    assert expected.tower == expected.projector == 0
+    assert found == expected.total + hidden
+
+
+def test_published_sizes_cost_what_their_weights_say():
+    settings, _ = abstract_network("0.5b")
+    flops = forward_flops(settings, 1, 1485, 300)
+    # two operations per weight and position: 358 million weights in the decoder's layers, 4.1e8 in the tower's
+    assert flops.maps == pytest.approx(2 * 357.8e6 * 1785, rel=1e-3)
+    assert flops.tower == pytest.approx(2 * 411e6 * 729, rel=0.08)
