@@ -17,14 +17,13 @@ from hybrid_rs_jax import cli
 from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.models import from_pretrained
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
 import train_tiny_guard as script
 
 transformers = pytest.importorskip("transformers", reason="tokenizers are read with transformers")
 
-SHIPPED = EXPERIMENTS / "tiny_guard"
+SHIPPED = Path(script.__file__).parent / "tiny_guard"
 FLAGS = {"policy": SHIPPED / "policy.txt", "text_length": demo.LENGTH, "image_size": (8, 8)}
 
 
@@ -148,6 +147,7 @@ def test_pads_move_behind_what_follows_them():
     assert words[1].tolist() == [1, 2, 3, 4, 8, 9]
 
 
+@pytest.mark.slow
 def test_a_short_training_writes_a_checkpoint_and_never_over_another(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "BATCH", 8)
     monkeypatch.setattr(script, "prompt_pool", lambda seed: pool(seed))
