@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from hybrid_rs_jax.kernels import HybridSmoothing
 
-__all__ = ["Target", "gradients", "margins", "soft_logit"]
+__all__ = ["Target", "gradients", "margins", "noisy_and_kept", "soft_logit"]
 
 
 class Target(NamedTuple):
@@ -62,8 +62,7 @@ def gradients(
     `d/d one-hot[l, v] = <d/d embedding[l], table[v]>`. A position that the noise has replaced shows the network nothing
     of the attacker's token, and adds nothing to the gradient.
     """
-    noisy, pixels = _noisy_copies(target.smoothing, tokens, images, keys, eligible)
-    kept = _kept(target.smoothing, tokens, noisy, images, keys, eligible)
+    noisy, kept, pixels = noisy_and_kept(target.smoothing, tokens, images, keys, eligible)
 
     def total(embeddings: Float[Array, "n s l e"], pixels: Float[Array, "n s *pixels"]) -> Float[Array, ""]:
         return soft_logit(_margins_of_embeddings(target, embeddings, pixels), target.temperature).sum()
@@ -73,22 +72,23 @@ def gradients(
     return jnp.where(kept[..., None], slope, jnp.zeros_like(slope)).sum(axis=1), pixel_slope.sum(axis=1)
 
 
-def _kept(
+def noisy_and_kept(
     smoothing: HybridSmoothing,
     tokens: Int[Array, "n l"],
-    noisy: Int[Array, "n s l"],
     images: Float[Array, "n *pixels"],
     keys: Key[Array, "n s"],
     eligible: Bool[Array, "n l"],
-) -> Bool[Array, "n s l"]:
-    """Where the noise let the attacker's token through.
+) -> tuple[Int[Array, "n s l"], Bool[Array, "n s l"], Float[Array, "n s *pixels"]]:
+    """Noisy tokens, where the noise let the attacker's token through, and noisy pixels.
 
     With one key, a kernel hits the same positions whatever the tokens are; so a position is kept if two different
     symbols both come through. One symbol would not do: the mask symbol looks the same whether it was hit or not.
     """
     other = jnp.where(tokens == 0, jnp.ones((), tokens.dtype), jnp.zeros((), tokens.dtype))
-    noisy_other, _ = _noisy_copies(smoothing, other, images, keys, eligible)
-    return (noisy == tokens[:, None]) & (noisy_other == other[:, None])
+    both = jnp.stack([tokens, other], axis=1)
+    pair = jax.vmap(smoothing.sample, in_axes=(None, 0, None, None), out_axes=(0, None))
+    noisy, pixels = jax.vmap(jax.vmap(pair, in_axes=(0, None, None, None)))(keys, both, images, eligible)
+    return noisy[:, :, 0], (noisy == both[:, None]).all(axis=2), pixels
 
 
 def _noisy_copies(

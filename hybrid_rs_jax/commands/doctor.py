@@ -18,7 +18,7 @@ import hybrid_rs_jax as hrs
 from hybrid_rs_jax.commands import _arguments as arguments
 from hybrid_rs_jax.commands._sources import first_readable
 from hybrid_rs_jax.commands._vlm_arguments import add_vlm_arguments, is_checkpoint, open_guard, vlm_settings
-from hybrid_rs_jax.report.errors import BadInputError, library_sentences
+from hybrid_rs_jax.report.errors import BadInputError
 from hybrid_rs_jax.report.tables import say
 
 EXAMPLES = """\
@@ -28,7 +28,6 @@ examples:
 
 #: A batch is repeated until so many seconds have passed.
 _TIMED_SECONDS = 2.0
-_TEXT = "What is in this picture?"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,10 +122,12 @@ def _prompt_lines(guard: Any) -> Iterator[tuple[str, str]]:
 
 
 def _first_input(guard: Any, samples: Any) -> Any:
-    """The first input of the data that can be used, or one of our own."""
+    """The first input of the data that can be used, or without data a few random tokens and a grey picture."""
     if samples is None:
-        with library_sentences():
-            return guard.encode(_TEXT, np.full((*guard.image_size, 3), 0.5, np.float32))
+        encoded = guard.encode("", np.full((*guard.image_size, 3), 0.5, np.float32))
+        words = np.random.default_rng(0).integers(1, guard.vocab_size, guard.text_length // 4)
+        encoded.tokens[: words.size] = words
+        return encoded
     from hybrid_rs_jax.commands._vlm_inputs import GuardInputs
 
     return first_readable(GuardInputs(samples, guard))

@@ -9,7 +9,7 @@ from linear_guard import LinearGuard
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.attacks import TableGuard
-from hybrid_rs_jax.attacks._objective import Target, _kept, _noisy_copies, gradients, margins, soft_logit
+from hybrid_rs_jax.attacks._objective import Target, gradients, margins, noisy_and_kept, soft_logit
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.data import demo
 
@@ -97,7 +97,7 @@ def test_token_gradient_predicts_every_substitution_of_a_linear_guard():
         slope = np.asarray(gradients(target, tokens, images, keys, eligible)[0][0] @ target.table.T)
         for place in range(LENGTH):
             for token in range(VOCAB):
-                exact = value(tokens.at[0, place].set(token)) - value(tokens)
+                exact = float(value(tokens.at[0, place].set(token)) - value(tokens))
                 predicted = slope[place, token] - slope[place, int(tokens[0, place])]
                 assert predicted * temperature == pytest.approx(exact * temperature, abs=1e-4)
 
@@ -108,8 +108,7 @@ def test_kept_positions_are_those_where_every_symbol_comes_through(kernel):
     tokens = jnp.asarray([[0, 1, 2, 5], [0, 0, 0, 0]], jnp.int32)
     images, eligible = jnp.zeros((2, 2, 2, 1)), jnp.asarray([[True, True, True, False]] * 2)
     keys = jax.vmap(lambda key: jax.random.split(key, 2000))(jax.random.split(jax.random.key(0), 2))
-    noisy, _ = _noisy_copies(smoothing, tokens, images, keys, eligible)
-    kept = np.asarray(_kept(smoothing, tokens, noisy, images, keys, eligible))
+    kept = np.asarray(noisy_and_kept(smoothing, tokens, images, keys, eligible)[1])
     assert kept[..., 3].all()
     np.testing.assert_allclose(kept[..., :3].mean(axis=1), 0.6, atol=0.04)
 

@@ -46,7 +46,8 @@ def test_without_pixel_noise_it_stops_when_no_further_budget_could_be_certified(
     n = int(plan.looks[2])
     low = plan.verdict(np.array([n]), np.array([n // 2]))[0]
     high = plan.verdict(np.array([n]), np.array([n]))[0]
-    assert (low != Verdict.CONTINUE) and (high == Verdict.CONTINUE)
+    assert low != Verdict.CONTINUE
+    assert high == Verdict.CONTINUE
 
 
 def test_the_plan_survives_its_description():

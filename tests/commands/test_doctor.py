@@ -125,3 +125,9 @@ def test_bad_input_to_sample_is_refused_in_one_sentence(change, sentence, flags,
 def test_doctor_wants_a_checkpoint(capsys):
     assert "--model must be the folder or the hub id" in refused(["doctor", "--model", "demo"], capsys)
     assert "holds no config.json" in refused(["doctor", "--model", "."], capsys)
+
+
+def test_doctor_needs_no_data(flags, capsys):
+    without = [flag for number, flag in enumerate(flags) if number not in (2, 3)]
+    assert main(["doctor", *without, "--inputs", "7", "--batch-size", "2", "--template", "policy_first"]) == 0
+    assert "7 inputs x 1,000 draws" in " ".join(capsys.readouterr().out.split())
