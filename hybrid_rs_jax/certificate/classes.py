@@ -48,10 +48,10 @@ class ClassCertificate:
     def statement(self) -> str:
         """The guarantee in one sentence."""
         return (
-            f"With probability at least 1 - {self.alpha:g} over the draws, for each input by itself and for all budgets "
-            "together: no attack within token budget d and l2 radius r_d changes the class with the largest SMOOTHED "
-            f"score. The risk covers the bounds of all {self.votes.shape[1]} classes (union bound), so that the class may "
-            "be chosen on the votes that certify it."
+            f"With probability at least 1 - {self.alpha:g} over the draws, for each input by itself and for all "
+            "budgets together: no attack within token budget d and l2 radius r_d changes the class with the largest "
+            f"SMOOTHED score. The risk covers the bounds of all {self.votes.shape[1]} classes (union bound), so the "
+            "class may be chosen on the votes that certify it."
         )
 
 
