@@ -5,9 +5,10 @@
 
 A checkpoint of random weights is written first (or given with --checkpoint). Every copy is a prompt of full length
 with a picture of its own; the decision compares two rows of the output layer at the last position. Ours resizes and
-normalises the pixels within the timed call; PyTorch is given them ready. Both are repeated in turns, and medians are
-compared. Utilisation is the arithmetic of `_vlm_flops` per second over the rate of a large matrix product, measured
-here, and over the rate on the device's data sheet where that is known.
+normalises the pixels within the timed call, and encodes a view once that is base view and tile at the same time;
+PyTorch is given the views that its processor makes. Both are repeated in turns, and medians are compared.
+Utilisation is the arithmetic of `_vlm_flops` per second over the rate of a large matrix product, measured here, and
+over the rate on the device's data sheet where that is known.
 """
 
 from __future__ import annotations

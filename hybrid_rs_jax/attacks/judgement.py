@@ -59,7 +59,7 @@ def judge(successes: object, n: object, bound: object, risk: float) -> Judgement
     lower, upper = clopper_pearson(successes, n, risk), clopper_pearson_upper(successes, n, risk)
     nothing = clopper_pearson_upper(np.zeros_like(np.asarray(successes)), n, risk)
     return Judgement(
-        score=np.asarray(successes) / np.asarray(n),
+        score=np.asarray(np.asarray(successes) / np.asarray(n)),
         lower=np.asarray(lower),
         upper=np.asarray(upper),
         violated=np.asarray(upper < bound),

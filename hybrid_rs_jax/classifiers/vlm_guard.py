@@ -196,10 +196,8 @@ class VlmGuard:
         Raises:
           ValueError: if shapes do not fit, or a symbol is out of range (seen only outside of `jax.jit`).
         """
-        if not self.on_host:
-            return self.margin(tokens, images) > 0
-        answers = self.generate(tokens, images)
-        return np.array([first_label(text, self.settings.labels) is True for text in answers])
+        self._check(tokens, images)
+        return self._decisions(self._view, tokens, images)
 
     def margin(self, tokens: Any, images: Any) -> Float32[Array, " b"]:
         """`logsumexp(logits for Unsafe) - logsumexp(logits for Safe)`, above 0 for Unsafe; arguments as for a call."""
@@ -209,12 +207,7 @@ class VlmGuard:
     def generate(self, tokens: Any, images: Any) -> list[str]:
         """Answers by greedy decoding, `generated_tokens` at most; for comparison, one forward pass per token."""
         self._check(tokens, images)
-        ids = self._view.generate(
-            jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32), self.settings.generated_tokens
-        )
-        end = self.tokenizer.eos_token_id
-        rows = [row[: row.index(end)] if end in row else row for row in ids.tolist()]
-        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+        return self._answers(self._view, tokens, images)
 
     def decide(self, pairs: Sequence[Pair]) -> Bool[np.ndarray, " pairs"]:
         """Decide for texts and pictures as they are, without noise; for the interaction-only filter.
@@ -245,10 +238,21 @@ class VlmGuard:
         inputs = [self.encode(text or "", blank if image is None else image) for text, image in pairs]
         inputs += [inputs[-1]] * ((1 << (len(inputs) - 1).bit_length()) - len(inputs))
         tokens, images = (jnp.asarray(np.stack(part)) for part in list(zip(*inputs, strict=True))[:2])
-        if self.on_host and shown:
-            return np.asarray(self(tokens, images))[: len(pairs)]
         view = self._view if shown else self._text_view
-        return np.asarray(view.margin(tokens, images) > 0)[: len(pairs)]
+        return np.asarray(self._decisions(view, tokens, images))[: len(pairs)]
+
+    def _decisions(self, view: View, tokens: Any, images: Any) -> Any:
+        if not self.on_host:
+            return view.margin(jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32)) > 0
+        answers = self._answers(view, tokens, images)
+        return np.array([first_label(text, self.settings.labels) is True for text in answers])
+
+    def _answers(self, view: View, tokens: Any, images: Any) -> list[str]:
+        """Generated answers, up to the token that ends one."""
+        steps, end = self.settings.generated_tokens, self.tokenizer.eos_token_id
+        ids = view.generate(jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32), steps).tolist()
+        rows = [row[: row.index(end)] if end in row else row for row in ids]
+        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
     @cached_property
     def _text_view(self) -> View:

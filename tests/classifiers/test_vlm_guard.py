@@ -187,7 +187,9 @@ def test_generated_answers_are_those_of_pytorch(onevision, policy):
         assert answers[row] == expected
     assert guard.on_host
     assert guard.tie_tolerance is None
-    assert guard(tokens, images).dtype == np.bool_
+    decisions = guard(tokens, images)
+    assert decisions.tolist() == [first_label(answer, ("e|o|t", "qq")) is True for answer in answers]
+    assert guard.decide([(TEXTS[0], None)]).dtype == np.bool_
 
 
 def test_a_text_alone_is_put_to_the_network_without_a_picture(onevision, guard):

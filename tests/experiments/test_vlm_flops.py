@@ -1,5 +1,6 @@
 """The analytic count of operations against the matrix products in the traced program."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -87,3 +88,20 @@ def test_published_sizes_cost_what_their_weights_say():
     # two operations per weight and position: 358 million weights in the decoder's layers, 4.1e8 in the tower's
     assert flops.maps == pytest.approx(2 * 357.8e6 * 1785, rel=1e-3)
     assert flops.tower == pytest.approx(2 * 411e6 * 729, rel=0.08)
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_equal_decisions(tmp_path):
+    pytest.importorskip("torch", reason="PyTorch is what the benchmark compares with")
+    pytest.importorskip("transformers")
+    import vlm
+
+    out = tmp_path / "vlm.json"
+    flags = ["--shape", "tiny", "--batch-sizes", "2", "--tiles", "1", "--repeats", "1", "--dtype", "float32"]
+    assert vlm.main([*flags, "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    (case,) = record["cases"]
+    assert case["largest_margin_difference"] < 1e-4
+    assert case["same_decisions"] == 1
+    assert set(case["samples_per_second"]) == {"checkpoint", "policy_first", "torch"}
+    assert record["note"] == vlm.NO_GPU
