@@ -38,7 +38,7 @@ Certified robustness of multimodal classifiers under joint token and pixel attac
 over noisy copies of an input, not the classifier's answer on the input itself."""
 _EPILOG = """\
 Start with:  hybrid-rs demo
-Then:        hybrid-rs certify hybrid-rs-demo --tau 0.5
+Then:        hybrid-rs report hybrid-rs-demo
 Each command explains itself:  hybrid-rs certify --help"""
 
 
