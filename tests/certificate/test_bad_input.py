@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax.confidence import FixedSample, SequentialTest
 
 SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(0.25, 1000), 0.5)
 GOOD = {
@@ -53,6 +54,7 @@ BAD = {
     "budgets": [((-1, 0), "-1"), ((1, 0), "[1, 0]"), ((0, 0), "[0, 0]"), ((), "[]")],
     "size": [(1, "1"), (-4, "-4")],
     "samples": [(0, "0"), (-5, "-5")],
+    "plan": [(SequentialTest(0.75, 0.01, 100), "9 of 10"), (FixedSample(5), "10")],
 }
 #: a table does not care about the order of its budgets
 ELSEWHERE = {(hrs.frontier_table, "budgets"): [((0, -1), "-1")]}
