@@ -180,7 +180,7 @@ def test_filters_and_pages(page, many):
     page.locator("#filter-text").fill("PUT-5")
     assert names(page) == ["input-5", *(f"input-{index}" for index in range(50, 60))]
     page.locator("#filter-reset").click()
-    page.wait_for_function("document.getElementById('count').textContent === '60 inputs'")
+    playwright.expect(page.locator("#count")).to_have_text("60 inputs")
     page.locator("#filter-budget").select_option(label="at d ≥ 2")
     assert page.locator("#count").inner_text() == f"{(radius[:, 2] >= 0).sum()} of 60 inputs"
     page.locator("#filter-radius").fill("1.25")
@@ -196,7 +196,7 @@ def test_the_reading_lists_its_inputs(page, many):
     page.locator("#budgets input[value='1']").check()
     page.locator("#epsilon").fill("2")
     page.locator("#show-these").click()
-    page.wait_for_function("document.getElementById('filter-text').value === ''")
+    playwright.expect(page.locator("#filter-text")).to_have_value("")
     assert names(page) == [f"input-{index}" for index in np.flatnonzero(radii(many)[:, 1] >= 2)]
 
 

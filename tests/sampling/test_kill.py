@@ -2,7 +2,6 @@
 
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -41,11 +40,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def start(folder, run, *extra, **options):
+def start(folder, run, *extra, before=()):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    command = [*COMMAND, *SETTINGS, "--out", str(run), "--resume", *extra]
+    command = [*before, *COMMAND, *SETTINGS, "--out", str(run), "--resume", *extra]
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -116,18 +115,18 @@ def test_sigterm_ends_a_run_in_good_order(folder, uninterrupted):
     assert counts(folder / "run") == uninterrupted
 
 
-def small_files(size):
-    """In the child: no file may grow beyond `size` bytes, as on a full disk."""
-
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    return limit
+#: Runs the rest of its command line in a process whose files may not grow beyond so many bytes, as on a full disk. (Not
+#: by a function between fork and exec: this process has JAX's threads.)
+SMALL_FILES = """
+import os, resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def fill_disk(folder, run, size):
-    process = start(folder, run, preexec_fn=small_files(size))
+    process = start(folder, run, before=[sys.executable, "-c", SMALL_FILES, str(size)])
     _, err = process.communicate(timeout=300)
     if process.returncode != 0:
         assert process.returncode == 2, err
