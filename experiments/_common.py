@@ -57,6 +57,14 @@ def new_parser(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def add_input_arguments(parser: argparse.ArgumentParser, samples: int, what: str) -> None:
+    """How many copies of how many inputs; `what` each number of copies is for."""
+    parser.add_argument("--samples", type=int, default=samples, help=f"copies per {what} (default: %(default)s)")
+    parser.add_argument(
+        "--inputs", type=int, default=248, help="unsafe inputs, from the first (default: all, %(default)s)"
+    )
+
+
 def start(name: str, run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
     """Run; bad input ends with one sentence and exit code 2."""
     try:

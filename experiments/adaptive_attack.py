@@ -35,6 +35,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import _common as common
 import numpy as np
 from _attack_cases import (
     ALPHA,
@@ -67,13 +68,7 @@ CURVE = tuple(np.round(np.geomspace(0.4, 4.0, 41), 4).tolist())
 
 def main(argv: list[str] | None = None) -> int:
     """Run, or print one sentence."""
-    args = parser().parse_args(argv)
-    try:
-        run(args)
-    except BadInputError as error:
-        print(f"adaptive_attack: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return common.start("adaptive_attack", run, parser().parse_args(argv))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -37,6 +37,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import _common as common
 import jax
 import numpy as np
 from _adult_data import Adult, Rows, load
@@ -69,13 +70,7 @@ CONTRADICTION_RISK = 1e-6
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    args = parser().parse_args(argv)
-    try:
-        run(args)
-    except BadInputError as error:
-        print(f"adult.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return common.start("adult.py", run, parser().parse_args(argv))
 
 
 def parser() -> argparse.ArgumentParser:

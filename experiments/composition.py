@@ -59,10 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Flags."""
     made = common.new_parser(__doc__)
-    made.add_argument("--samples", type=int, default=2000, help="copies per input and noise (default: %(default)s)")
-    made.add_argument(
-        "--inputs", type=int, default=248, help="unsafe inputs, from the first (default: all, %(default)s)"
-    )
+    common.add_input_arguments(made, 2000, "input and noise")
     return made
 
 

@@ -1,6 +1,6 @@
 """Write a LLaVA-OneVision checkpoint of a true size with random weights.
 
-    python experiments/make_random_checkpoint.py --shape 0.5b --out /tmp/random-0.5b
+    python experiments/make_random_checkpoint.py --shape 0.5b --out random-0.5b
 
 For measuring time and memory at the sizes of LlavaGuard 0.5B and 7B (SigLIP so400m, patch 14, 384 pixels; Qwen2) with
 nothing to download. Weights are normal with variance 1 / inputs, in bfloat16; memory holds about 64 MiB of them at a

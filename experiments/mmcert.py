@@ -128,10 +128,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Flags."""
     made = common.new_parser(__doc__)
-    made.add_argument("--samples", type=int, default=500, help="copies per input and setting (default: %(default)s)")
-    made.add_argument(
-        "--inputs", type=int, default=248, help="unsafe inputs, from the first (default: all, %(default)s)"
-    )
+    common.add_input_arguments(made, 500, "input and setting")
     return made
 
 

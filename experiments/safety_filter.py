@@ -51,11 +51,8 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Flags."""
     made = common.new_parser(__doc__)
-    made.add_argument("--samples", type=int, default=2000, help="copies per input and setting (default: %(default)s)")
+    common.add_input_arguments(made, 2000, "input and setting")
     made.add_argument("--full", action="store_true", help="10,000 copies instead, for the l0 threat too")
-    made.add_argument(
-        "--inputs", type=int, default=248, help="unsafe inputs, from the first (default: all, %(default)s)"
-    )
     made.add_argument(
         "--clean-samples", type=int, default=100, help="copies per input of the smoothed accuracy (default: 100)"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -94,17 +96,25 @@ def sample_run(
     taken: list[_Task] = []
 
     def rows() -> Iterator[Row]:
-        for task in tasks:
+        # an input is read, checked and digested once, however many budgets have a sample of it
+        for position, group in itertools.groupby(tasks, key=operator.attrgetter("position")):
+            samples = list(group)
             try:
-                encoded = _checked(inputs.read(task.position), smoothing, task.budget)
+                encoded = _checked(inputs.read(position), smoothing)
             except UnreadableInputError as error:
-                writer.skip(task.position, str(error))
-                progress.skipped += 1
+                writer.skip(position, str(error))
+                progress.skipped += len(samples)
                 continue
-            writer.register(task.position, encoded.digest())
-            mask = _first_positions(encoded.eligible, task.budget)
-            taken.append(task)
-            yield Row(encoded.tokens, encoded.image, mask, task.position, task.drawn, task.votes)
+            digest, positions = encoded.digest(), int(encoded.eligible.sum())
+            for task in samples:
+                if task.budget is not None and positions < task.budget:
+                    writer.skip(position, _too_few_positions(positions, task.budget))
+                    progress.skipped += 1
+                    continue
+                writer.register(position, digest)
+                taken.append(task)
+                mask = _first_positions(encoded.eligible, task.budget)
+                yield Row(encoded.tokens, encoded.image, mask, position, task.drawn, task.votes)
 
     engine = stream(
         classifier, rows(), len(tasks), smoothing, plan, key, classes=classes, batch_size=batch_size, mesh=mesh
@@ -189,17 +199,17 @@ def _tasks(
         yield _Task(positions[number // len(budgets)], budgets[number % len(budgets)], int(drawn[number]), votes)
 
 
-def _checked(encoded: Encoded, smoothing: HybridSmoothing, budget: int | None) -> Encoded:
+def _checked(encoded: Encoded, smoothing: HybridSmoothing) -> Encoded:
     """Refuse one input whose tokens the certificate would not cover."""
     try:
         check_inputs(encoded.tokens[None], encoded.image[None], smoothing, encoded.eligible)
     except ValueError as error:
         raise UnreadableInputError(str(error)) from error
-    if budget is not None and int(encoded.eligible.sum()) < budget:
-        raise UnreadableInputError(
-            f"It has {int(encoded.eligible.sum())} positions that can carry noise, fewer than the budget {budget}."
-        )
     return encoded
+
+
+def _too_few_positions(positions: int, budget: int) -> str:
+    return f"It has {positions} positions that can carry noise, fewer than the budget {budget}."
 
 
 def _first_positions(eligible: np.ndarray, budget: int | None) -> np.ndarray:
