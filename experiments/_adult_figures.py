@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.report.files import atomic_file
+from hybrid_rs_jax._files import atomic_file
 
 #: Okabe and Ito's colours; each line has its own dashes too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._files import atomic_file, json_text
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.data import demo
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.files import atomic_file, json_text
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.runs import package_versions
 

@@ -55,10 +55,10 @@ from _attack_cases import (
 from _attack_figure import draw_figure
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._files import atomic_file, write_json
+from hybrid_rs_jax._text import floor_text
 from hybrid_rs_jax.data import demo
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.files import atomic_file, write_json
-from hybrid_rs_jax.report.formatting import floor_text
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.runs import package_versions
 

@@ -53,9 +53,9 @@ from _adult_model import (
 )
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.files import atomic_file, json_text
-from hybrid_rs_jax.report.formatting import floor_text
+from hybrid_rs_jax._files import atomic_file, json_text
+from hybrid_rs_jax._text import floor_text
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.progress import progress_bar
 
 BUDGETS = (0, 1, 2, 3)

@@ -39,9 +39,9 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.certificate.host import worst_case_bounds
+from hybrid_rs_jax._text import floor_text
+from hybrid_rs_jax.certificate.bounds import worst_case_bounds
 from hybrid_rs_jax.data import demo
-from hybrid_rs_jax.report.formatting import floor_text
 
 SIGMA, BETA = 0.25, 0.25
 BUDGETS = tuple(range(1, 9))

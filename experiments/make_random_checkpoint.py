@@ -22,10 +22,10 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
+from hybrid_rs_jax._files import atomic_folder, check_target_folder
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.models import LlavaOnevision
 from hybrid_rs_jax.models.save import stored_tensors, write_tensors
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.files import atomic_folder, check_target_folder
 
 BLOCK = 2**24  # numbers drawn at a time
 DTYPE = np.dtype(ml_dtypes.bfloat16)

@@ -42,9 +42,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._text import floor_text
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.data import demo
-from hybrid_rs_jax.report.formatting import floor_text
 from hybrid_rs_jax.report.progress import progress_bar
 
 SIDE = demo.IMAGE_SHAPE[0]

@@ -34,12 +34,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.certificate.host import required_bound
+from hybrid_rs_jax.certificate.bounds import required_bound
 from hybrid_rs_jax.certificate.staging import frontier_plan
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.confidence import FixedSample, SamplingPlan, SequentialTest, Verdict
 from hybrid_rs_jax.data import demo
-from hybrid_rs_jax.report.errors import library_sentences
+from hybrid_rs_jax.errors import library_sentences
 
 SIGMA, BETA = 0.25, 0.25
 BUDGETS = tuple(range(9))

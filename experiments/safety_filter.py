@@ -29,10 +29,10 @@ import _common as common
 import numpy as np
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._text import floor_text
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.data import demo
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.formatting import floor_text
+from hybrid_rs_jax.errors import BadInputError
 
 BUDGETS = tuple(range(9))
 SIGMAS = (0.25, 0.5, 1.0)

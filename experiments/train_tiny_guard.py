@@ -27,10 +27,10 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, PRNGKeyArray
 from train_demo_guard import prompt_pool, warp
 
 from hybrid_rs_jax.data import demo
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.models import from_config
 from hybrid_rs_jax.models.image_processing import ImagePreprocessor
 from hybrid_rs_jax.models.save import save_pretrained
-from hybrid_rs_jax.report.errors import BadInputError
 
 BATCH = 128
 LEARNING_RATE = 2e-3

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from hybrid_rs_jax._version import __version__
 from hybrid_rs_jax.commands import certify, curate, demo, doctor, merge, plan, plot, report, sample, sweep
-from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax.errors import BadInputError
 
 __all__ = ["main"]
 

@@ -35,7 +35,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.certificate.host import required_bound
+from hybrid_rs_jax.certificate.bounds import required_bound
 from hybrid_rs_jax.confidence import SequentialTest, Verdict
 from hybrid_rs_jax.confidence._paths import Odds, Outcomes, Walk, ordered
 

@@ -25,13 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.certificate.host import required_bound
+from hybrid_rs_jax.certificate.bounds import required_bound
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest
 from hybrid_rs_jax.data import demo
+from hybrid_rs_jax.data.inputs import ArrayInputs
 from hybrid_rs_jax.sampling import Ledger, sample_run
 from hybrid_rs_jax.sampling.engine import Row, stream
-from hybrid_rs_jax.sampling.inputs import ArrayInputs
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

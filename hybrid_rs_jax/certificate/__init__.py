@@ -1,9 +1,7 @@
 """Certificates: from a bound on the clean score to what no attack within the budgets can do."""
 
 from hybrid_rs_jax.certificate import core
-from hybrid_rs_jax.certificate.certify import Certificate, certify
-from hybrid_rs_jax.certificate.classes import ClassCertificate, certify_classes
-from hybrid_rs_jax.certificate.host import (
+from hybrid_rs_jax.certificate.bounds import (
     certified_budget,
     certified_radius,
     largest_probability,
@@ -11,6 +9,8 @@ from hybrid_rs_jax.certificate.host import (
     required_samples,
     worst_case_probability,
 )
+from hybrid_rs_jax.certificate.certify import Certificate, certify
+from hybrid_rs_jax.certificate.classes import ClassCertificate, certify_classes
 from hybrid_rs_jax.certificate.table import FrontierTable, frontier_table
 
 __all__ = [

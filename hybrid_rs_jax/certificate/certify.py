@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.certificate.host import (
+from hybrid_rs_jax.certificate.bounds import (
     certified_radius,
     largest_probability,
     required_samples,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hybrid_rs_jax.certificate.host import certified_radius
+from hybrid_rs_jax.certificate.bounds import certified_radius
 from hybrid_rs_jax.confidence import clopper_pearson_bound, clopper_pearson_upper_bound
 from hybrid_rs_jax.kernels import HybridSmoothing
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtri
 
-from hybrid_rs_jax.certificate.host import required_bound
+from hybrid_rs_jax.certificate.bounds import required_bound
 from hybrid_rs_jax.kernels import HybridSmoothing
 
 __all__ = ["FrontierTable", "frontier_table"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,9 @@ from hybrid_rs_jax.classifiers._vlm_labels import ANSWER, LABELS, first_label
 from hybrid_rs_jax.classifiers._vlm_settings import CheckpointFiles, GuardSettings, dtype_name, open_checkpoint
 from hybrid_rs_jax.classifiers._vlm_view import View, load_network, make_view
 from hybrid_rs_jax.data.images import fit
+from hybrid_rs_jax.data.inputs import Input
 
-__all__ = ["GuardInput", "VlmGuard"]
+__all__ = ["VlmGuard"]
 
 #: A text or None for no text, and an image or None for no image; never both None.
 Pair = tuple[str | None, np.ndarray | None]
@@ -28,14 +29,6 @@ Pair = tuple[str | None, np.ndarray | None]
 # 8 layers of width 256, whose margins span 0.2 and 8: at most 2.5e-5 in float32 and 0.29 in bfloat16. Not measured on a
 # GPU, nor on trained weights.
 _TIES = {"float32": 1e-3, "bfloat16": 1.0}
-
-
-class GuardInput(NamedTuple):
-    """One input as it is certified: tokens int32[L], image float32[H, W, 3], eligible bool[L]."""
-
-    tokens: np.ndarray
-    image: np.ndarray
-    eligible: np.ndarray
 
 
 class VlmGuard:
@@ -155,7 +148,7 @@ class VlmGuard:
         """The prompt around the certified region, its tokens and where the answers part."""
         return self._view
 
-    def encode(self, text: str, image: Float[np.ndarray, "h w 3"]) -> GuardInput:
+    def encode(self, text: str, image: Float[np.ndarray, "h w 3"]) -> Input:
         """One input as it is certified.
 
         Args:
@@ -173,7 +166,7 @@ class VlmGuard:
         if pixels.shape[:2] != self.image_size:
             pixels = fit(pixels, *self.image_size)
         eligible = tokens == PAD if self.settings.threat == "suffix" else np.ones(self.text_length, bool)
-        return GuardInput(tokens, pixels, eligible)
+        return Input(tokens, pixels, eligible)
 
     def symbols(self, text: str) -> Int32[np.ndarray, " length"]:
         """Symbols of a text and then PADs; see `encode`."""

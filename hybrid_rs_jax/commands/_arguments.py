@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.formatting import joined
+from hybrid_rs_jax._text import joined
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.noise import KERNELS, build_smoothing
 
 __all__ = [

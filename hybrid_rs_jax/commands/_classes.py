@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._text import budget_text, counted, probability_text, radius_text, setting_text
+from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.counts import Counts
-from hybrid_rs_jax.report.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.formatting import budget_text, counted, probability_text, radius_text, setting_text
 from hybrid_rs_jax.report.noise import describe_smoothing, smoothing_text
 from hybrid_rs_jax.report.tables import print_table, say, summary_rows
 from hybrid_rs_jax.report.words import MINUS_ONE, legend_text, threat_model

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.report.formatting import ceil_probability_text, floor_text, probability_text, setting_text
+from hybrid_rs_jax._text import ceil_probability_text, floor_text, probability_text, setting_text
 from hybrid_rs_jax.report.tables import print_table, say
 
 __all__ = ["explain"]
@@ -18,7 +18,7 @@ _SHOWN_ATOMS = 9
 
 def explain(row: dict[str, Any], statement: dict[str, Any], smoothing: hrs.HybridSmoothing) -> None:
     """Print how `row` of a certificate came about, at its middle certified budget and half of its radius there."""
-    from hybrid_rs_jax.certificate.host import worst_case_bounds
+    from hybrid_rs_jax.certificate.bounds import worst_case_bounds
 
     tau, alpha, n, k, p_a = statement["tau"], statement["alpha"], row["n"], row["successes"], row["p_a"]
     say(f"\nFrom votes to guarantee, for {row['id']}:\n")

@@ -6,9 +6,9 @@ import argparse
 from typing import Any
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._text import setting_text
 from hybrid_rs_jax.commands import _arguments as arguments
-from hybrid_rs_jax.report.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.formatting import setting_text
+from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 __all__ = ["add_plan_arguments", "build_plan", "parse_target", "plan_text", "target_test"]
 
@@ -95,7 +95,7 @@ def target_test(
     Raises:
       BadInputError: if the target cannot be certified, or not with so few copies.
     """
-    from hybrid_rs_jax.certificate.host import required_bound
+    from hybrid_rs_jax.certificate.bounds import required_bound
     from hybrid_rs_jax.confidence import SequentialTest
 
     check_target(d, epsilon, smoothing)

@@ -13,8 +13,8 @@ from typing import Any
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.commands._vlm_arguments import is_checkpoint, open_guard, refuse_vlm_arguments, vlm_settings
-from hybrid_rs_jax.report.errors import BadInputError, library_sentences
-from hybrid_rs_jax.sampling.inputs import ArrayInputs, Encoded, Inputs, UnreadableInputError, load_npz
+from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
+from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
 
 __all__ = ["Source", "first_readable", "open_source"]
 
@@ -75,7 +75,7 @@ def open_source(args: argparse.Namespace) -> Source:
     return Source(classifier, arrays, None, PLAIN_UNIT, described, {"name": "npz", "file": path.name})
 
 
-def first_readable(inputs: Inputs) -> Encoded:
+def first_readable(inputs: Inputs) -> Input:
     """An input that shows the shapes of all.
 
     Raises:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from hybrid_rs_jax.data import Samples, Unreadable
-from hybrid_rs_jax.sampling.inputs import Encoded, UnreadableInputError
+from hybrid_rs_jax.data.inputs import Input
+from hybrid_rs_jax.errors import UnreadableInputError
 
 __all__ = ["GuardInputs"]
 
@@ -36,7 +37,7 @@ class GuardInputs:
         shared = self._guard.settings.threat == "l0"
         return np.ones(length, bool) if shared else np.zeros((0, length), bool)
 
-    def read(self, position: int) -> Encoded:
+    def read(self, position: int) -> Input:
         """One input.
 
         Raises:
@@ -46,6 +47,6 @@ class GuardInputs:
         if isinstance(sample, Unreadable):
             raise UnreadableInputError(f"{sample.reason[:1].upper()}{sample.reason[1:]}.")
         try:
-            return Encoded(*self._guard.encode(sample.text, sample.image))
+            return Input(*self._guard.encode(sample.text, sample.image))
         except ValueError as error:
             raise UnreadableInputError(str(error)) from error

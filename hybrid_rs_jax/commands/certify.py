@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._files import atomic_file, check_target, json_text
+from hybrid_rs_jax._text import counted, joined, setting_text, span_text
 from hybrid_rs_jax.commands import _arguments as arguments
 from hybrid_rs_jax.commands._classes import class_record, print_class_record
+from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.certificates import SUFFIXES, both_decisions, certificate_record, write_certificates
 from hybrid_rs_jax.report.counts import Counts, read_counts
-from hybrid_rs_jax.report.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.files import atomic_file, check_target, json_text
-from hybrid_rs_jax.report.formatting import counted, joined, setting_text, span_text
 from hybrid_rs_jax.report.noise import smoothing_text
 from hybrid_rs_jax.report.tables import abstentions, certificate_rows, print_table, say, summary_rows
 from hybrid_rs_jax.report.words import deployment_text, legend_text
@@ -135,8 +135,8 @@ def certify_counts(
 
 def _explain_abstentions(record: dict[str, Any], smoothing: hrs.HybridSmoothing, alpha: float, side: str) -> None:
     """Say for each input that abstains how many draws it would have needed at its share of votes, -1: none suffice."""
+    from hybrid_rs_jax.certificate.bounds import required_bound
     from hybrid_rs_jax.certificate.certify import mirrored
-    from hybrid_rs_jax.certificate.host import required_bound
     from hybrid_rs_jax.confidence import samples_for_share
 
     statement, first = record["statement"], record["statement"]["budgets"][0]

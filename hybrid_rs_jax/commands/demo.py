@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._files import atomic_folder, check_target_folder, free_folder
+from hybrid_rs_jax._text import DASH, floor_text, mean, radius_text
 from hybrid_rs_jax.commands import _arguments as arguments
 from hybrid_rs_jax.commands._explain import explain
 from hybrid_rs_jax.commands.certify import certify_counts
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.certificates import write_certificates
 from hybrid_rs_jax.report.counts import Counts
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.files import atomic_folder, check_target_folder, free_folder
-from hybrid_rs_jax.report.formatting import DASH, floor_text, mean, radius_text
 from hybrid_rs_jax.report.noise import build_smoothing, smoothing_text
 from hybrid_rs_jax.report.plots import save_figure
 from hybrid_rs_jax.report.progress import progress_bar

@@ -18,7 +18,7 @@ import hybrid_rs_jax as hrs
 from hybrid_rs_jax.commands import _arguments as arguments
 from hybrid_rs_jax.commands._sources import first_readable
 from hybrid_rs_jax.commands._vlm_arguments import add_vlm_arguments, is_checkpoint, open_guard, vlm_settings
-from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import say
 
 EXAMPLES = """\

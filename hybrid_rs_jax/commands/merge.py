@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hybrid_rs_jax.report.errors import library_sentences
-from hybrid_rs_jax.report.formatting import counted
+from hybrid_rs_jax._text import counted
+from hybrid_rs_jax.errors import library_sentences
 from hybrid_rs_jax.report.tables import say
 
 EXAMPLES = """\

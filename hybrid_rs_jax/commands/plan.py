@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._files import json_text
+from hybrid_rs_jax._text import DASH, ceil_probability_text, probability_text, setting_text, span_text
 from hybrid_rs_jax.commands import _arguments as arguments
 from hybrid_rs_jax.commands._plans import SAMPLES, parse_target, target_test
-from hybrid_rs_jax.report.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.files import json_text
-from hybrid_rs_jax.report.formatting import DASH, ceil_probability_text, probability_text, setting_text, span_text
+from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.noise import describe_smoothing, smoothing_text
 from hybrid_rs_jax.report.tables import print_table, say
 from hybrid_rs_jax.report.words import deployment_text, too_few_draws
@@ -202,7 +202,7 @@ def plan(
     budgets: list[int], epsilon: float, smoothing: hrs.HybridSmoothing, tau: float, alpha: float, samples: int | None
 ) -> list[dict[str, Any]]:
     """One row per budget; `required_samples` is -1 where no number of draws certifies."""
-    from hybrid_rs_jax.certificate.host import required_bound
+    from hybrid_rs_jax.certificate.bounds import required_bound
 
     arguments.check_fields(smoothing, budgets[-1])
     with library_sentences():

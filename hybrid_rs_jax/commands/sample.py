@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.commands import _arguments as arguments
 from hybrid_rs_jax.commands import _plans as plans
 from hybrid_rs_jax.commands._sources import Source, first_readable, open_source
 from hybrid_rs_jax.commands._vlm_arguments import add_vlm_arguments
-from hybrid_rs_jax.report.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.formatting import counted
+from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.noise import build_smoothing, smoothing_text
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.runs import run_record

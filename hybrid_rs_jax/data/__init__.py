@@ -14,10 +14,15 @@ from hybrid_rs_jax.data.demo import (
     suffix_mask,
 )
 from hybrid_rs_jax.data.images import UnreadableImageError, fit, read_image
+from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
 from hybrid_rs_jax.data.loaders import folder_or_csv, hateful_memes, mm_safetybench, open_data
 from hybrid_rs_jax.data.samples import Record, Sample, Samples, Unreadable, write_index
 
 __all__ = [
+    "ArrayInputs",
+    "Input",
+    "Inputs",
+    "load_npz",
     "Curation",
     "DemoInputs",
     "NoiseAlone",

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hybrid_rs_jax._files import read_text
+from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.data.samples import Record, Samples
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.files import read_text
-from hybrid_rs_jax.report.formatting import joined
+from hybrid_rs_jax.errors import BadInputError
 
 __all__ = ["as_id", "as_label", "as_text", "collect", "csv_rows", "json_rows"]
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax.errors import BadInputError
 
 __all__ = ["Journal"]
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from hybrid_rs_jax._files import read_text
+from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.data._index import as_id, as_label, as_text, collect, csv_rows, json_rows
 from hybrid_rs_jax.data.samples import Record, Samples
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.files import read_text
-from hybrid_rs_jax.report.formatting import joined
+from hybrid_rs_jax.errors import BadInputError
 
 __all__ = ["MM_SAFETYBENCH_IMAGES", "folder_or_csv", "hateful_memes", "mm_safetybench", "open_data"]
 

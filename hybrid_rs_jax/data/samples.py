@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from hybrid_rs_jax._files import atomic_file
 from hybrid_rs_jax.data.images import UnreadableImageError, read_image
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.files import atomic_file
+from hybrid_rs_jax.errors import BadInputError
 
 __all__ = ["Record", "Sample", "Samples", "Unreadable", "write_index"]
 

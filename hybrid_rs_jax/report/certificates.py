@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import hybrid_rs_jax as hrs
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.files import read_text, require_pyarrow, write_csv, write_json
+from hybrid_rs_jax._files import read_text, require_pyarrow, write_csv, write_json
+from hybrid_rs_jax._version import __version__
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.noise import describe_smoothing
 from hybrid_rs_jax.report.words import MINUS_ONE, guarantee_text, threat_model
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.certificate import Certificate
 
 __all__ = ["SUFFIXES", "both_decisions", "certificate_record", "read_certificates", "write_certificates"]
 
@@ -21,7 +24,7 @@ SUFFIXES = (".json", ".csv", ".parquet")
 
 
 def certificate_record(
-    certificate: hrs.Certificate,
+    certificate: Certificate,
     ids: Sequence[str],
     needed_samples: Sequence[int],
     run: Mapping[str, Any] | None = None,
@@ -58,7 +61,7 @@ def certificate_record(
         "max_budget": certificate.budgets[-1],
         "needed_samples": [int(n) for n in needed_samples],
         "minus_one": MINUS_ONE,
-        "package": f"hybrid_rs_jax {hrs.__version__}",
+        "package": f"hybrid_rs_jax {__version__}",
     }
     if run is not None:
         statement["run"] = {key: value for key, value in run.items() if key != "smoothing"}

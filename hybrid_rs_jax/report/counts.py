@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.report.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.files import read_text
-from hybrid_rs_jax.report.formatting import counted, joined, span_text
+from hybrid_rs_jax._files import read_text
+from hybrid_rs_jax._text import counted, joined, span_text
+from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.runs import read_run, with_noise
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger, LedgerCounts
 

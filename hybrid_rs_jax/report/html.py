@@ -10,8 +10,8 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from hybrid_rs_jax._text import ceil_probability_text, probability_text
 from hybrid_rs_jax.report import html_sections as sections
-from hybrid_rs_jax.report.formatting import ceil_probability_text, probability_text
 from hybrid_rs_jax.report.html_previews import Preview
 
 __all__ = ["PICTURE_BYTES", "embedded_record", "html_report"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.report.errors import BadInputError, library_sentences
+from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 __all__ = ["Preview", "data_preview", "demo_preview", "picture_png", "recorded_preview"]
 
@@ -73,7 +73,7 @@ def data_preview(path: Path) -> Preview:
 
 
 def _archive(path: Path) -> Preview:
-    from hybrid_rs_jax.sampling.inputs import load_npz
+    from hybrid_rs_jax.data.inputs import load_npz
 
     if not path.is_file():
         raise BadInputError(f"{path} does not exist.")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.report.files import require_pyarrow
+from hybrid_rs_jax._files import require_pyarrow
 
 __all__ = ["LongTableWriter"]
 

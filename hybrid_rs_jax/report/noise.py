@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hybrid_rs_jax as hrs
-from hybrid_rs_jax.report.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.formatting import joined
+from hybrid_rs_jax._text import joined
+from hybrid_rs_jax.errors import BadInputError, library_sentences
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.kernels import HybridSmoothing
 
 __all__ = ["KERNELS", "build_smoothing", "describe_smoothing", "smoothing_text"]
 
@@ -21,7 +23,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
 }
 
 
-def describe_smoothing(smoothing: hrs.HybridSmoothing) -> dict[str, Any]:
+def describe_smoothing(smoothing: HybridSmoothing) -> dict[str, Any]:
     """`{"kernel", its fields, "sigma"}`; kernel "none" is image-only, sigma null is text-only."""
     kernel = smoothing.discrete
     record: dict[str, Any] = {"kernel": "none"}
@@ -32,7 +34,7 @@ def describe_smoothing(smoothing: hrs.HybridSmoothing) -> dict[str, Any]:
     return {**record, "sigma": smoothing.sigma}
 
 
-def build_smoothing(record: Mapping[str, Any]) -> hrs.HybridSmoothing:
+def build_smoothing(record: Mapping[str, Any]) -> HybridSmoothing:
     """The smoothing distribution that `describe_smoothing` described.
 
     Raises:
@@ -46,23 +48,27 @@ def build_smoothing(record: Mapping[str, Any]) -> hrs.HybridSmoothing:
         raise BadInputError(f"The {name} kernel needs {joined(missing)}.")
     if name == "none" and sigma is None:
         raise BadInputError("Without a kernel there must be a sigma: noise on neither part certifies nothing.")
+    from hybrid_rs_jax.kernels import HybridSmoothing
+
     with library_sentences():
         try:
-            return hrs.HybridSmoothing(_kernel(name, record), None if sigma is None else float(sigma))
+            return HybridSmoothing(_kernel(name, record), None if sigma is None else float(sigma))
         except TypeError as error:
             raise BadInputError(f"The {name} kernel has a field of the wrong type: {error}.") from error
 
 
 def _kernel(name: str, record: Mapping[str, Any]) -> Any:
+    from hybrid_rs_jax.kernels import AbsorbingKernel, CategoricalKernel, UniformKernel
+
     if name == "none":
         return None
     given = record["beta"]
     beta: Any = tuple(float(b) for b in given) if isinstance(given, list) else float(given)
     if name == "uniform":
-        return hrs.UniformKernel(beta, record["vocab_size"])
+        return UniformKernel(beta, record["vocab_size"])
     if name == "absorbing":
-        return hrs.AbsorbingKernel(beta, record.get("mask_token", 0))
-    return hrs.CategoricalKernel(beta, tuple(record["cardinalities"]))
+        return AbsorbingKernel(beta, record.get("mask_token", 0))
+    return CategoricalKernel(beta, tuple(record["cardinalities"]))
 
 
 def smoothing_text(record: Mapping[str, Any]) -> str:

@@ -7,13 +7,16 @@ import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hybrid_rs_jax as hrs
-from hybrid_rs_jax.report.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.files import write_csv, write_json
+from hybrid_rs_jax._files import write_csv, write_json
+from hybrid_rs_jax._version import __version__
+from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.noise import describe_smoothing
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.kernels import HybridSmoothing
 
 __all__ = ["FORMAT", "RUN_FILE", "package_versions", "read_run", "run_record", "with_noise", "write_run"]
 
@@ -22,7 +25,7 @@ RUN_FILE = "run.json"
 
 
 def run_record(
-    smoothing: hrs.HybridSmoothing,
+    smoothing: HybridSmoothing,
     *,
     samples: int,
     seed: int,
@@ -62,7 +65,7 @@ def package_versions() -> dict[str, str]:
     """Versions of what the draws depend on."""
     names = ("jax", "jaxlib", "flax", "numpy", "scipy")
     return {
-        "hybrid_rs_jax": hrs.__version__,
+        "hybrid_rs_jax": __version__,
         **{name: importlib.metadata.version(name) for name in names},
         "python": platform.python_version(),
     }

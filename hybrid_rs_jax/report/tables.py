@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.report.formatting import (
+from hybrid_rs_jax._text import (
     DASH,
     budget_text,
     ceil_probability_text,

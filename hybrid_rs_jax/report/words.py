@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal
 
-from hybrid_rs_jax.report.formatting import DASH, joined, setting_text
+from hybrid_rs_jax._text import DASH, joined, setting_text
 
 __all__ = ["MINUS_ONE", "deployment_text", "guarantee_text", "legend_text", "threat_model", "too_few_draws"]
 

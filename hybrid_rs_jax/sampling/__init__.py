@@ -10,21 +10,15 @@ from hybrid_rs_jax._lazy import lazy_names
 if TYPE_CHECKING:
     from hybrid_rs_jax.sampling._ledger_merge import merge
     from hybrid_rs_jax.sampling.engine import Draws, data_mesh, sample, sample_counts
-    from hybrid_rs_jax.sampling.inputs import ArrayInputs, Encoded, Inputs, UnreadableInputError, load_npz
     from hybrid_rs_jax.sampling.ledger import Ledger, LedgerError
     from hybrid_rs_jax.sampling.run import Progress, sample_run
 
 __all__ = [
-    "ArrayInputs",
     "Draws",
-    "Encoded",
-    "Inputs",
     "Ledger",
     "LedgerError",
     "Progress",
-    "UnreadableInputError",
     "data_mesh",
-    "load_npz",
     "merge",
     "sample",
     "sample_counts",
@@ -33,7 +27,6 @@ __all__ = [
 
 _HOMES = {
     "engine": "Draws data_mesh sample sample_counts",
-    "inputs": "ArrayInputs Encoded Inputs UnreadableInputError load_npz",
     "_ledger_merge": "merge",
     "ledger": "Ledger LedgerError",
     "run": "Progress sample_run",

@@ -15,9 +15,10 @@ from jax.sharding import Mesh
 
 from hybrid_rs_jax.classifiers.base import BaseClassifier
 from hybrid_rs_jax.confidence import SamplingPlan, Verdict
+from hybrid_rs_jax.data.inputs import Input, Inputs
+from hybrid_rs_jax.errors import UnreadableInputError
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.sampling.engine import Row, check_inputs, stream
-from hybrid_rs_jax.sampling.inputs import Encoded, Inputs, UnreadableInputError
 from hybrid_rs_jax.sampling.ledger import Ledger
 
 __all__ = ["Progress", "sample_run"]
@@ -199,7 +200,7 @@ def _tasks(
         yield _Task(positions[number // len(budgets)], budgets[number % len(budgets)], int(drawn[number]), votes)
 
 
-def _checked(encoded: Encoded, smoothing: HybridSmoothing) -> Encoded:
+def _checked(encoded: Input, smoothing: HybridSmoothing) -> Input:
     """Refuse one input whose tokens the certificate would not cover."""
     try:
         check_inputs(encoded.tokens[None], encoded.image[None], smoothing, encoded.eligible)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax.errors import BadInputError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 

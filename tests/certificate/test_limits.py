@@ -12,7 +12,7 @@ from flint import arb
 from scipy.special import ndtr, ndtri
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.certificate.host import worst_case_bounds
+from hybrid_rs_jax.certificate.bounds import worst_case_bounds
 
 TEXT = hrs.UniformKernel(beta=0.25, vocab_size=32_000)
 BOTH = hrs.HybridSmoothing(TEXT, sigma=0.5)

@@ -23,7 +23,7 @@ from flint import fmpq
 from oracle_cases import Case
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.certificate.host import worst_case_bounds
+from hybrid_rs_jax.certificate.bounds import worst_case_bounds
 
 #: Goals for how far a radius falls short of the true one, and how far the two bounds are apart, relatively.
 SHORTFALL_GOAL, GAP_GOAL = 1e-7, 1e-9

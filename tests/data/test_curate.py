@@ -12,7 +12,7 @@ from PIL import Image
 
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.data import NoiseAlone, Outcome, Sample, Unreadable, curate, demo, folder_or_csv
-from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax.errors import BadInputError
 
 WORDS = {"T": Outcome.TEXT_UNSAFE, "I": Outcome.IMAGE_UNSAFE, "-": Outcome.PAIR_SAFE, "N": Outcome.NOISE_UNSAFE}
 WORDS |= {"K": Outcome.KEPT, "U": Outcome.UNREADABLE}

@@ -15,7 +15,7 @@ from hybrid_rs_jax.data import (
     open_data,
     write_index,
 )
-from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax.errors import BadInputError
 
 
 def picture(path, shade):

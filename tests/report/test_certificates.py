@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._files import write_json
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.certificates import certificate_record, read_certificates, write_certificates
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.files import write_json
 from hybrid_rs_jax.report.noise import build_smoothing, describe_smoothing, smoothing_text
 from hybrid_rs_jax.report.words import deployment_text, guarantee_text, threat_model
 

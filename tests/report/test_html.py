@@ -14,9 +14,9 @@ from PIL import Image
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.data import demo
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report import html as page_module
 from hybrid_rs_jax.report.certificates import both_decisions, certificate_record
-from hybrid_rs_jax.report.errors import BadInputError
 from hybrid_rs_jax.report.html import embedded_record, html_report
 from hybrid_rs_jax.report.html_previews import data_preview, demo_preview, picture_png, recorded_preview
 from hybrid_rs_jax.report.words import deployment_text

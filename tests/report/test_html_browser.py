@@ -8,8 +8,8 @@ import pytest
 from test_html import EVIL, HYBRID, KERNEL, KINDS, RUN, made, record_of
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._text import floor_text, percent_text
 from hybrid_rs_jax.data import demo
-from hybrid_rs_jax.report.formatting import floor_text, percent_text
 from hybrid_rs_jax.report.html import html_report
 from hybrid_rs_jax.report.html_previews import recorded_preview
 

@@ -6,7 +6,9 @@ import pytest
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest
-from hybrid_rs_jax.sampling import ArrayInputs, Encoded, Ledger, LedgerError, UnreadableInputError, merge, sample_run
+from hybrid_rs_jax.data.inputs import ArrayInputs, Input
+from hybrid_rs_jax.errors import UnreadableInputError
+from hybrid_rs_jax.sampling import Ledger, LedgerError, merge, sample_run
 
 SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(0.4, 10), 0.5)
 KEY = jax.random.key(7)
@@ -128,7 +130,7 @@ class Damaged:
         if position in self.broken:
             raise UnreadableInputError(f"image {position} is truncated.")
         tokens, image, eligible = INPUTS.read(position)
-        return Encoded(np.full_like(tokens, 12) if position == 5 and self.broken else tokens, image, eligible)
+        return Input(np.full_like(tokens, 12) if position == 5 and self.broken else tokens, image, eligible)
 
 
 def test_inputs_that_cannot_be_used_are_skipped_with_the_reason_and_tried_again(tmp_path):

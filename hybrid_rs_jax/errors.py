@@ -1,15 +1,19 @@
-"""The one kind of error that is shown to a user as a sentence instead of a traceback."""
+"""The errors that a user meets: each is one sentence, shown without a traceback."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-__all__ = ["BadInputError", "library_sentences"]
+__all__ = ["BadInputError", "UnreadableInputError", "library_sentences"]
 
 
 class BadInputError(ValueError):
     """An input that cannot be used; its text is one full sentence that says what and what would be legal."""
+
+
+class UnreadableInputError(ValueError):
+    """One input cannot be used; the run skips it, says why in the ledger, and goes on with the rest."""
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hybrid_rs_jax.report.errors import BadInputError
-from hybrid_rs_jax.report.formatting import joined
+from hybrid_rs_jax._text import joined
+from hybrid_rs_jax.errors import BadInputError
 
 __all__ = [
     "atomic_file",

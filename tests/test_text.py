@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_rs_jax.report import formatting as f
+from hybrid_rs_jax import _text as f
 
 PROBABILITIES = st.floats(0, 1, exclude_max=True)
 

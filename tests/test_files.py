@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from hybrid_rs_jax.report import files
-from hybrid_rs_jax.report.errors import BadInputError
+from hybrid_rs_jax import _files as files
+from hybrid_rs_jax.errors import BadInputError
 
 
 class Interrupted(Exception):

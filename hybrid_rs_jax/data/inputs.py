@@ -11,14 +11,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["ArrayInputs", "Encoded", "Inputs", "UnreadableInputError", "load_npz"]
+__all__ = ["ArrayInputs", "Input", "Inputs", "load_npz"]
 
 
-class UnreadableInputError(ValueError):
-    """One input cannot be used; the run skips it, says why in the ledger, and goes on with the rest."""
-
-
-class Encoded(NamedTuple):
+class Input(NamedTuple):
     """One input as it is certified: tokens int32[L], image float32[H, W, C], eligible bool[L]."""
 
     tokens: np.ndarray
@@ -43,7 +39,7 @@ class Inputs(Protocol):
         """Names, all different."""
         ...
 
-    def read(self, position: int) -> Encoded:
+    def read(self, position: int) -> Input:
         """The input at `position`, 0-based.
 
         Raises:
@@ -84,10 +80,10 @@ class ArrayInputs:
             twice = next(name for name in self.ids if list(self.ids).count(name) > 1)
             raise ValueError(f"ids must all be different, got {twice!r} twice.")
 
-    def read(self, position: int) -> Encoded:
+    def read(self, position: int) -> Input:
         """The input at `position`."""
         eligible = self.eligible if self.eligible.ndim == 1 else self.eligible[position]
-        return Encoded(self.tokens[position], self.images[position], eligible)
+        return Input(self.tokens[position], self.images[position], eligible)
 
 
 def load_npz(path: Path) -> ArrayInputs:
