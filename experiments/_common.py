@@ -21,7 +21,7 @@ from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.progress import progress_bar
-from hybrid_rs_jax.report.runs import package_versions
+from hybrid_rs_jax.results.runs import package_versions
 
 #: A filter that runs 100,000 noisy copies misses a score above TAU with probability at most 0.01 (the papers' 4.6e-5).
 TAU = hrs.detection_threshold(100_000, 0.01)

@@ -60,7 +60,7 @@ from hybrid_rs_jax._text import floor_text
 from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.progress import progress_bar
-from hybrid_rs_jax.report.runs import package_versions
+from hybrid_rs_jax.results.runs import package_versions
 
 #: Where the certified bound is drawn, in certified radii.
 CURVE = tuple(np.round(np.geomspace(0.4, 4.0, 41), 4).tolist())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_rs_jax.cli import _parser
+from hybrid_rs_jax.cli.app import _parser
 
 README = Path(__file__).parent.parent / "README.md"
 pytestmark = pytest.mark.skipif(not README.is_file(), reason="the README is not beside these tests")

@@ -1,9 +1,23 @@
-"""Smoothing kernels: each object owns the noise that is drawn and the likelihood ratio that is certified."""
+"""Smoothing kernels: each owns the noise that is drawn and the likelihood ratio that is certified."""
 
-from hybrid_rs_jax.kernels.absorbing import AbsorbingKernel
-from hybrid_rs_jax.kernels.base import DiscreteKernel
-from hybrid_rs_jax.kernels.categorical import CategoricalKernel
-from hybrid_rs_jax.kernels.smoothing import HybridSmoothing
-from hybrid_rs_jax.kernels.uniform import UniformKernel
+from typing import TYPE_CHECKING
 
-__all__ = ["AbsorbingKernel", "CategoricalKernel", "DiscreteKernel", "HybridSmoothing", "UniformKernel"]
+from hybrid_rs_jax._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.kernels.absorbing import AbsorbingKernel
+    from hybrid_rs_jax.kernels.base import Kernel
+    from hybrid_rs_jax.kernels.categorical import CategoricalKernel
+    from hybrid_rs_jax.kernels.smoothing import HybridSmoothing
+    from hybrid_rs_jax.kernels.uniform import UniformKernel
+
+__all__ = ["AbsorbingKernel", "CategoricalKernel", "HybridSmoothing", "Kernel", "UniformKernel"]
+
+_HOMES = {
+    "absorbing": "AbsorbingKernel",
+    "base": "Kernel",
+    "categorical": "CategoricalKernel",
+    "smoothing": "HybridSmoothing",
+    "uniform": "UniformKernel",
+}
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from hybrid_rs_jax._text import counted, floor_text, mean, radius_text, setting_text, span_text
-from hybrid_rs_jax.report.noise import smoothing_text
+from hybrid_rs_jax.kernels.record import smoothing_text
 from hybrid_rs_jax.report.tables import abstentions, summary_rows
-from hybrid_rs_jax.report.words import deployment_text, legend_text
+from hybrid_rs_jax.results.words import deployment_text, legend_text
 
 __all__ = ["figures", "guarantee", "missing", "not_covered", "settings", "source", "summary", "title"]
 

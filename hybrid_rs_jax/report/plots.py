@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hybrid_rs_jax._text import counted, setting_text, span_text
-from hybrid_rs_jax.report.noise import smoothing_text
+from hybrid_rs_jax.kernels.record import smoothing_text
 
 __all__ = ["SUFFIXES", "plot_certified_accuracy", "plot_certified_share", "plot_frontier", "save_figure"]
 

@@ -20,7 +20,7 @@ from hybrid_rs_jax._text import (
     setting_text,
     span_text,
 )
-from hybrid_rs_jax.report.words import too_few_draws
+from hybrid_rs_jax.results.words import too_few_draws
 
 __all__ = ["abstentions", "certificate_rows", "print_table", "say", "summary_rows"]
 

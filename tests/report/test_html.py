@@ -16,10 +16,10 @@ import hybrid_rs_jax as hrs
 from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report import html as page_module
-from hybrid_rs_jax.report.certificates import both_decisions, certificate_record
 from hybrid_rs_jax.report.html import embedded_record, html_report
 from hybrid_rs_jax.report.html_previews import data_preview, demo_preview, picture_png, recorded_preview
-from hybrid_rs_jax.report.words import deployment_text
+from hybrid_rs_jax.results.certificates import both_decisions, certificate_record
+from hybrid_rs_jax.results.words import deployment_text
 
 KERNEL = hrs.UniformKernel(0.25, 512)
 HYBRID = hrs.HybridSmoothing(KERNEL, 0.5)

@@ -3,8 +3,8 @@
 import pytest
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.report.certificates import certificate_record
 from hybrid_rs_jax.report.plots import SUFFIXES, plot_certified_accuracy, plot_frontier, save_figure
+from hybrid_rs_jax.results.certificates import certificate_record
 
 KERNEL = hrs.UniformKernel(0.25, 512)
 SMOOTHINGS = {

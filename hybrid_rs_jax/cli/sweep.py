@@ -22,11 +22,11 @@ import numpy as np
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import atomic_file, check_target
-from hybrid_rs_jax.commands import _arguments as arguments
-from hybrid_rs_jax.commands import _grids as grids
+from hybrid_rs_jax.cli import _arguments as arguments
+from hybrid_rs_jax.cli import _grids as grids
 from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.kernels.record import KERNELS, build_smoothing
 from hybrid_rs_jax.report.long_table import LongTableWriter
-from hybrid_rs_jax.report.noise import KERNELS, build_smoothing
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
 

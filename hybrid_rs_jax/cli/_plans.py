@@ -7,7 +7,7 @@ from typing import Any
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._text import setting_text
-from hybrid_rs_jax.commands import _arguments as arguments
+from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 __all__ = ["add_plan_arguments", "build_plan", "parse_target", "plan_text", "target_test"]

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hybrid_rs_jax.commands import _arguments as arguments
-from hybrid_rs_jax.commands.certify import add_budget_argument, record_from
+from hybrid_rs_jax.cli import _arguments as arguments
+from hybrid_rs_jax.cli.certify import add_budget_argument, record_from
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.report.certificates import read_certificates
-from hybrid_rs_jax.report.counts import read_counts
+from hybrid_rs_jax.results.certificates import read_certificates
+from hybrid_rs_jax.results.counts import read_counts
 
 __all__ = ["add_record_arguments", "output_path", "read_or_certify"]
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from hybrid_rs_jax._version import __version__
-from hybrid_rs_jax.commands import certify, curate, demo, doctor, merge, plan, plot, report, sample, sweep
+from hybrid_rs_jax.cli import certify, curate, demo, doctor, merge, plan, plot, report, sample, sweep
 from hybrid_rs_jax.errors import BadInputError
 
 __all__ = ["main"]
@@ -117,7 +117,3 @@ def _sentence(message: str) -> str:
     message = re.sub(r"^argument (\S+?)(/\S+)?: (?=must |expected |not allowed )", r"\1 ", message)
     message = re.sub(r"^argument (\S+?): ", r"\1: ", message)
     return message if message.endswith(".") else message + "."
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,8 +7,8 @@ import pytest
 
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest, Verdict
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.report.counts import read_counts
-from hybrid_rs_jax.report.runs import read_run
+from hybrid_rs_jax.results.counts import read_counts
+from hybrid_rs_jax.results.runs import read_run
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
 
 HEADER = "id,successes,n\n"

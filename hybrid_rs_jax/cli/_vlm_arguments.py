@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_rs_jax._text import joined
-from hybrid_rs_jax.commands import _arguments as arguments
+from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 __all__ = ["add_vlm_arguments", "is_checkpoint", "open_guard", "refuse_vlm_arguments", "vlm_settings"]

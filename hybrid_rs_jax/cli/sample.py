@@ -19,15 +19,15 @@ import numpy as np
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._text import counted
-from hybrid_rs_jax.commands import _arguments as arguments
-from hybrid_rs_jax.commands import _plans as plans
-from hybrid_rs_jax.commands._sources import Source, first_readable, open_source
-from hybrid_rs_jax.commands._vlm_arguments import add_vlm_arguments
+from hybrid_rs_jax.cli import _arguments as arguments
+from hybrid_rs_jax.cli import _plans as plans
+from hybrid_rs_jax.cli._sources import Source, first_readable, open_source
+from hybrid_rs_jax.cli._vlm_arguments import add_vlm_arguments
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.noise import build_smoothing, smoothing_text
+from hybrid_rs_jax.kernels.record import build_smoothing, smoothing_text
 from hybrid_rs_jax.report.progress import progress_bar
-from hybrid_rs_jax.report.runs import run_record
 from hybrid_rs_jax.report.tables import say
+from hybrid_rs_jax.results.runs import run_record
 
 EXAMPLES = """\
 examples:

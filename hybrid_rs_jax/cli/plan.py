@@ -16,12 +16,12 @@ import numpy as np
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import json_text
 from hybrid_rs_jax._text import DASH, ceil_probability_text, probability_text, setting_text, span_text
-from hybrid_rs_jax.commands import _arguments as arguments
-from hybrid_rs_jax.commands._plans import SAMPLES, parse_target, target_test
+from hybrid_rs_jax.cli import _arguments as arguments
+from hybrid_rs_jax.cli._plans import SAMPLES, parse_target, target_test
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.noise import describe_smoothing, smoothing_text
+from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 from hybrid_rs_jax.report.tables import print_table, say
-from hybrid_rs_jax.report.words import deployment_text, too_few_draws
+from hybrid_rs_jax.results.words import deployment_text, too_few_draws
 
 EXAMPLES = """\
 examples:

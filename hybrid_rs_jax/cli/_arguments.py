@@ -10,7 +10,7 @@ from typing import Any
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.report.noise import KERNELS, build_smoothing
+from hybrid_rs_jax.kernels.record import KERNELS, build_smoothing
 
 __all__ = [
     "ALPHA",

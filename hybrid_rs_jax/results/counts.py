@@ -15,7 +15,7 @@ import numpy as np
 from hybrid_rs_jax._files import read_text
 from hybrid_rs_jax._text import counted, joined, span_text
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.runs import read_run, with_noise
+from hybrid_rs_jax.results.runs import read_run, with_noise
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger, LedgerCounts
 
 __all__ = ["Counts", "read_counts"]

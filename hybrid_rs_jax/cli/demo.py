@@ -19,18 +19,18 @@ import numpy as np
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import atomic_folder, check_target_folder, free_folder
 from hybrid_rs_jax._text import DASH, floor_text, mean, radius_text
-from hybrid_rs_jax.commands import _arguments as arguments
-from hybrid_rs_jax.commands._explain import explain
-from hybrid_rs_jax.commands.certify import certify_counts
+from hybrid_rs_jax.cli import _arguments as arguments
+from hybrid_rs_jax.cli._explain import explain
+from hybrid_rs_jax.cli.certify import certify_counts
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.report.certificates import write_certificates
-from hybrid_rs_jax.report.counts import Counts
-from hybrid_rs_jax.report.noise import build_smoothing, smoothing_text
+from hybrid_rs_jax.kernels.record import build_smoothing, smoothing_text
 from hybrid_rs_jax.report.plots import save_figure
 from hybrid_rs_jax.report.progress import progress_bar
-from hybrid_rs_jax.report.runs import run_record, write_run
 from hybrid_rs_jax.report.tables import abstentions, certificate_rows, print_table, say
-from hybrid_rs_jax.report.words import deployment_text, legend_text
+from hybrid_rs_jax.results.certificates import write_certificates
+from hybrid_rs_jax.results.counts import Counts
+from hybrid_rs_jax.results.runs import run_record, write_run
+from hybrid_rs_jax.results.words import deployment_text, legend_text
 
 EXAMPLES = """\
 examples:

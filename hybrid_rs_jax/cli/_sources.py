@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.commands._vlm_arguments import is_checkpoint, open_guard, refuse_vlm_arguments, vlm_settings
+from hybrid_rs_jax.cli._vlm_arguments import is_checkpoint, open_guard, refuse_vlm_arguments, vlm_settings
 from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
 
@@ -92,7 +92,7 @@ def first_readable(inputs: Inputs) -> Input:
 
 def _checkpoint(args: argparse.Namespace) -> Source:
     """A guard with texts and pictures; the data first, which is quickly read."""
-    from hybrid_rs_jax.commands._vlm_inputs import GuardInputs
+    from hybrid_rs_jax.cli._vlm_inputs import GuardInputs
     from hybrid_rs_jax.data import open_data
 
     if args.data == "demo":

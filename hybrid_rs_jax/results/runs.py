@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hybrid_rs_jax._files import write_csv, write_json
 from hybrid_rs_jax._version import __version__
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.noise import describe_smoothing
+from hybrid_rs_jax.kernels.record import describe_smoothing
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.cli import main
-from hybrid_rs_jax.report.counts import read_counts
+from hybrid_rs_jax.results.counts import read_counts
 
 DEMO = ["sample", "--model", "demo", "--data", "demo", "--limit", "4", "--batch-size", "500"]
 OWN = """

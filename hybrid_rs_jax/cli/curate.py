@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_rs_jax._files import check_target
-from hybrid_rs_jax.commands import _arguments as arguments
-from hybrid_rs_jax.commands._vlm_arguments import add_vlm_arguments, is_checkpoint, open_guard, vlm_settings
+from hybrid_rs_jax.cli import _arguments as arguments
+from hybrid_rs_jax.cli._vlm_arguments import add_vlm_arguments, is_checkpoint, open_guard, vlm_settings
 from hybrid_rs_jax.data import NoiseAlone, Outcome, Sample, Samples, Unreadable, curate, fit, open_data, write_index
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.progress import progress_bar

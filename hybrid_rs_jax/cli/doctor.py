@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.commands import _arguments as arguments
-from hybrid_rs_jax.commands._sources import first_readable
-from hybrid_rs_jax.commands._vlm_arguments import add_vlm_arguments, is_checkpoint, open_guard, vlm_settings
+from hybrid_rs_jax.cli import _arguments as arguments
+from hybrid_rs_jax.cli._sources import first_readable
+from hybrid_rs_jax.cli._vlm_arguments import add_vlm_arguments, is_checkpoint, open_guard, vlm_settings
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import say
 
@@ -128,7 +128,7 @@ def _first_input(guard: Any, samples: Any) -> Any:
         words = np.random.default_rng(0).integers(1, guard.vocab_size, guard.text_length // 4)
         encoded.tokens[: words.size] = words
         return encoded
-    from hybrid_rs_jax.commands._vlm_inputs import GuardInputs
+    from hybrid_rs_jax.cli._vlm_inputs import GuardInputs
 
     return first_readable(GuardInputs(samples, guard))
 

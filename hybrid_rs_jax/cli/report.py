@@ -14,7 +14,7 @@ from typing import Any
 
 from hybrid_rs_jax._files import atomic_file, check_target
 from hybrid_rs_jax._text import counted, setting_text
-from hybrid_rs_jax.commands._records import add_record_arguments, output_path, read_or_certify
+from hybrid_rs_jax.cli._records import add_record_arguments, output_path, read_or_certify
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.html import html_report
 from hybrid_rs_jax.report.html_previews import Preview, data_preview, recorded_preview

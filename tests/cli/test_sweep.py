@@ -10,8 +10,8 @@ import pytest
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax import cli
-from hybrid_rs_jax.commands import _grids as grids
-from hybrid_rs_jax.commands import sweep
+from hybrid_rs_jax.cli import _grids as grids
+from hybrid_rs_jax.cli import sweep
 
 UNIFORM = ["--vocab-size", "512", "--beta", "0.1,0.25"]
 WORST = [*UNIFORM, *["--p-a", "0.9:0.999:3", "--budgets", "0:2:3", "--epsilon", "0,0.5", "--sigma", "log:0.25:1:2"]]

@@ -18,14 +18,14 @@ import numpy as np
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import atomic_file, check_target, json_text
 from hybrid_rs_jax._text import counted, joined, setting_text, span_text
-from hybrid_rs_jax.commands import _arguments as arguments
-from hybrid_rs_jax.commands._classes import class_record, print_class_record
+from hybrid_rs_jax.cli import _arguments as arguments
+from hybrid_rs_jax.cli._classes import class_record, print_class_record
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.certificates import SUFFIXES, both_decisions, certificate_record, write_certificates
-from hybrid_rs_jax.report.counts import Counts, read_counts
-from hybrid_rs_jax.report.noise import smoothing_text
+from hybrid_rs_jax.kernels.record import smoothing_text
 from hybrid_rs_jax.report.tables import abstentions, certificate_rows, print_table, say, summary_rows
-from hybrid_rs_jax.report.words import deployment_text, legend_text
+from hybrid_rs_jax.results.certificates import SUFFIXES, both_decisions, certificate_record, write_certificates
+from hybrid_rs_jax.results.counts import Counts, read_counts
+from hybrid_rs_jax.results.words import deployment_text, legend_text
 
 EXAMPLES = """\
 examples:

@@ -12,7 +12,7 @@ import pytest
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax import cli
-from hybrid_rs_jax.commands import certify
+from hybrid_rs_jax.cli import certify
 
 COUNTS = "id,successes,n\na,10000,10000\nb,9990,10000\nc,8000,10000\nd,0,10000\n"
 UNIFORM = ["--kernel", "uniform", "--beta", "0.25", "--vocab-size", "32000"]

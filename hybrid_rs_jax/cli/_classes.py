@@ -8,10 +8,10 @@ from typing import Any
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._text import budget_text, counted, probability_text, radius_text, setting_text
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.counts import Counts
-from hybrid_rs_jax.report.noise import describe_smoothing, smoothing_text
+from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 from hybrid_rs_jax.report.tables import print_table, say, summary_rows
-from hybrid_rs_jax.report.words import MINUS_ONE, legend_text, threat_model
+from hybrid_rs_jax.results.counts import Counts
+from hybrid_rs_jax.results.words import MINUS_ONE, legend_text, threat_model
 
 __all__ = ["class_record", "print_class_record"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from hybrid_rs_jax._files import read_text, require_pyarrow, write_csv, write_json
 from hybrid_rs_jax._version import __version__
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.report.noise import describe_smoothing
-from hybrid_rs_jax.report.words import MINUS_ONE, guarantee_text, threat_model
+from hybrid_rs_jax.kernels.record import describe_smoothing
+from hybrid_rs_jax.results.words import MINUS_ONE, guarantee_text, threat_model
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.certificate import Certificate

@@ -1,1 +1,0 @@
-"""The commands of `hybrid-rs`, one per file: each has `add_arguments(parser)` and `run(args)`."""
