@@ -6,16 +6,16 @@ from hybrid_rs_jax._lazy import lazy_names
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.kernels.absorbing import AbsorbingKernel
-    from hybrid_rs_jax.kernels.base import Kernel
+    from hybrid_rs_jax.kernels.base import DiscreteKernel
     from hybrid_rs_jax.kernels.categorical import CategoricalKernel
     from hybrid_rs_jax.kernels.smoothing import HybridSmoothing
     from hybrid_rs_jax.kernels.uniform import UniformKernel
 
-__all__ = ["AbsorbingKernel", "CategoricalKernel", "HybridSmoothing", "Kernel", "UniformKernel"]
+__all__ = ["AbsorbingKernel", "CategoricalKernel", "DiscreteKernel", "HybridSmoothing", "UniformKernel"]
 
 _HOMES = {
     "absorbing": "AbsorbingKernel",
-    "base": "Kernel",
+    "base": "DiscreteKernel",
     "categorical": "CategoricalKernel",
     "smoothing": "HybridSmoothing",
     "uniform": "UniformKernel",
