@@ -15,8 +15,9 @@ import numpy as np
 from hybrid_rs_jax._files import read_text
 from hybrid_rs_jax._text import counted, joined, span_text
 from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.results._ledger_table import LedgerTable, ledger_table
 from hybrid_rs_jax.results.runs import read_run, with_noise
-from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger, LedgerCounts
+from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
 
 __all__ = ["Counts", "read_counts"]
 
@@ -97,7 +98,7 @@ def _read_ledger(folder: Path) -> Counts:
     has nothing to do with what it drew. A plan that stops early has a bound only where it stopped.
     """
     with library_sentences(), Ledger.open(folder) as ledger:
-        run, table = with_noise(ledger.path, ledger.header), ledger.counts()
+        run, table = with_noise(ledger.path, ledger.header), ledger_table(ledger.counts())
         earlier = [header.get("samples") for header in ledger.history[:-1]]
     if earlier:
         run = {**run, "extended_from": earlier}
@@ -141,7 +142,7 @@ def _read_ledger(folder: Path) -> Counts:
     )
 
 
-def _stopped(folder: Path, description: dict[str, Any] | None, table: LedgerCounts) -> np.ndarray:
+def _stopped(folder: Path, description: dict[str, Any] | None, table: LedgerTable) -> np.ndarray:
     """bool[R], where the plan has stopped; a fixed number of draws may be cut short."""
     if description is None or description.get("plan") == "fixed":
         return np.ones(table.n.shape, bool)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -23,6 +25,9 @@ from hybrid_rs_jax.classifiers.base import BaseClassifier
 from hybrid_rs_jax.kernels import HybridSmoothing
 
 __all__ = ["Backend", "DeviceBackend", "HostBackend", "Row", "data_mesh", "make_backend"]
+
+#: Seconds that a classifier on the host is busy with one piece of a batch, as a rule.
+PIECE_SECONDS = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +101,7 @@ class Backend(abc.ABC):
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._key = jax.device_put(key, self._everywhere)
         self._slots: Slots | None = None
+        self._under_way = 0
 
     def allocate(self, slots: int, row: Row) -> None:
         """Make room for `slots` inputs shaped like `row`."""
@@ -125,16 +131,17 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def collect(self, handle: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Wait for a step: labels and ties of its copies."""
+        """Wait for the oldest step: labels and ties of its next copies, one at least, until all have been given."""
 
     def places(self, slot: np.ndarray, copy: np.ndarray) -> tuple[Array, Array]:
         """Pad a batch with its last copy and spread it over the devices."""
         missing = self.batch_size - slot.size
         return jax.device_put((np.pad(slot, (0, missing), "edge"), np.pad(copy, (0, missing), "edge")), self._spread)
 
-    def close(self) -> None:
-        """Let go of the inputs."""
+    def close(self) -> int:
+        """Let go of the inputs; the number of copies that were being classified, whose labels are lost."""
         self._slots = None
+        return self._under_way
 
 
 class DeviceBackend(Backend):
@@ -158,12 +165,15 @@ class DeviceBackend(Backend):
         """Start one step."""
         places = self.places(slot, copy)
         step = _step(self._apply, self._smoothing, self._tolerance, self._parameters, self._slots, self._key, *places)
+        self._under_way += slot.size
         return step, slot.size
 
     def collect(self, handle: tuple[tuple[Array, Array], int]) -> tuple[np.ndarray, np.ndarray]:
         """Wait for a step: labels and ties of its real copies."""
         (labels, ties), size = handle
-        return np.asarray(labels)[:size], np.asarray(ties)[:size]
+        found = np.asarray(labels)[:size], np.asarray(ties)[:size]
+        self._under_way -= size
+        return found
 
     def _on_mesh(self, leaf: Any) -> Any:
         sharding = getattr(leaf, "sharding", None)
@@ -172,50 +182,88 @@ class DeviceBackend(Backend):
         return jax.device_put(leaf, self._everywhere)
 
 
+@dataclasses.dataclass
+class _Step:
+    """A batch at a classifier on the host: noisy copies on the device, and how many of them have been asked for."""
+
+    noisy: tuple[Array, Array]
+    size: int
+    asked: int = 0
+
+
 class HostBackend(Backend):
     """Noise on the devices, decisions by a Python callable in worker threads.
 
-    At most `max_in_flight` batches are at the classifier and one more is drawn: it is never flooded. A batch that is
-    not full stays so, since each call may cost money.
+    A batch goes to the classifier in pieces, in order, whose size follows its pace: one copy at first, whole batches
+    where they take less than `PIECE_SECONDS`. What has been answered is so counted after a few seconds, however large
+    the batch. At most `max_in_flight` pieces are at the classifier and one more waits: it is never flooded. A batch
+    that is not full stays so, since each call may cost money.
     """
 
     pads = False
 
     def __init__(self, classifier: Any, smoothing: HybridSmoothing, key: Key[Array, ""], batch_size: int, mesh: Mesh):
-        workers = int(getattr(classifier, "max_in_flight", 1))
-        super().__init__(smoothing, key, batch_size, mesh, depth=workers + 1)
+        self._in_flight = int(getattr(classifier, "max_in_flight", 1))
+        super().__init__(smoothing, key, batch_size, mesh, depth=self._in_flight + 1)
         self._classifier = classifier
-        self._under_way = 0
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="classifier")
+        self._steps: deque[_Step] = deque()  # batches that have copies left to ask for
+        self._pieces: deque[tuple[int, Future[tuple[np.ndarray, float]]]] = deque()
+        self._piece = 1
+        self._workers = ThreadPoolExecutor(self._in_flight, thread_name_prefix="classifier")
 
-    def submit(self, slot: np.ndarray, copy: np.ndarray) -> Future[np.ndarray]:
+    def submit(self, slot: np.ndarray, copy: np.ndarray) -> None:
         """Draw the noise and queue the batch."""
         noisy = _noisy(self._smoothing, self._slots, self._key, *self.places(slot, copy))
-        self._under_way += 1
-        return self._workers.submit(self._decide, noisy, slot.size)
+        self._steps.append(_Step(noisy, slot.size))
+        self._ask()
 
-    def collect(self, handle: Future[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Wait for the labels; an error of the classifier is raised here."""
-        labels = handle.result()
-        self._under_way -= 1
+    def collect(self, handle: None) -> tuple[np.ndarray, np.ndarray]:
+        """Wait for the oldest piece; an error of the classifier is raised here."""
+        size, answer = self._pieces[0]
+        labels, seconds = answer.result()
+        self._pieces.popleft()
+        self._piece = _piece_size(size, seconds, self.batch_size)
+        self._ask()
         return labels, np.zeros(labels.shape, bool)
 
-    def close(self) -> None:
+    def close(self) -> int:
         """Drop what is queued and let the workers end; a classifier that can give up what it is at is told to."""
+        self._under_way = sum(size for size, answer in self._pieces if not answer.cancel())
         if self._under_way and (cancel := getattr(self._classifier, "cancel", None)) is not None:
             cancel()
         self._workers.shutdown(wait=True, cancel_futures=True)
-        super().close()
+        return super().close()
 
-    def _decide(self, noisy: tuple[Array, Array], size: int) -> np.ndarray:
-        tokens, images = (np.asarray(part)[:size] for part in noisy)
+    def _ask(self) -> None:
+        """Keep the workers busy with pieces of the oldest batches."""
+        while self._steps and len(self._pieces) <= self._in_flight:
+            step = self._steps[0]
+            piece = slice(step.asked, min(step.asked + self._piece, step.size))
+            self._pieces.append((piece.stop - piece.start, self._workers.submit(self._decide, step.noisy, piece)))
+            step.asked = piece.stop
+            if step.asked == step.size:
+                self._steps.popleft()
+
+    def _decide(self, noisy: tuple[Array, Array], piece: slice) -> tuple[np.ndarray, float]:
+        """Labels of a piece, and the seconds that they took."""
+        tokens, images = (np.asarray(part)[piece] for part in noisy)
+        size, start = piece.stop - piece.start, time.monotonic()
         labels = np.asarray(self._classifier(tokens, images))
         if labels.shape != (size,) or labels.dtype.kind not in "biu":
             raise ValueError(
                 f"The classifier must return one bool or integer per copy, shape ({size},), "
                 f"got {labels.dtype} of shape {labels.shape}."
             )
-        return labels
+        return labels, time.monotonic() - start
+
+
+def _piece_size(size: int, seconds: float, most: int) -> int:
+    """Copies that take about `PIECE_SECONDS`, at most 16 times as many as the last piece had.
+
+    A power of two or a whole batch: a classifier that is compiled for each size sees few of them.
+    """
+    wanted = size * min(16.0, PIECE_SECONDS / max(seconds, 1e-9))
+    return most if wanted >= most else 1 << max(0, int(wanted).bit_length() - 1)
 
 
 class _Call:
