@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
-from hybrid_rs_jax.kernels.base import check_budget, check_probability
+from hybrid_rs_jax._checks import check_budget, check_probability, check_tokens
 from hybrid_rs_jax.kernels.uniform import bernoulli
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
 
@@ -35,7 +35,7 @@ class AbsorbingKernel:
     mask_token: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "beta", check_probability("beta", self.beta))
+        object.__setattr__(self, "beta", float(check_probability("beta", self.beta)))
 
     def likelihood_ratio(self, d: int) -> LikelihoodRatio:
         """One atom of mass `beta^d`, the rest singular."""
@@ -63,5 +63,4 @@ class AbsorbingKernel:
 
     def check_tokens(self, tokens: object) -> None:
         """Every integer token is covered: masking draws from no alphabet."""
-        if not np.issubdtype(np.asarray(tokens).dtype, np.integer):
-            raise ValueError(f"Tokens must be integers, got dtype {np.asarray(tokens).dtype}.")
+        check_tokens(tokens)

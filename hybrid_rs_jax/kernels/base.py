@@ -8,10 +8,7 @@ from jaxtyping import Array, Bool, Int, Key
 
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
 
-#: A likelihood ratio has 2d + 1 atoms; beyond this a slip of the keyboard would fill the memory.
-MAX_BUDGET = 1_000_000
-
-__all__ = ["DiscreteKernel", "check_budget", "check_probability"]
+__all__ = ["DiscreteKernel"]
 
 
 @runtime_checkable
@@ -39,20 +36,3 @@ class DiscreteKernel(Protocol):
     def check_tokens(self, tokens: object) -> None:
         """Raise a ValueError when a token lies outside of the alphabet that the noise draws from."""
         ...
-
-
-def check_probability(name: str, value: float) -> float:
-    """Return `value` as a float in [0, 1] or raise one clear sentence."""
-    number = float(value)
-    if not 0.0 <= number <= 1.0:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}.")
-    return number
-
-
-def check_budget(d: int) -> int:
-    """Return `d` as a non-negative int or raise one clear sentence."""
-    if isinstance(d, bool) or not (d >= 0 and d == d // 1):
-        raise ValueError(f"The discrete budget d must be a non-negative integer, got {d}.")
-    if d > MAX_BUDGET:
-        raise ValueError(f"The discrete budget d must be at most {MAX_BUDGET}, got {d}.")
-    return int(d)

@@ -12,8 +12,8 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
-from hybrid_rs_jax.kernels.base import check_budget, check_probability
-from hybrid_rs_jax.kernels.uniform import check_alphabet, replace_uniformly, uniform_likelihood_ratio
+from hybrid_rs_jax._checks import LARGEST_ALPHABET, check_alphabet, check_budget, check_probability, check_whole
+from hybrid_rs_jax.kernels.uniform import replace_uniformly, uniform_likelihood_ratio
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, compose_all
 
 __all__ = ["CategoricalKernel"]
@@ -51,16 +51,14 @@ class CategoricalKernel:
 
     def __post_init__(self) -> None:
         cardinalities = tuple(np.atleast_1d(np.asarray(self.cardinalities)).tolist())
-        if not cardinalities or not all(k >= 2 and k == k // 1 for k in cardinalities):
-            raise ValueError(f"cardinalities must hold integers of at least 2, got {self.cardinalities}.")
-        if np.ndim(self.beta) == 0:
-            beta: float | tuple[float, ...] = check_probability("beta", float(np.asarray(self.beta)))
-        else:
-            beta = tuple(check_probability("beta", b) for b in np.asarray(self.beta))
-            if len(beta) != len(cardinalities):
-                raise ValueError(f"beta must be one number or one per field ({len(cardinalities)}), got {len(beta)}.")
-        object.__setattr__(self, "cardinalities", tuple(map(int, cardinalities)))
-        object.__setattr__(self, "beta", beta)
+        if not cardinalities:
+            raise ValueError(f"cardinalities must hold one number of symbols per field, got {self.cardinalities}.")
+        cardinalities = tuple(check_whole("cardinalities", k, 2, LARGEST_ALPHABET) for k in cardinalities)
+        given = check_probability("beta", self.beta)
+        if given.shape not in ((), (len(cardinalities),)):
+            raise ValueError(f"beta must be one number or one per field ({len(cardinalities)}), got {given.size}.")
+        object.__setattr__(self, "cardinalities", cardinalities)
+        object.__setattr__(self, "beta", tuple(given.tolist()) if given.ndim else float(given))
 
     @property
     def fields(self) -> tuple[tuple[int, float], ...]:

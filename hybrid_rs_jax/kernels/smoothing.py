@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import jax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from hybrid_rs_jax.kernels.base import DiscreteKernel, check_budget
+from hybrid_rs_jax._checks import check_budget, check_sigma
+from hybrid_rs_jax.kernels.base import DiscreteKernel
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
 
 __all__ = ["HybridSmoothing"]
@@ -24,7 +24,7 @@ class HybridSmoothing:
         so no pixel change is certified (text-only).
 
     Raises:
-      ValueError: if sigma is not positive and finite, or both parts are absent.
+      ValueError: if sigma lies outside of 1e-12..1e12, or both parts are absent.
 
     >>> from hybrid_rs_jax.kernels import UniformKernel
     >>> HybridSmoothing(UniformKernel(0.25, 32_000), sigma=0.5).sigma
@@ -38,10 +38,7 @@ class HybridSmoothing:
         if self.discrete is None and self.sigma is None:
             raise ValueError("HybridSmoothing needs a discrete kernel, a sigma, or both; got neither.")
         if self.sigma is not None:
-            sigma = float(self.sigma)
-            if not (sigma > 0 and math.isfinite(sigma)):
-                raise ValueError(f"sigma must be positive and finite, got {self.sigma}.")
-            object.__setattr__(self, "sigma", sigma)
+            object.__setattr__(self, "sigma", check_sigma(self.sigma))
 
     def likelihood_ratios(self, d: int) -> tuple[LikelihoodRatio, ...]:
         """Candidate laws of the discrete log ratio at budget `d`; the certificate takes the worst."""

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
+from hybrid_rs_jax._checks import LARGEST_ALPHABET, check_alphabet, check_budget, check_probability, check_whole
 from hybrid_rs_jax.kernels._trinomial import log_decimal, log_trinomial_power
-from hybrid_rs_jax.kernels.base import check_budget, check_probability
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
 
-__all__ = ["UniformKernel", "bernoulli", "check_alphabet", "replace_uniformly", "uniform_likelihood_ratio"]
+__all__ = ["UniformKernel", "bernoulli", "replace_uniformly", "uniform_likelihood_ratio"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,8 @@ class UniformKernel:
     vocab_size: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "beta", check_probability("beta", self.beta))
-        if not (self.vocab_size >= 2 and self.vocab_size == self.vocab_size // 1):
-            raise ValueError(f"vocab_size must be an integer of at least 2, got {self.vocab_size}.")
-        object.__setattr__(self, "vocab_size", int(self.vocab_size))
+        object.__setattr__(self, "beta", float(check_probability("beta", self.beta)))
+        object.__setattr__(self, "vocab_size", check_whole("vocab_size", self.vocab_size, 2, LARGEST_ALPHABET))
 
     def likelihood_ratio(self, d: int) -> LikelihoodRatio:
         """The 2d+1 atoms for `d` changed positions (fewer where masses vanish); masses exact to the last bit."""
@@ -118,17 +116,3 @@ def bernoulli(key: Key[Array, ""], shape: tuple[int, ...], probability: float | 
     last = np.maximum(threshold, 1) - 1
     bits = jax.random.bits(key, shape, dtype=jnp.uint32)
     return (bits <= jnp.asarray(last.astype(np.uint32))) & jnp.asarray(threshold > 0)
-
-
-def check_alphabet(tokens: object, alphabet: int | np.ndarray) -> None:
-    """Raise one clear sentence for the first token outside of 0..alphabet-1."""
-    values = np.asarray(tokens)
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"Tokens must be integers, got dtype {values.dtype}.")
-    outside = (values < 0) | (values >= alphabet)
-    if outside.any():
-        token = values[outside].flat[0]
-        limit = np.broadcast_to(np.asarray(alphabet), values.shape)[outside].flat[0]
-        raise ValueError(
-            f"Token {token} lies outside of the noise alphabet 0..{limit - 1}; the certificate does not cover it."
-        )
