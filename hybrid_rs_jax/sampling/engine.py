@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int64, Key
 
+from hybrid_rs_jax._checks import check_mask, check_same_inputs, check_whole
 from hybrid_rs_jax.classifiers.base import BaseClassifier
 from hybrid_rs_jax.confidence import FixedSample
 from hybrid_rs_jax.kernels import HybridSmoothing
@@ -91,7 +92,7 @@ def sample_counts(
     Raises:
       ValueError: if shapes differ, a number is out of range, or a token is outside of the alphabet.
     """
-    n, first = _whole("n", n, 1), _whole("first", first, 0)
+    n, first = check_whole("n", n, 1, MOST_COPIES), check_whole("first", first, 0, MOST_COPIES)
     start, end = first, first + n
     if (processes := jax.process_count()) > 1:
         share = [first + n * rank // processes for rank in (jax.process_index(), jax.process_index() + 1)]
@@ -175,7 +176,7 @@ def stream(
     Raises:
       ValueError: if the classifier's answer has the wrong shape or type, or a number is out of range.
     """
-    batch_size = _whole("batch_size", batch_size, 1)
+    batch_size = check_whole("batch_size", batch_size, 1, MOST_COPIES)
     if classes is not None and len(plan.looks) > 1:
         raise ValueError("A classifier with several classes needs a fixed number of draws, not early stopping.")
     waiting = iter(rows)
@@ -214,12 +215,8 @@ def check_inputs(
     tokens: np.ndarray, images: np.ndarray, smoothing: HybridSmoothing, eligible: object
 ) -> Bool[np.ndarray, "inputs length"]:
     """The mask of eligible positions for each input; raise one sentence if anything does not fit."""
-    if tokens.shape[0] != images.shape[0]:
-        raise ValueError(f"tokens and images must hold the same inputs, got {tokens.shape[0]} and {images.shape[0]}.")
-    mask = np.ones(tokens.shape[1:], bool) if eligible is None else np.asarray(eligible, bool)
-    if mask.shape not in (tokens.shape, tokens.shape[1:]):
-        raise ValueError(f"eligible must have shape {tokens.shape[1:]} or {tokens.shape}, got {mask.shape}.")
-    mask = np.broadcast_to(mask, tokens.shape)
+    check_same_inputs(tokens, images)
+    mask = check_mask("eligible", eligible, tokens.shape)
     if smoothing.discrete is not None:
         # positions without noise (a template, special tokens) are no part of the alphabet's business
         smoothing.discrete.check_tokens(np.where(mask, tokens, np.zeros((), tokens.dtype)))
@@ -243,9 +240,3 @@ def _sum_over_processes(counts: np.ndarray) -> np.ndarray:
 def _prepend(head: Row, rest: Iterator[Row]) -> Iterator[Row]:
     yield head
     yield from rest
-
-
-def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or int(value) != value or not least <= value <= MOST_COPIES:
-        raise ValueError(f"{name} must be an integer in {least}..{MOST_COPIES}, got {value}.")
-    return int(value)
