@@ -294,7 +294,9 @@ def _json_object(where: str, line: str, required: Sequence[str]) -> dict[str, An
     try:
         row = parse_json(line, where, constant=float)  # NaN stands for a missing value
     except BadInputError as error:
-        raise BadInputError(f"{str(error).removesuffix('.')} (each line must be one JSON object of its own).") from error
+        raise BadInputError(
+            f"{str(error).removesuffix('.')} (each line must be one JSON object of its own)."
+        ) from error
     if isinstance(row, dict):
         return row
     kind = "a list (of JSON lines each line is one object, without [ and commas)" if isinstance(row, list) else line
