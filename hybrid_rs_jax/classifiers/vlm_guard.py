@@ -18,8 +18,8 @@ from hybrid_rs_jax.classifiers._vlm_digests import checkpoint_digest, text_diges
 from hybrid_rs_jax.classifiers._vlm_labels import ANSWER, LABELS, first_label
 from hybrid_rs_jax.classifiers._vlm_settings import CheckpointFiles, GuardSettings, dtype_name, open_checkpoint
 from hybrid_rs_jax.classifiers._vlm_view import View, load_network, make_view
-from hybrid_rs_jax.data.images import fit
 from hybrid_rs_jax.data.inputs import Input
+from hybrid_rs_jax.data.pictures import fit
 
 __all__ = ["VlmGuard"]
 
@@ -230,7 +230,8 @@ class VlmGuard:
         blank = np.full((*self.image_size, 3), 0.5, np.float32)
         inputs = [self.encode(text or "", blank if image is None else image) for text, image in pairs]
         inputs += [inputs[-1]] * ((1 << (len(inputs) - 1).bit_length()) - len(inputs))
-        tokens, images = (jnp.asarray(np.stack(part)) for part in list(zip(*inputs, strict=True))[:2])
+        tokens = jnp.asarray(np.stack([one.tokens for one in inputs]))
+        images = jnp.asarray(np.stack([one.image for one in inputs]))
         view = self._view if shown else self._text_view
         return np.asarray(self._decisions(view, tokens, images))[: len(pairs)]
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hybrid_rs_jax._files import check_target
 from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.cli._vlm_arguments import add_vlm_arguments, is_checkpoint, open_guard, vlm_settings
-from hybrid_rs_jax.data import NoiseAlone, Outcome, Sample, Samples, Unreadable, curate, fit, open_data, write_index
-from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.data import Dataset, NoiseAlone, Outcome, RawInput, curate, fit, open_data, write_index
+from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
 
@@ -63,13 +64,13 @@ def run(args: argparse.Namespace) -> None:
     if not is_checkpoint(args.model):
         raise BadInputError(f"--model must be the folder or the hub id of a checkpoint, got {args.model}.")
     check_target(args.out, (".jsonl",), args.force)
-    samples = open_data(args.data)
-    samples = samples if args.limit is None else samples.first(args.limit)
+    data = open_data(args.data)
+    data = data if args.limit is None else data.first(args.limit)
     guard = open_guard(args.model, vlm_settings(args))
-    settings = {"model": _model(guard), "data": samples.digest(), "noise": {"sigma": args.sigma, "seed": args.seed}}
-    with progress_bar("curating", len(samples), "inputs", log=True) as advance, library_sentences():
+    settings = {"model": _model(guard), "data": data.digest(), "noise": {"sigma": args.sigma, "seed": args.seed}}
+    with progress_bar("curating", len(data), "inputs", log=True) as advance, library_sentences():
         curation = curate(
-            _Encodable(samples, guard),
+            _Encodable(data, guard),
             guard.decide,
             noise=_FittedNoise(NoiseAlone(args.sigma, args.seed), guard.image_size),
             journal=args.out.with_name(args.out.name + ".journal"),
@@ -77,28 +78,30 @@ def run(args: argparse.Namespace) -> None:
             batch_size=args.batch_size,
             progress=advance,
         )
-    write_index(args.out, samples.select(curation.kept), args.force)
+    write_index(args.out, data.select(curation.kept), args.force)
     say(curation.report())
     for name in [name for name, outcome in curation.outcomes.items() if outcome is Outcome.UNREADABLE][:5]:
-        say(f"Unreadable {name}: {curation.reasons[name]}.")
+        say(f"Unreadable {name}: {curation.reasons[name]}")
     say(f"\nWrote {args.out}; what became of every input is in {args.out}.journal.")
 
 
-class _Encodable(Samples):
+@dataclasses.dataclass(frozen=True)
+class _Encodable:
     """A data set in which texts that the guard cannot take count as unreadable."""
 
-    def __init__(self, samples: Samples, guard: Any):
-        super().__init__(samples.records)
-        self._guard = guard
+    data: Dataset
+    guard: Any
 
-    def __getitem__(self, row: int) -> Sample | Unreadable:
-        sample = super().__getitem__(row)
-        if isinstance(sample, Sample):
-            try:
-                self._guard.symbols(sample.text)
-            except ValueError as error:
-                return Unreadable(sample.id, str(error).rstrip("."))
-        return sample
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.data.ids
+
+    def read(self, index: int) -> RawInput:
+        try:
+            self.guard.symbols(self.data.texts[index])
+        except ValueError as error:
+            raise UnreadableInputError(str(error)) from error
+        return self.data.read(index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +111,8 @@ class _FittedNoise:
     noise: NoiseAlone
     size: tuple[int, int]
 
-    def __call__(self, sample: Sample) -> Any:
-        return self.noise(dataclasses.replace(sample, image=fit(sample.image, *self.size)))
+    def __call__(self, raw: RawInput) -> Any:
+        return self.noise(dataclasses.replace(raw, image=fit(raw.image, *self.size)))
 
 
 def _model(guard: Any) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def _noisy_step(guard: Any, encoded: Any, smoothing: hrs.HybridSmoothing) -> tup
         noisy = jax.vmap(lambda key: smoothing.sample(key, tokens, image, eligible))(keys)
         return apply(parameters, *noisy)
 
-    return step, (parameters, *encoded)
+    return step, (parameters, *encoded.arrays)
 
 
 def _two_copies(step: Any, inputs: Any) -> str:

@@ -50,7 +50,7 @@ def policy_first(onevision, policy):
 
 
 def encode(guard, texts=TEXTS, size=(SIDE, SIDE)):
-    rows = [guard.encode(text, picture(*size, number)) for number, text in enumerate(texts)]
+    rows = [guard.encode(text, picture(*size, number)).arrays for number, text in enumerate(texts)]
     return tuple(np.stack(part) for part in zip(*rows, strict=True))
 
 
@@ -310,7 +310,7 @@ def test_bfloat16_comes_close_to_float32(onevision, policy, guard):
 
 
 def test_encoding_fills_up_with_pads_and_marks_the_positions_of_the_threat(onevision, policy, guard):
-    tokens, image, eligible = guard.encode(TEXTS[0], picture(50, 20))
+    tokens, image, eligible = guard.encode(TEXTS[0], picture(50, 20)).arrays
     words = int((tokens != PAD).sum())
     assert (tokens[:words] != PAD).all()
     assert tokens.shape == (24,)
