@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hybrid_rs_jax.classifiers._vlm_alphabet import PAD
+from hybrid_rs_jax.classifiers._vlm_labels import first_label
 from vlm_checkpoint import IMAGE, POLICY, SIDE, make_checkpoint, picture, torch, transformers
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.classifiers import BaseClassifier, VlmGuard
-from hybrid_rs_jax.classifiers._vlm_alphabet import PAD
-from hybrid_rs_jax.classifiers._vlm_labels import first_label
 from hybrid_rs_jax.confidence import FixedSample
 from hybrid_rs_jax.models import make_mesh
 from hybrid_rs_jax.sampling import data_mesh, sample

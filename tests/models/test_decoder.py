@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hybrid_rs_jax.models import PrefixCache, from_config
+from hybrid_rs_jax.models import PrefixCache, Qwen2, from_config
 from hybrid_rs_jax.models._attention import attend, attend_with_prefix, check_implementation
 
 SIZES = {
@@ -171,9 +171,9 @@ def test_a_token_outside_of_the_vocabulary_is_not_taken_for_another(model):
     ("change", "sentence"),
     [
         ({"num_key_value_heads": 3}, r"num_key_value_heads must divide num_heads = 4, got 3\."),
-        ({"hidden_size": 0}, r"hidden_size must be an integer of at least 1, got 0\."),
+        ({"hidden_size": 0}, r"hidden_size must be an integer in 1\.\.262144, got 0\."),
         ({"head_dim": 7}, r"head_dim must be even for rotary embeddings, got 7\."),
-        ({"hidden_act": "gelu"}, r"hidden_act must be silu for llama, got gelu\."),
+        ({"hidden_act": "gelu"}, r"hidden_act must be 'silu' for llama, got 'gelu'\."),
         ({"rope_scaling": {"type": "yarn"}}, r"The rotary scaling must be default, linear or llama3, got yarn\."),
         ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor must be 1, got 0\.5\."),
     ],
@@ -183,9 +183,23 @@ def test_settings_that_are_not_supported_give_one_sentence(change, sentence):
         from_config(LLAMA | change)
 
 
-def test_sliding_windows_are_refused():
+@pytest.mark.parametrize(
+    ("change", "used"),
+    [
+        ({"max_window_layers": 1}, True),
+        ({"max_window_layers": 2}, False),
+        ({}, False),
+        ({"max_window_layers": 0, "layer_types": ["full_attention"] * 2}, False),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, True),
+    ],
+)
+def test_sliding_windows_are_refused_where_a_layer_uses_one(change, used):
+    config = QWEN2 | {"use_sliding_window": True} | change
+    if not used:
+        assert Qwen2.read_config(config).num_layers == 2
+        return
     with pytest.raises(ValueError, match=r"^use_sliding_window must be false.*\.$"):
-        from_config(QWEN2 | {"use_sliding_window": True})
+        Qwen2.read_config(config)
 
 
 def test_an_unknown_kind_of_attention_is_refused():
