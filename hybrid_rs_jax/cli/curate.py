@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hybrid_rs_jax._files import check_target
 from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.cli._vlm_arguments import add_vlm_arguments, is_checkpoint, open_guard, vlm_settings
-from hybrid_rs_jax.data import NoiseAlone, Outcome, Sample, Samples, Unreadable, curate, fit, open_data, write_index
+from hybrid_rs_jax.data import Outcome, Sample, Samples, Unreadable, curate, open_data, write_index
 from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
 
@@ -50,7 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.positive,
         default=0.5,
         metavar="S",
-        help="standard deviation of the noise that must not look unsafe by itself (default: %(default)s)",
+        help="pixel noise that must not look unsafe by itself: its standard deviation (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--beta",
+        type=arguments.open_unit,
+        default=0.25,
+        metavar="B",
+        help="token noise that must not look unsafe by itself: the share of replaced positions (default: %(default)s)",
     )
     parser.add_argument(
         "--seed", type=arguments.integer(0, 2**31 - 1), default=0, metavar="S", help="of that noise (default: 0)"
@@ -66,12 +77,14 @@ def run(args: argparse.Namespace) -> None:
     samples = open_data(args.data)
     samples = samples if args.limit is None else samples.first(args.limit)
     guard = open_guard(args.model, vlm_settings(args))
-    settings = {"model": _model(guard), "data": samples.digest(), "noise": {"sigma": args.sigma, "seed": args.seed}}
+    noise = {"sigma": args.sigma, "beta": args.beta, "seed": args.seed}
+    settings = {"model": _model(guard), "data": samples.digest(), "noise": noise}
+    smoothing = HybridSmoothing(UniformKernel(args.beta, guard.vocab_size), args.sigma)
     with progress_bar("curating", len(samples), "inputs", log=True) as advance, library_sentences():
         curation = curate(
             _Encodable(samples, guard),
             guard.decide,
-            noise=_FittedNoise(NoiseAlone(args.sigma, args.seed), guard.image_size),
+            noise=NoiseAlone(smoothing, guard.text_length, guard.image_size, args.seed),
             journal=args.out.with_name(args.out.name + ".journal"),
             settings=settings,
             batch_size=args.batch_size,
@@ -102,14 +115,30 @@ class _Encodable(Samples):
 
 
 @dataclasses.dataclass(frozen=True)
-class _FittedNoise:
-    """Noise at the certified resolution, where a run adds it, rather than at the picture's own."""
+class NoiseAlone:
+    """The noise of a run on an empty text and a grey picture, tokens and pixels both; one draw per input.
 
-    noise: NoiseAlone
-    size: tuple[int, int]
+    Attributes:
+      smoothing: draws it.
+      text_length, image_size: of what is certified.
+      seed: of all draws; each input's noise depends on the seed and its id alone.
+    """
 
-    def __call__(self, sample: Sample) -> Any:
-        return self.noise(dataclasses.replace(sample, image=fit(sample.image, *self.size)))
+    smoothing: HybridSmoothing
+    text_length: int
+    image_size: tuple[int, int]
+    seed: int
+
+    def __call__(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        import jax
+        import jax.numpy as jnp
+
+        digest = hashlib.sha256(f"{self.seed}\n{sample.id}".encode()).digest()
+        key = jax.random.key(int.from_bytes(digest[:4], "little"), impl="threefry2x32")
+        key = jax.random.fold_in(key, int.from_bytes(digest[4:8], "little"))
+        empty, grey = jnp.zeros(self.text_length, jnp.int32), jnp.full((*self.image_size, 3), 0.5, jnp.float32)
+        tokens, image = self.smoothing.sample(key, empty, grey, jnp.ones(self.text_length, bool))
+        return np.asarray(tokens), np.asarray(image)
 
 
 def _model(guard: Any) -> dict[str, Any]:

@@ -133,9 +133,7 @@ class CompiledPrompt:
     _margin: Callable[..., Any]
     _next: Callable[..., Any]
 
-    def margin(
-        self, tokens: Int32[Array, "b l"], images: Float32[Array, "b height width 3"]
-    ) -> Float32[Array, " b"]:
+    def margin(self, tokens: Int32[Array, "b l"], images: Float32[Array, "b height width 3"]) -> Float32[Array, " b"]:
         """Margins of a batch."""
         return self._margin(self.parameters, tokens, images)
 
