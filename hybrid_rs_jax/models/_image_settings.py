@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax.models._settings import Fields, read_json_object
 
 __all__ = ["ImageSettings", "parse_settings", "read_settings"]
@@ -79,7 +80,7 @@ def read_settings(folder: Path) -> ImageSettings:
     """
     for name in ("processor_config.json", "preprocessor_config.json"):
         path = folder / name
-        if not path.is_file():
+        if kind_of(path) != "file":
             continue
         content = Fields(read_json_object(path))
         try:

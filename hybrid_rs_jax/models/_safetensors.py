@@ -14,6 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax.models._settings import read_json_object
 
 __all__ = [
@@ -127,9 +128,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    if (folder / SINGLE).is_file():
+    if kind_of(folder / SINGLE) == "file":
         return [folder / SINGLE]
-    if not (folder / INDEX).is_file():
+    if kind_of(folder / INDEX) != "file":
         found = sorted(path.name for path in folder.glob("*.bin"))
         advice = f"; {', '.join(found)} must be converted to safetensors first" if found else ""
         raise ValueError(f"{folder} holds neither {SINGLE} nor {INDEX}{advice}.")
@@ -140,7 +141,7 @@ def _files(folder: Path) -> list[Path]:
             "tensor."
         )
     names = sorted(set(places.values()))
-    if missing := [name for name in names if not (folder / name).is_file()]:
+    if missing := [name for name in names if kind_of(folder / name) != "file"]:
         raise ValueError(f"{folder} lacks {len(missing)} of {len(names)} shards: {', '.join(missing)}.")
     return [folder / name for name in names]
 

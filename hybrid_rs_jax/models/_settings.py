@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from hybrid_rs_jax._files import parse_json, path_text, read_text
 
 __all__ = ["Fields", "read_json_object"]
 
@@ -21,14 +22,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises:
       ValueError: one sentence, if the file cannot be read, is no JSON or is nested too deeply, or holds no object.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except RecursionError as error:
-        raise ValueError(f"{path} is not valid JSON: it is nested too deeply.") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {str(error).rstrip('.')}.") from error
+    content = parse_json(read_text(path), path_text(path))
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold one JSON object, got {type(content).__name__}.")
     return content

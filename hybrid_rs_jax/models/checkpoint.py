@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax.models._attention import Implementation, check_implementation
 from hybrid_rs_jax.models._hub import checkpoint_folder
 from hybrid_rs_jax.models._keys import KeyTable, Target
@@ -60,7 +61,7 @@ def load_preprocessor(source: str | os.PathLike[str]) -> ImagePreprocessor:
 
 def _stored_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    if not path.is_file():
+    if kind_of(path) != "file":
         raise ValueError(f"{folder} holds no config.json.")
     config = read_json_object(path)
     if config.get("quantization_config"):

@@ -237,8 +237,8 @@ def test_a_checkpoint_of_pickles_is_refused(onevision):
     ("content", "sentence"),
     [
         (None, r"[^\n]* holds no config\.json\."),
-        ("{", r"[^\n]*config\.json is not valid JSON: [^\n]*\."),
-        ("[" * 100_000, r"[^\n]*config\.json is not valid JSON: it is nested too deeply\."),
+        ("{", r"[^\n]*config\.json is not legal JSON: [^\n]*\."),
+        ("[" * 100_000, r"[^\n]*config\.json is not legal JSON: it is nested too deeply\."),
         ("[]", r"[^\n]*config\.json must hold one JSON object, got list\."),
         (
             '{"model_type": "bert"}',
@@ -263,7 +263,7 @@ def test_a_bad_config_gives_one_sentence(onevision, content, sentence):
     [
         (
             {"text_config": {"model_type": "gemma"}},
-            r"text_config\.model_type must be one of qwen2, llama, got 'gemma'\.",
+            r"text_config\.model_type must be one of [^\n]*, got 'gemma'\.",
         ),
         (
             {"vision_config": {"model_type": "vit"}},
@@ -272,7 +272,7 @@ def test_a_bad_config_gives_one_sentence(onevision, content, sentence):
         ({"vision_feature_layer": -6}, r"vision_feature_layer must lie in -4\.\.3, got \[-6\]\."),
         (
             {"vision_feature_select_strategy": "cls"},
-            r"vision_feature_select_strategy must be one of [^\n]*, got 'cls'\.",
+            r"vision_feature_select_strategy must be one of [^\n]*'cls'\.",
         ),
         ({"vision_aspect_ratio": "pad"}, r"vision_aspect_ratio must be 'anyres' or 'anyres_max_N', got 'pad'\."),
         ({"image_grid_pinpoints": [[28, 30]]}, r"image_grid_pinpoints must be pairs [^\n]*, got \(28, 30\)\."),
@@ -325,47 +325,6 @@ def from_settings(config):
     from hybrid_rs_jax.models.checkpoint import ARCHITECTURES
 
     return ARCHITECTURES[config["model_type"]].read_config(config)
-
-
-ORIGINAL = {
-    "architectures": ["LlavaQwenForCausalLM"],
-    "model_type": "llava",
-    "mm_vision_tower": "google/siglip-so400m-patch14-384",
-    "mm_projector_type": "mlp2x_gelu",
-    "mm_vision_select_layer": -2,
-    "mm_patch_merge_type": "spatial_unpad",
-    "image_aspect_ratio": "anyres_max_9",
-    "image_grid_pinpoints": "(1x1),...,(6x6)",
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 24,
-    "vocab_size": 151_647,
-    "rope_theta": 1e6,
-}
-
-
-def test_the_config_of_the_original_repository_is_translated(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(ORIGINAL))
-    settings = from_settings(load_config(tmp_path))
-    assert (settings.tower, settings.decoder) == ("siglip_vision_model", "qwen2")
-    assert (settings.vision.num_layers, settings.vision.states, settings.drop_first) == (26, (26,), False)
-    assert (settings.text.hidden_size, settings.text.rotary.theta, settings.tile_limit) == (896, 1e6, 9)
-    assert len(settings.grid_pinpoints) == 36
-    assert settings.grid_pinpoints[7] == (768, 768)
-
-    clip = {"architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "image_aspect_ratio": "pad"}
-    edit_config(tmp_path, **clip, mm_vision_tower="openai/clip-vit-large-patch14-336")
-    settings = from_settings(load_config(tmp_path))
-    assert (settings.tower, settings.decoder) == ("clip_vision_model", "llama")
-    assert (settings.vision.states, settings.drop_first, settings.vision.grid) == ((23,), True, 24)
-
-
-def test_an_unknown_tower_of_the_original_repository_is_named(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(ORIGINAL | {"mm_vision_tower": "some/other-tower"}))
-    with pytest.raises(ValueError, match=r"^mm_vision_tower must be one of [^\n]*, got some/other-tower\.$"):
-        load_config(tmp_path)
 
 
 def test_a_network_from_config_runs_without_a_checkpoint(onevision):

@@ -173,7 +173,7 @@ def test_a_tower_without_its_last_layers_is_refused(tmp_path):
 def test_a_tensor_comes_back_whole_and_in_parts(tmp_path):
     whole = np.arange(30, dtype=np.float32).reshape(6, 5)
     entries = {"a": ((6, 5), np.dtype(ml_dtypes.bfloat16)), "b": ((), np.dtype(np.float32))}
-    write_tensors(tmp_path, entries, lambda name: {"a": whole, "b": np.float32(7.0)}[name])
+    write_tensors(tmp_path, entries, lambda name: {"a": whole, "b": np.array(7.0)}[name])
     found = checkpoint_tensors(tmp_path)
     np.testing.assert_array_equal(found["a"].read().astype(np.float32), whole)
     np.testing.assert_array_equal(found["a"].read((slice(1, 3), slice(2, 5))).astype(np.float32), whole[1:3, 2:5])

@@ -33,6 +33,7 @@ from hybrid_rs_jax.classifiers.vlm.prompt import (
 from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings, Policy
 from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.data.pictures import fit
+from hybrid_rs_jax.kernels.grid import check_pictures
 from hybrid_rs_jax.models import ImagePreprocessor, from_pretrained, load_config, load_preprocessor
 from hybrid_rs_jax.models._hub import checkpoint_folder
 from hybrid_rs_jax.models._settings import Fields
@@ -172,7 +173,8 @@ class VlmGuard:
         checkpoint = Checkpoint.open(source, settings)
         layout = checkpoint.layout(settings)
         dtype = jnp.dtype(settings.dtype)
-        network = from_pretrained(checkpoint.folder, dtype=dtype, attention=settings.attention, mesh=mesh)
+        attention: Any = settings.attention
+        network = from_pretrained(checkpoint.folder, dtype=dtype, attention=attention, mesh=mesh)
         return cls(checkpoint, settings, layout, network, mesh)
 
     @property
@@ -204,13 +206,14 @@ class VlmGuard:
           ValueError: if the texts are longer than the region or hold a token outside of the alphabet, or the picture
             is none.
         """
+        check_pictures(np.asarray(image))
         kept = self._symbols(self._text_ids(trusted, "The trusted text"))
         added = self._symbols(self._appended_ids(appended))
         tokens = self._padded(np.concatenate([kept, added]))
         eligible = np.ones(self.text_length, bool)
         if self.settings.threat == "suffix":
             eligible[: len(kept)] = False
-        return Input(tokens, self._fitted(_picture(image)), eligible)
+        return Input(tokens, self._fitted(_pixels(image)), eligible)
 
     def must_stay(self, given: Input) -> Bool[np.ndarray, " length"]:
         """Positions of the text that an attacker must leave as they are for the guarantee of this input to hold.
@@ -378,8 +381,8 @@ def _votes(margins: Array) -> Array:
         values = np.asarray(margins)
         if not np.isfinite(values).all():
             raise ValueError(
-                f"The checkpoint gives a margin of {values[~np.isfinite(values)][0]}: its weights or its dtype cannot be "
-                "used."
+                f"The checkpoint gives a margin of {values[~np.isfinite(values)][0]}: its weights or its dtype cannot "
+                "be used."
             )
     return margins > 0
 
@@ -388,22 +391,11 @@ def _pixels(image: Any) -> Float32[np.ndarray, "h w 3"]:
     """Finite float32 pixels with channels last."""
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        first = "; its channels come first, move them to the end" if pixels.ndim == 3 and len(pixels) == 3 else ""
-        raise ValueError(f"image must have shape [height, width, 3], got {list(pixels.shape)}{first}.")
+        raise ValueError(f"image must have shape [height, width, 3], got {list(pixels.shape)}.")
     if not jnp.issubdtype(pixels.dtype, jnp.floating):
         raise ValueError(f"image must hold floats in [0, 1], got {pixels.dtype}; divide 8-bit pixels by 255.")
     with np.errstate(over="ignore"):
         pixels = pixels.astype(np.float32)
     if not np.isfinite(pixels).all():
         raise ValueError(f"image must hold finite numbers of float32, got {pixels[~np.isfinite(pixels)][0]}.")
-    return pixels
-
-
-def _picture(image: Any) -> Float32[np.ndarray, "h w 3"]:
-    """The same, and all in [0, 1]."""
-    pixels = _pixels(image)
-    low, high = float(pixels.min()), float(pixels.max())
-    if low < 0 or high > 1:
-        fix = "; divide by 255" if low >= 0 and 1 < high <= 255 else ""
-        raise ValueError(f"image must lie in [0, 1], got pixels in [{low:g}, {high:g}]{fix}.")
     return pixels

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hybrid_rs_jax._files import kind_of, read_text
 from hybrid_rs_jax.classifiers.vlm.settings import LABEL, TEXT, GuardSettings
 from hybrid_rs_jax.models import ImagePlan
 from hybrid_rs_jax.models._settings import read_json_object
@@ -50,7 +51,7 @@ def load_tokenizer(folder: Path) -> Any:
             "A vision-language guard needs transformers for tokenizer and chat template: "
             'pip install "hybrid-rs-jax[vlm]".'
         ) from error
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if not any(kind_of(folder / name) == "file" for name in _TOKENIZER_FILES):
         raise ValueError(f"{folder} holds no tokenizer: expected tokenizer.json beside the weights.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -70,10 +71,10 @@ def chat_template(folder: Path, tokenizer: Any) -> str:
       ValueError: if there is none.
     """
     found: list[object] = []
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if kind_of(folder / "chat_template.jinja") == "file":
+        return read_text(folder / "chat_template.jinja")
     for name in _TEMPLATE_FILES:
-        if (folder / name).is_file():
+        if kind_of(folder / name) == "file":
             found.append(read_json_object(folder / name).get("chat_template"))
     for given in (*found, tokenizer.chat_template):
         if isinstance(given, str) and given:
@@ -83,8 +84,8 @@ def chat_template(folder: Path, tokenizer: Any) -> str:
     others = sorted({name for given in (*found, tokenizer.chat_template) for name in _named(given)})
     only = f", got those named {', '.join(others)}" if others else ""
     raise ValueError(
-        f"{folder} holds no chat template: expected chat_template.jinja, chat_template.json or a tokenizer with one, or "
-        f'several with one named "default"{only}.'
+        f"{folder} holds no chat template: expected chat_template.jinja, chat_template.json or a tokenizer with one "
+        f'(of several, the one named "default"){only}.'
     )
 
 
@@ -152,16 +153,16 @@ class Tokens:
     """
 
     def __init__(self, tokenizer: Any, image_token: int):
-        self.tokenizer, self.image, self.image_token = tokenizer, _IMAGE, image_token
-        if image_token < 0:
-            self.image_token = tokenizer.get_vocab().get(_IMAGE, _NO_TOKEN)
-        else:
-            self.image = tokenizer.convert_ids_to_tokens(image_token) if image_token < len(tokenizer) else None
-            if not isinstance(self.image, str):
+        self.tokenizer, self.image = tokenizer, _IMAGE
+        self.image_token = tokenizer.get_vocab().get(_IMAGE, _NO_TOKEN) if image_token < 0 else image_token
+        if image_token >= 0:
+            name = tokenizer.convert_ids_to_tokens(image_token) if image_token < len(tokenizer) else None
+            if not isinstance(name, str):
                 raise ValueError(f"The tokenizer has no token {image_token}, the picture's placeholder of config.json.")
+            self.image = name
 
     def ids(self, text: str) -> tuple[int, ...]:
-        """Token ids of a whole prompt, with the tokens that the tokenizer begins a text with unless they stand there."""
+        """Token ids of a whole prompt, which begins with the tokenizer's own first tokens, once."""
         return self.with_places(text)[0]
 
     def with_places(self, text: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
@@ -276,10 +277,9 @@ def lay_out(
     start, first = len(text[0]), pictures[0] if pictures else -1
     head_ids = tuple(token for token, (_, end) in zip(ids, places, strict=True) if end <= start)
     tail_ids = tuple(token for token, (begin, _) in zip(ids, places, strict=True) if begin >= start + len(_PROBE))
-    answer: tuple[tuple[int, ...], ...] = ((), (), ())
-    if settings.decision == "logit_mass":
-        answer = _answer_ids(tokens, "".join(text), settings)
-    return PromptLayout(tokens, text, head_ids[: max(first, 0)], head_ids[first + 1 :], tail_ids, *answer, pixels)
+    beginning, unsafe, safe = _answer_ids(tokens, "".join(text), settings)
+    before_ids, between_ids = head_ids[: max(first, 0)], head_ids[first + 1 :]
+    return PromptLayout(tokens, text, before_ids, between_ids, tail_ids, beginning, unsafe, safe, pixels)
 
 
 def _rendered(tokens: Tokens, template: str, policy: str, with_image: bool) -> tuple[str, str, str]:
@@ -312,8 +312,11 @@ def _answer_ids(
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """The beginning of all answers, and the tokens of the spellings that follow it: each a single one.
 
-    A spelling of several tokens would count by its first one, whose mass is also that of other words.
+    A spelling of several tokens would count by its first one, whose mass is also that of other words. Where answers are
+    generated, nothing is needed.
     """
+    if settings.decision == "generate":
+        return (), (), ()
     unsafe, safe = settings.spellings
     found = {word: _cut_at_label(tokens, spoken, settings.answer, word) for word in (*unsafe, *safe)}
     for word, (_, pieces) in found.items():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -69,17 +70,17 @@ class GuardSettings:
       ValueError: one sentence, for a value that is not legal.
     """
 
-    policy: str = "combination"
+    policy: str | os.PathLike[str] = "combination"
     template: str = "checkpoint"
     decision: str = "logit_mass"
     threat: str = "suffix"
     text_length: int = 64
     image_size: tuple[int, int] | None = None
-    alphabet: tuple[int, ...] | None = None
-    labels: tuple[str, str] = LABELS
+    alphabet: Sequence[int] | None = None
+    labels: Sequence[str] = LABELS
     answer: str = ANSWER
-    dtype: str = "float32"
-    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    dtype: Any = "float32"
+    attention: str = "auto"
     share_image: bool = False
     generated_tokens: int = 16
 
@@ -95,9 +96,8 @@ class GuardSettings:
         if self.image_size is not None:
             sides = tuple(self.image_size)
             if len(sides) != 2 or not all(_is_whole(side) and 1 <= side <= _LARGEST_IMAGE for side in sides):
-                raise ValueError(
-                    f"image_size must be a height and a width in 1..{_LARGEST_IMAGE} pixels, got {self.image_size!r:.80}."
-                )
+                sizes = f"a height and a width in 1..{_LARGEST_IMAGE} pixels"
+                raise ValueError(f"image_size must be {sizes}, got {self.image_size!r:.80}.")
             self._set("image_size", (int(sides[0]), int(sides[1])))
         if self.alphabet is not None:
             self._set("alphabet", tuple(self.alphabet))
@@ -118,7 +118,7 @@ class GuardSettings:
         Raises:
           ValueError: if there is no such policy, it cannot be read, or `{text}` appears in it more than once.
         """
-        name = self.policy
+        name = os.fspath(self.policy)
         if name in POLICIES:
             text = resources.files("hybrid_rs_jax.classifiers").joinpath("policies", f"{name}.txt").read_text("utf-8")
         else:
