@@ -1,4 +1,7 @@
-"""Read counts: CSV, JSON lines or a run folder. Whatever is not plainly right is refused by line and value."""
+"""Counts of inputs, and where they are read from: CSV, JSON lines or a run folder.
+
+Whatever is not plainly right is refused by line and value.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,22 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from hybrid_rs_jax._files import read_text
-from hybrid_rs_jax._text import counted, joined, span_text
-from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.results.runs import read_run, with_noise
-from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger, LedgerCounts
+from hybrid_rs_jax._text import joined, span_text
+from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.results.runs import Run, read_run
+from hybrid_rs_jax.results.statement import Provisional
+from hybrid_rs_jax.sampling.ledger import LEDGER_FILE
 
-__all__ = ["Counts", "read_counts"]
+if TYPE_CHECKING:
+    from hybrid_rs_jax.certificate.certify import Side
+    from hybrid_rs_jax.confidence import SamplingPlan
+
+__all__ = ["Column", "Counts", "read_counts"]
 
 COLUMNS = ("id", "successes", "n")
 #: Counts are compared in float64 further on, which holds integers up to here.
@@ -27,31 +35,90 @@ _RESULT = re.compile(r'\s*\{\s*"statement"')
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
-@dataclasses.dataclass(frozen=True)
+class Column(NamedTuple):
+    """A column of a table that has nothing to do with certificates, and goes through them as it is."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Counts:
     """Monte Carlo counts of B inputs.
 
     Attributes:
       ids: names of the inputs, all different.
       successes, n: int64[B] for one sample per input, int64[B, D] for one sample per input and budget.
+      ties: of the draws of `n`, those whose margin is at rounding level (they may be successes or not), same shape;
+        None: not known.
       budgets: the D budgets where there is one sample per budget, else None.
-      run: for a run folder what its ledger or `run.json` says about the noise and the classifier, else None.
-      plan: the sampling plan that the draws were stopped by (`SamplingPlan.describe`), None: a fixed number of draws.
-      votes: int64[B, classes] or int64[B, D, classes] where a run counts votes per class; `successes` are then 0, for
-        which class is certified must be decided without these draws.
+      run: what a run folder says about the noise and the classifier, else None.
+      plan: the plan that stopped the draws early; None: a number of draws that was fixed beforehand.
+      votes: int64[B, classes] where a run counts votes per class; `successes` are then 0, for which class is certified
+        must be decided without these draws.
+      provisional: why a fixed number of draws did not stay what it was; None: it did.
       skipped: (id, reason) of the inputs that a run gave up; they are not among the B.
       unfinished: inputs whose draws are not complete, where no bound holds yet; they are not among the B.
+      others: further columns of the table that the counts come from.
     """
 
-    ids: list[str]
+    ids: tuple[str, ...]
     successes: np.ndarray
     n: np.ndarray
-    budgets: tuple[int, ...] | None
-    run: dict[str, Any] | None
-    plan: dict[str, Any] | None = None
+    ties: np.ndarray | None = None
+    budgets: tuple[int, ...] | None = None
+    run: Run | None = None
+    plan: SamplingPlan | None = None
     votes: np.ndarray | None = None
-    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    unfinished: list[str] = dataclasses.field(default_factory=list)
+    provisional: Provisional | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+    unfinished: tuple[str, ...] = ()
+    others: tuple[Column, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Counts):
+            return NotImplemented
+        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def ties_left_out(self) -> bool:
+        """Bounds do without ties: where every look is a statement of its own, so that any counts may be bounded there.
+
+        A test with one order of all stops has bounds for the counts alone at which it stopped.
+        """
+        from hybrid_rs_jax.confidence import StagedLooks
+
+        return self.plan is None or isinstance(self.plan, StagedLooks)
+
+    def certain(self, side: Side) -> np.ndarray:
+        """Successes that a bound rests on: without ties for a lower one, with all of them for an upper one."""
+        if self.ties is None or not self.ties_left_out:
+            return self.successes
+        if side == "above":
+            return np.maximum(self.successes - self.ties, 0)
+        return np.minimum(self.successes + self.ties, self.n)
+
+    def taken(self, rows: slice | np.ndarray) -> Counts:
+        """The counts of some of the inputs."""
+        ids = np.asarray(self.ids, object)[rows]
+        columns = {name: getattr(self, name) for name in ("successes", "n", "ties", "votes")}
+        return dataclasses.replace(
+            self,
+            ids=tuple(ids.tolist()),
+            others=tuple(Column(c.name, tuple(np.asarray(c.values, object)[rows].tolist())) for c in self.others),
+            **{name: None if column is None else column[rows] for name, column in columns.items()},
+        )
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return np.array_equal(np.asarray(one), np.asarray(other))
+    return one == other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +130,12 @@ class _Row:
     budget: int | None
 
 
-def read_counts(path: Path) -> Counts:
+def read_counts(path: Path, *, partial: bool = False) -> Counts:
     """Read a run folder, a CSV file with the columns `id, successes, n[, budget]`, or JSON lines with these keys.
+
+    Args:
+      path: run folder or file.
+      partial: take a fixed number of draws that was cut short or extended, too; the counts then say so.
 
     Raises:
       BadInputError: one sentence with file, line, value and legal range.
@@ -72,7 +143,9 @@ def read_counts(path: Path) -> Counts:
     run = None
     if path.is_dir():
         if (path / LEDGER_FILE).is_file():
-            return _read_ledger(path)
+            from hybrid_rs_jax.results._ledger_counts import ledger_counts
+
+            return ledger_counts(path, partial)
         run = read_run(path)
         path = path / "counts.csv"
     text = read_text(path)
@@ -82,83 +155,12 @@ def read_counts(path: Path) -> Counts:
     budgets, ordered = _arrange(path, rows)
     shape = (len(ordered),) if budgets is None else (len(ordered) // len(budgets), len(budgets))
     return Counts(
-        ids=[row.id for row in ordered[:: 1 if budgets is None else len(budgets)]],
+        ids=tuple(row.id for row in ordered[:: 1 if budgets is None else len(budgets)]),
         successes=np.array([row.successes for row in ordered], np.int64).reshape(shape),
         n=np.array([row.n for row in ordered], np.int64).reshape(shape),
         budgets=budgets,
         run=run,
     )
-
-
-def _read_ledger(folder: Path) -> Counts:
-    """Counts of the inputs whose draws are complete.
-
-    With a fixed number of draws those that are there count, from the first one on without a gap: when a run was ended
-    has nothing to do with what it drew. A plan that stops early has a bound only where it stopped.
-    """
-    with library_sentences(), Ledger.open(folder) as ledger:
-        run, table = with_noise(ledger.path, ledger.header), ledger.counts()
-        earlier = [header.get("samples") for header in ledger.history[:-1]]
-    if earlier:
-        run = {**run, "extended_from": earlier}
-    budgets = tuple(sorted(run.get("budgets") or ())) if run.get("mode") == "per budget" else None
-    columns = np.array([-1] if budgets is None else budgets, np.int64)
-    unknown = ~np.isin(table.budget, columns)
-    if np.any(unknown):
-        found = int(table.budget[unknown][0])
-        what = "a sample for all budgets" if found < 0 else f"a sample of its own for budget {found}"
-        legal = "one sample for all budgets" if budgets is None else f"samples for the budgets {span_text(budgets)}"
-        raise BadInputError(
-            f"{folder}: input {table.ids[int(np.argmax(unknown))]!r} has {what}, its header says {legal}."
-        )
-    used = table.contiguous & _stopped(folder, run.get("plan"), table)
-    # a row of the grid per input, complete where each of its columns has been used
-    index, row = np.unique(table.index, return_inverse=True)
-    cell = (row, np.searchsorted(columns, table.budget))
-    complete = _grid(cell, used, (index.size, columns.size)).astype(bool).all(axis=1)
-    names = dict(zip(row.tolist(), table.ids, strict=True))
-    unfinished = [names[number] for number in np.flatnonzero(~complete).tolist()] + table.undrawn
-    if not complete.any():
-        raise BadInputError(
-            f"{folder} holds no finished input yet: {counted(len(unfinished), 'input')} unfinished, "
-            f"{len(table.skipped)} skipped; `hybrid-rs sample --resume` continues it."
-        )
-
-    def column(values: np.ndarray) -> np.ndarray:
-        whole = _grid(cell, values, (index.size, columns.size))[complete]
-        return whole[:, 0] if budgets is None else whole
-
-    return Counts(
-        ids=[names[number] for number in np.flatnonzero(complete).tolist()],
-        successes=column(table.successes),
-        n=column(table.n),
-        budgets=budgets,
-        run=run,
-        plan=run.get("plan"),
-        votes=None if table.votes is None else column(table.votes),
-        skipped=table.skipped,
-        unfinished=unfinished,
-    )
-
-
-def _stopped(folder: Path, description: dict[str, Any] | None, table: LedgerCounts) -> np.ndarray:
-    """bool[R], where the plan has stopped; a fixed number of draws may be cut short."""
-    if description is None or description.get("plan") == "fixed":
-        return np.ones(table.n.shape, bool)
-    if table.votes is not None:
-        kind = description.get("plan")
-        raise BadInputError(f"{folder}: votes per class have no plan that stops early, got {kind!r}.")
-    from hybrid_rs_jax.confidence import Verdict, plan_from  # SciPy is heavy, and --help needs none of it
-
-    with library_sentences():
-        return plan_from(description).verdict(table.n, table.successes) != Verdict.CONTINUE
-
-
-def _grid(cell: tuple[np.ndarray, np.ndarray], values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """int64[inputs, budgets, ...] from one value per row of the ledger, 0 where there is none."""
-    grid = np.zeros((*shape, *values.shape[1:]), np.int64)
-    grid[cell] = values
-    return grid
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[_Row]:
