@@ -7,8 +7,11 @@ import math
 from collections.abc import Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
+from hybrid_rs_jax.errors import BadInputError
+
 __all__ = [
     "DASH",
+    "as_text",
     "at_least_text",
     "budget_text",
     "ceil_probability_text",
@@ -152,9 +155,35 @@ def counted(number: int, noun: str) -> str:
 
 
 def joined(names: Iterable[object], last: str = "and") -> str:
-    """Names as an English list."""
+    """Names as an English list; nothing where there is none.
+
+    >>> joined("abc"), joined(["a", "b"], "or"), joined([])
+    ('a, b and c', 'a or b', '')
+    """
     words = [str(name) for name in names]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+    return "".join(words) if len(words) < 2 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def as_text(value: object, what: str) -> str:
+    """`value`, if it is a text that files and tokenizers can hold: ids, texts and labels of all readers pass here.
+
+    Args:
+      value: anything.
+      what: how a sentence begins, as in "counts.csv, line 2: id".
+
+    Raises:
+      BadInputError: if it is no text, or holds half of a Unicode surrogate pair (which JSON and Python allow).
+
+    >>> as_text("a", "id")
+    'a'
+    """
+    if not isinstance(value, str):
+        raise BadInputError(f"{what} must be a text, got {value!r:.80}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadInputError(f"{what} holds half of a Unicode surrogate pair, {value!r:.80}.") from error
+    return str(value)
 
 
 def _decimals(small: float) -> int:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from hybrid_rs_jax._files import read_text, write_csv, write_json
+from hybrid_rs_jax._files import kind_of, parse_json, path_text, read_text, write_csv, write_json
 from hybrid_rs_jax._version import __version__
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.kernels import HybridSmoothing
@@ -156,16 +155,13 @@ def read_run(folder: Path) -> Run:
       BadInputError: if the folder is no run folder, or its ledger is damaged.
     """
     path = folder / LEDGER_FILE
-    if path.is_file():
+    if kind_of(path) == "file":
         with library_sentences(), Ledger.open(folder) as ledger:
             return Run.of(path, ledger.header)
     path = folder / RUN_FILE
-    if not path.is_file():
-        raise BadInputError(f"{folder} is not a run folder: it has no {RUN_FILE} and no {LEDGER_FILE}.")
-    try:
-        record = json.loads(read_text(path))
-    except (ValueError, RecursionError, OverflowError) as error:
-        raise BadInputError(f"{path} cannot be read as JSON: {error}.") from error
+    if kind_of(path) != "file":
+        raise BadInputError(f"{path_text(folder)} is not a run folder: it has no {RUN_FILE} and no {LEDGER_FILE}.")
+    record = parse_json(read_text(path), str(path))
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
         raise BadInputError(f"{path} must have the format {FORMAT!r}, got {found!r}.")
