@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -218,7 +219,7 @@ def checked_budgets(budgets: Sequence[int]) -> tuple[int, ...]:
     """The budgets as integers, or one sentence."""
     values = list(budgets)
     whole = all(np.ndim(d) == 0 and not isinstance(d, bool | np.bool_) and d == d // 1 for d in values)
-    if not values or not whole or values[0] < 0 or any(a >= b for a, b in zip(values, values[1:], strict=False)):
+    if not values or not whole or values[0] < 0 or any(a >= b for a, b in itertools.pairwise(values)):
         raise ValueError(f"budgets must be non-negative integers, increasing and not empty, got {values}.")
     return tuple(int(d) for d in values)
 
@@ -249,7 +250,7 @@ def shifted(p: np.ndarray, complement: np.ndarray, side: Side, delta: float) -> 
 
 
 def _moved(tau: float, side: Side, delta: float) -> float | None:
-    """tau + delta above, tau - delta below, away from the claim; None where that leaves (0, 1)."""
+    """Tau + delta above, tau - delta below, away from the claim; None where that leaves (0, 1)."""
     if delta == 0:
         return tau
     level = float(_up(np.asarray(tau + delta)) if side == "above" else _down(np.asarray(tau - delta)))

@@ -31,9 +31,9 @@ def ledger_counts(folder: Path, partial: bool) -> Counts:
     plan = _plan(folder, run)
     if earlier and not partial:
         raise BadInputError(
-            f"{folder} was extended from n = {joined(earlier)}: if that was decided after a look at its votes, the risk "
-            "is more than alpha. --partial certifies it and says so; --target or --frontier stop by the votes at risk "
-            "alpha in all."
+            f"{folder} was extended from n = {joined(earlier)}: if that was decided after a look at its votes, the "
+            "risk is more than alpha. --partial certifies it and says so; --target or --frontier stop by the votes at "
+            "risk alpha in all."
         )
     columns = np.array([-1] if run.per_budget is None else run.per_budget, np.int64)
     _check_budgets(folder, run, columns, table)

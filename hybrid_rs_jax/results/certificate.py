@@ -19,6 +19,7 @@ from hybrid_rs_jax.results.statement import Statement, build_statement
 __all__ = ["Certificate", "Decision", "Decisions", "certify", "certify_counts", "certify_decisions"]
 
 Decision = Literal["unsafe", "safe", "both"]
+_SIDES: tuple[Side, Side] = ("above", "below")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,9 +104,7 @@ class Certificate(Result):
         A lower one, rounded down, or an upper one, rounded up, for side "below".
         """
         delta = self.statement.noise.total_variation
-        return worst_case_scores(
-            self.bound, self.complement, self.budgets, epsilon, self.smoothing, self.side, delta
-        )
+        return worst_case_scores(self.bound, self.complement, self.budgets, epsilon, self.smoothing, self.side, delta)
 
     def needed_samples(self) -> np.ndarray:
         """Draws that each budget needs at `eps = 0` if all agree, int64[D]: below that no model can be certified."""
@@ -155,7 +154,7 @@ class Decisions(Result):
 
     @property
     def decision(self) -> np.ndarray:
-        """ "unsafe", "safe" or "abstain" for each input."""
+        """Of each input: "unsafe", "safe" or "abstain"."""
         return np.where(self.unsafe.budget >= 0, "unsafe", np.where(self.safe.budget >= 0, "safe", "abstain"))
 
     def taken(self, rows: slice | np.ndarray) -> Self:
@@ -216,9 +215,13 @@ def certify(
         raise ValueError(f"counts must have shape [B] or [B, {len(chosen)}] (inputs, budgets), got {successes.shape}.")
     names = tuple(map(str, range(len(successes)))) if ids is None else tuple(map(str, ids))
     if len(names) != len(successes) or len(set(names)) != len(names):
-        raise ValueError(f"ids must be {len(successes)} different names, got {len(names)}, {len(set(names))} different.")
+        raise ValueError(
+            f"ids must be {len(successes)} different names, got {len(names)}, {len(set(names))} different."
+        )
     per_budget = chosen if successes.ndim == 2 else None
-    return certify_counts(Counts(names, successes, draws, budgets=per_budget, plan=plan), smoothing, tau, alpha, chosen, side)
+    return certify_counts(
+        Counts(names, successes, draws, budgets=per_budget, plan=plan), smoothing, tau, alpha, chosen, side
+    )
 
 
 def certify_counts(
@@ -278,13 +281,23 @@ def certify_decisions(
     Args:
       decision: "unsafe": the score stays above tau; "safe": below; "both": either, at alpha / 2 each.
     """
-    sides: tuple[Side, ...] = {"unsafe": ("above",), "safe": ("below",), "both": ("above", "below")}[decision]
+    if decision == "both":
+        return Decisions.of(*(_with_needs(counts, smoothing, tau, alpha, budgets, side, 2) for side in _SIDES))
+    return _with_needs(counts, smoothing, tau, alpha, budgets, "above" if decision == "unsafe" else "below", 1)
+
+
+def _with_needs(
+    counts: Counts,
+    smoothing: HybridSmoothing,
+    tau: float,
+    alpha: float,
+    budgets: Sequence[int],
+    side: Side,
+    decisions: int,
+) -> Certificate:
+    statement = build_statement(counts, smoothing, float(tau), float(alpha), tuple(budgets), side, decisions)
     with ThreadPoolExecutor(1) as pool:
-        found = []
-        for side in sides:
-            statement = build_statement(counts, smoothing, float(tau), float(alpha), tuple(budgets), side, len(sides))
-            needs = pool.submit(lambda: statement.needs)
-            certificate = certify_counts(counts, smoothing, tau, alpha, budgets, side, decisions=len(sides))
-            known = dataclasses.replace(certificate.statement, known_needs=needs.result())
-            found.append(dataclasses.replace(certificate, statement=known))
-    return found[0] if len(found) == 1 else Decisions.of(*found)
+        needs = pool.submit(getattr, statement, "needs")
+        certificate = certify_counts(counts, smoothing, tau, alpha, budgets, side, decisions=decisions)
+        known = dataclasses.replace(certificate.statement, known_needs=needs.result())
+    return dataclasses.replace(certificate, statement=known)

@@ -123,7 +123,7 @@ class Result(abc.ABC):
         if (bad := ~(np.isfinite(levels) & (levels >= 0))).any():
             raise ValueError(f"epsilon must be finite and at least 0, got {levels[bad].flat[0]}.")
         certified = self.radius.T.reshape(len(self.budgets), -1, *(1,) * levels.ndim) >= levels
-        return certified.mean(axis=1)
+        return np.asarray(certified.mean(axis=1))
 
     def summary(self) -> Summary:
         """One line per budget and the guarantee; `print` shows it."""
