@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Int64
 
-from hybrid_rs_jax._files import require_pyarrow
+from hybrid_rs_jax._files import kind_of, parse_json, path_text, require_pyarrow
 from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.errors import BadInputError
 
@@ -201,16 +201,15 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
 
 def _content(path: Path) -> bytes:
     """The bytes of a file, decompressed."""
+    kind = kind_of(path)
+    if kind is None:
+        raise BadInputError(f"{path_text(path)} does not exist.")
+    if kind == "folder":
+        raise BadInputError(f"{path_text(path)} is a folder, not a table.")
     try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise BadInputError(f"{path} does not exist.") from error
-    except IsADirectoryError as error:
-        raise BadInputError(f"{path} is a folder, not a table.") from error
-    except (OSError, ValueError) as error:
-        raise BadInputError(
-            f"{str(path)!r:.200} cannot be read: {getattr(error, 'strerror', None) or error}."
-        ) from error
+        content = path.read_bytes()  # of a pipe, too
+    except OSError as error:
+        raise BadInputError(f"{path_text(path)} cannot be read: {error.strerror or error}.") from error
     if content.startswith(b"\x1f\x8b"):
         try:
             return gzip.decompress(content)
@@ -293,34 +292,13 @@ def _from_json(path: Path, lines: Iterable[tuple[int, str]], required: Sequence[
 
 def _json_object(where: str, line: str, required: Sequence[str]) -> dict[str, Any]:
     try:
-        row = _DECODER.decode(line)
-    except (ValueError, RecursionError) as error:
-        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        what = error.msg if isinstance(error, json.JSONDecodeError) else what
-        what = "a number with too many digits" if what.startswith("Exceeds the limit") else what
-        raise BadInputError(
-            f"{where} is not legal JSON: {what.rstrip('.')} (each line must be one JSON object of its own)."
-        ) from error
-    if not isinstance(row, dict):
-        kind = "a list (of JSON lines each line is one object, without [ and commas)" if isinstance(row, list) else line
-        raise BadInputError(f"{where}: expected a JSON object with {joined(required)}, got {kind.strip():.80}.")
-    if "\\u" in line:  # only an escape can stand for half of a pair
-        for text in (text for pair in row.items() for text in pair if isinstance(text, str)):
-            if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise BadInputError(f"{where} holds half of a Unicode surrogate pair, {text!r:.80}.")
-    return row
-
-
-def _different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} appears twice")
-    return found
-
-
-# One decoder for a million lines: `json.loads` with hooks would build one for each. NaN stands for a missing value.
-_DECODER = json.JSONDecoder(object_pairs_hook=_different_keys)
+        row = parse_json(line, where, constant=float)  # NaN stands for a missing value
+    except BadInputError as error:
+        raise BadInputError(f"{str(error).removesuffix('.')} (each line must be one JSON object of its own).") from error
+    if isinstance(row, dict):
+        return row
+    kind = "a list (of JSON lines each line is one object, without [ and commas)" if isinstance(row, list) else line
+    raise BadInputError(f"{where}: expected a JSON object with {joined(required)}, got {kind.strip():.80}.")
 
 
 def _from_parquet(path: Path, content: bytes, required: Sequence[str], optional: Sequence[str]) -> Table:
