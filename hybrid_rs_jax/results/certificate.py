@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 
@@ -110,7 +110,7 @@ class Certificate(Result):
         """Draws that each budget needs at `eps = 0` if all agree, int64[D]: below that no model can be certified."""
         return np.array(self.statement.needs.draws, np.int64)
 
-    def taken(self, rows: slice | np.ndarray) -> Self:
+    def taken(self, rows: slice | np.ndarray) -> Certificate:
         """The certificates of some of the inputs; the statement stays what it is."""
         columns = {name: getattr(self, name)[rows] for name in ("radius", "budget", "bound", "complement")}
         return dataclasses.replace(self, counts=self.counts.taken(rows), **columns)
@@ -157,9 +157,9 @@ class Decisions(Result):
         """Of each input: "unsafe", "safe" or "abstain"."""
         return np.where(self.unsafe.budget >= 0, "unsafe", np.where(self.safe.budget >= 0, "safe", "abstain"))
 
-    def taken(self, rows: slice | np.ndarray) -> Self:
+    def taken(self, rows: slice | np.ndarray) -> Decisions:
         """The decisions about some of the inputs."""
-        return type(self).of(self.unsafe.taken(rows), self.safe.taken(rows))  # type: ignore[return-value]
+        return Decisions.of(self.unsafe.taken(rows), self.safe.taken(rows))
 
 
 def certify(

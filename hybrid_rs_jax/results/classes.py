@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Self
 
 import numpy as np
 
@@ -68,7 +67,7 @@ class ClassCertificate(Result):
         """The smoothing distribution."""
         return self.statement.noise.smoothing
 
-    def taken(self, rows: slice | np.ndarray) -> Self:
+    def taken(self, rows: slice | np.ndarray) -> ClassCertificate:
         """The certificates of some of the inputs; the statement stays what it is."""
         names = ("radius", "budget", "label", "p_a", "p_a_complement", "p_b", "p_b_complement")
         columns = {name: getattr(self, name)[rows] for name in names}

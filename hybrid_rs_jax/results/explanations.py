@@ -36,8 +36,8 @@ def explanations(result: Result) -> Iterator[str]:
         for part in parts:
             yield from _what_would_help(part, silent_both, len(parts) > 1)
     for part in parts:
-        yield from _hopeless(part, result.radius, len(parts) > 1)
-    if beaten := _beaten(parts, result.radius):
+        yield from _hopeless(part, len(parts) > 1)
+    if beaten := _beaten(parts):
         yield (
             f"No input is certified for d = {span_text(beaten)}, though n suffices: no bound on a clean score is far "
             "enough from tau (`hybrid-rs plan` gives the p_A that each budget needs)."
@@ -122,9 +122,8 @@ def _what_would_help(part: Certificate, rows: np.ndarray, several: bool) -> Iter
         yield f"{subject} itself{which} below, or hardly above, the {level} that is needed: no n would help."
 
 
-def _hopeless(part: Certificate, radius: np.ndarray, several: bool) -> Iterator[str]:
+def _hopeless(part: Certificate, several: bool) -> Iterator[str]:
     """Budgets that no votes could have certified on this side."""
-    what = certified(part.statement) if several else ""
     most = _most_draws(part)
     impossible = []
     for index, (d, needed) in enumerate(zip(part.budgets, part.statement.needs.draws, strict=True)):
@@ -133,14 +132,18 @@ def _hopeless(part: Certificate, radius: np.ndarray, several: bool) -> Iterator[
         if needed < 0:
             impossible.append(d)
         elif part.plan is None and most[index] < needed:
-            yield too_few_draws(int(most[index]), d, needed, what)
+            yield too_few_draws(int(most[index]), d, needed, _decision(part) if several else "")
     if impossible:
         subject = "No number of draws up to 2^53" if part.plan is None else "No stop of this plan, whatever the votes,"
-        purpose = f" to be {what}" if what else ""
-        yield f"{subject} certifies d = {span_text(impossible)}{purpose} with this noise and tau."
+        what = f"certifies {_decision(part)} at" if several else "certifies"
+        yield f"{subject} {what} d = {span_text(impossible)} with this noise and tau."
 
 
-def _beaten(parts: Sequence[Certificate], radius: np.ndarray) -> list[int]:
+def _decision(part: Certificate) -> str:
+    return "unsafe" if part.side == "above" else "safe"
+
+
+def _beaten(parts: Sequence[Certificate]) -> list[int]:
     """Budgets above 0 that are not certified for any input, on any side, though draws would have sufficed."""
     found = []
     for index, d in enumerate(parts[0].budgets):

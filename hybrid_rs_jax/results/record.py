@@ -69,10 +69,9 @@ def row_columns(result: Result) -> dict[str, Values]:
     if counts.ties is not None:
         columns["ties"] = counts.ties
     columns |= _bound_columns(result)
-    columns["radius"] = result.radius
+    columns |= {"budget": result.budget, "radius": result.radius}
     if isinstance(result, Decisions) and counts.budgets is not None:  # both may certify something, at different budgets
         columns |= {"radius_unsafe": result.unsafe.radius, "radius_safe": result.safe.radius}
-    columns["budget"] = result.budget
     return columns
 
 
@@ -117,7 +116,7 @@ def statement_record(result: Result) -> Object:
         "guarantee": guarantee(statements),
         "threat_model": threat_model(first),
         "deployment": deployment(statements),
-        "provisos": [sentence for each in statements for sentence in provisos(each, _total(counts.ties))],
+        "provisos": list(dict.fromkeys(said for each in statements for said in provisos(each, _total(counts.ties)))),
         **describe_smoothing(noise.smoothing),
         "tau": first.risk.tau,
         "alpha": first.risk.alpha,

@@ -17,6 +17,7 @@ __all__ = [
     "MINUS_ONE",
     "certified",
     "claim",
+    "confidence_text",
     "deployment",
     "guarantee",
     "legend",
@@ -51,8 +52,8 @@ def guarantee(statements: Sequence[Statement]) -> str:
         [*(["token budget d"] if first.noise.tokens else []), *(["l2 radius r_d"] if first.noise.pixels else [])]
     )
     return (
-        f"{_condition(first.provisional)}With probability at least {_confidence(first.risk.alpha)} over the draws, for "
-        f"each input by itself{_together(statements)}: no attack within {within} {_effect(statements)}."
+        f"{_condition(first.provisional)}With probability at least {confidence_text(first.risk.alpha)} over the draws, "
+        f"for each input by itself{_together(statements)}: no attack within {within} {_effect(statements)}."
     )
 
 
@@ -276,17 +277,18 @@ def _copies(tau: float, miss_probability: float) -> str:
     return f"{number:,}"
 
 
-def too_few_draws(n: int, budget: int, needed: int, what: str = "") -> str:
-    """Why no input can be certified at a budget, and what would help.
+def too_few_draws(n: int, budget: int, needed: int, decision: str = "") -> str:
+    """Why no input can be certified at a budget (as `decision`, where there are two), and what would help.
 
     >>> too_few_draws(10_000, 6, 23_155)
     'n = 10000 is too small for d = 6: it needs at least 23155 draws.'
     """
-    purpose = f"to be {what} " if what else ""
-    return f"n = {n} is too small for d = {budget}: {purpose}it needs at least {needed} draws."
+    if decision:
+        return f"n = {n} is too small to certify {decision} at d = {budget}: that needs at least {needed} draws."
+    return f"n = {n} is too small for d = {budget}: it needs at least {needed} draws."
 
 
-def _confidence(alpha: float) -> str:
+def confidence_text(alpha: float) -> str:
     """`1 - alpha` in percent, exactly; as a difference where alpha is tiny."""
     if not 1e-6 <= alpha <= 1 - 1e-6:
         return f"1 - {setting_text(alpha)}"
