@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import array
+import collections
 import dataclasses
-import json
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -204,23 +205,20 @@ def columns(rows: Iterable[tuple[int, str, int, int, str, int]]) -> dict[Stream,
       rows: (index, stream, first, draws, counts, ties) each, `stream` and `counts` as their texts (counts in JSON);
         by index and first draw within a stream.
     """
-    numbers: dict[str, list[tuple[int, int, int, int]]] = {}
-    counts: dict[str, list[str]] = {}
+    numbers: dict[str, array.array[int]] = collections.defaultdict(lambda: array.array("q"))
+    counts: dict[str, array.array[int]] = collections.defaultdict(lambda: array.array("q"))
     for index, stream, first, draws, text, ties in rows:
-        numbers.setdefault(stream, []).append((index, first, draws, ties))
-        counts.setdefault(stream, []).append(text)
+        numbers[stream].extend((index, first, draws, ties))
+        counts[stream].extend(map(int, text[1:-1].split(",")))
     return {
-        Stream.parse(name): _sums(np.array(numbers[name], np.int64), np.array(_parsed(counts[name]), np.int64))
+        Stream.parse(name): _sums(np.array(numbers[name]).reshape(-1, 4), np.array(counts[name]))
         for name in sorted(numbers)
     }
 
 
-def _parsed(texts: list[str]) -> list[list[int]]:
-    return json.loads(f"[{','.join(texts)}]")
-
-
 def _sums(numbers: np.ndarray, counts: np.ndarray) -> CountColumns:
     index, first, draws, ties = numbers.T
+    counts = counts.reshape(index.size, -1)
     starts = np.flatnonzero(np.r_[True, index[1:] != index[:-1]])
     ends = np.r_[starts[1:], index.size] - 1
     total = np.add.reduceat(draws, starts)

@@ -193,15 +193,16 @@ class Ledger:
 
     def counts(self) -> LedgerCounts:
         """Total counts in columns, for each stream one row per input that has draws."""
+        ids: dict[int, str] = {}
+        skipped: dict[int, tuple[str, str]] = {}
         with self._snapshot():
-            inputs = list(self._format.read_inputs(self._connection, self.path))
-            skipped = {row.key for row in inputs if row.skipped is not None}
+            for key, name, _, reason in self._format.read_inputs(self._connection, self.path):
+                if reason is None:
+                    ids[key] = name
+                else:
+                    skipped[key] = (name, reason)
             rows = self._format.read_ranges(self._connection, self.path)
-            return LedgerCounts(
-                ids={row.key: row.id for row in inputs if row.skipped is None},
-                streams=columns(row for row in rows if row[0] not in skipped),
-                skipped=[(row.id, row.skipped) for row in inputs if row.skipped is not None],
-            )
+            return LedgerCounts(ids, columns(row for row in rows if row[0] in ids), list(skipped.values()))
 
     def rows(self) -> list[CountRow]:
         """All counts, by index, stream and first draw; ranges that follow each other are one."""
