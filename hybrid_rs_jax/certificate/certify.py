@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from hybrid_rs_jax._checks import check_budgets, check_epsilon, check_risk, check_side, check_tau
 from hybrid_rs_jax.certificate.bounds import (
     certified_radius,
     largest_probability,
@@ -76,9 +76,7 @@ class Certificate:
 
     def certified_accuracy(self, epsilon: object) -> np.ndarray:
         """Share of inputs certified at each budget and each `epsilon`, float64[D, *epsilon]."""
-        epsilon = np.asarray(epsilon, np.float64)
-        if (bad := ~(np.isfinite(epsilon) & (epsilon >= 0))).any():
-            raise ValueError(f"epsilon must be finite and at least 0, got {epsilon[bad].flat[0]}.")
+        epsilon = check_epsilon(epsilon)
         certified = self.radius.T.reshape(len(self.budgets), -1, *(1,) * epsilon.ndim) >= epsilon
         return certified.mean(axis=1)
 
@@ -147,17 +145,12 @@ def certify(
     >>> certificate.budget.tolist()
     [3, 1]
     """
-    if not len(budgets) or budgets[0] < 0 or any(d != d // 1 for d in budgets) or not _increasing(budgets):
-        raise ValueError(f"budgets must be non-negative integers, increasing and not empty, got {list(budgets)}.")
-    budgets = tuple(int(d) for d in budgets)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}.")
+    budgets, alpha, tau = check_budgets(budgets), float(check_risk(alpha)), float(check_tau(tau))
+    check_side(side)
     successes, draws = (np.atleast_1d(x) for x in np.broadcast_arrays(np.asarray(counts), np.asarray(n)))
     simultaneous = successes.ndim == 1
     if successes.ndim > 2 or (not simultaneous and successes.shape[1] != len(budgets)):
         raise ValueError(f"counts must have shape [B] or [B, {len(budgets)}] (inputs, budgets), got {successes.shape}.")
-    if side not in ("above", "below"):
-        raise ValueError(f"side must be 'above' or 'below', got {side!r}.")
     p, complement = _bound(successes, draws, alpha if simultaneous else alpha / len(budgets), side, plan)
     radius = _radii(p, complement, budgets, smoothing, tau, side)
     certified = radius >= 0
@@ -173,8 +166,8 @@ def certify(
         budget,
         budgets,
         smoothing,
-        float(tau),
-        float(alpha),
+        tau,
+        alpha,
         simultaneous,
         side,
         plan,
@@ -221,10 +214,6 @@ def _radii(
     pairs, back = np.unique(np.stack([p, complement]), axis=1, return_inverse=True)
     radius = certified_radius(pairs[0][:, None], d[None], smoothing, tau, side=side, complement=pairs[1][:, None])
     return np.asarray(radius)[back.ravel()]
-
-
-def _increasing(budgets: Sequence[int]) -> bool:
-    return all(a < b for a, b in itertools.pairwise(budgets))
 
 
 def _fields(kernel: object) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
+from hybrid_rs_jax._checks import check_budgets, check_risk
 from hybrid_rs_jax.certificate.bounds import certified_radius
 from hybrid_rs_jax.confidence import clopper_pearson_bound, clopper_pearson_upper_bound
 from hybrid_rs_jax.kernels import HybridSmoothing
@@ -86,11 +86,7 @@ def certify_classes(
         )
     if np.any(votes < 0) or np.any(votes.sum(axis=1) < 1):
         raise ValueError(f"votes must be non-negative, at least one per input, got {votes.min()}.")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}.")
-    budgets = tuple(int(d) for d in budgets)
-    if not budgets or budgets[0] < 0 or any(a >= b for a, b in itertools.pairwise(budgets)):
-        raise ValueError(f"budgets must be non-negative integers, increasing and not empty, got {list(budgets)}.")
+    alpha, budgets = float(check_risk(alpha)), check_budgets(budgets)
     inputs, classes = votes.shape
     n, label = votes.sum(axis=1), votes.argmax(axis=1)
     lower = clopper_pearson_bound(votes[np.arange(inputs), label], n, alpha / (2 if classes == 2 else 2 * classes))

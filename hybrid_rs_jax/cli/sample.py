@@ -132,7 +132,7 @@ def _draw(
             budgets=budgets,
             classes=getattr(source.classifier, "classes", None),
             batch_size=args.batch_size or source.batch_size,
-            mesh=hrs.data_mesh(args.devices),
+            mesh=getattr(source.classifier, "mesh", None) or hrs.data_mesh(args.devices),
             report=report,
         )
 

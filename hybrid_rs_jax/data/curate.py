@@ -22,8 +22,8 @@ from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
 
 __all__ = ["Curation", "Decide", "NoiseAlone", "Outcome", "curate"]
 
-#: A text or None for no text, and an image or None for no image; never both None.
-Pair = tuple[str | None, np.ndarray | None]
+#: A text (or its symbols, where `decide` knows them) or None for no text, and an image or None; never both None.
+Pair = tuple[str | np.ndarray | None, np.ndarray | None]
 #: Decisions for a batch of pairs, True = Unsafe. How a missing half is put to the model is the caller's affair.
 Decide = Callable[[Sequence[Pair]], Sequence[bool] | np.ndarray]
 

@@ -34,6 +34,7 @@ def run_record(
     dtype: str,
     classifier: Mapping[str, Any],
     data: Mapping[str, Any],
+    noise: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What `run.json` holds: the noise, the draws, the classifier and the data.
 
@@ -46,10 +47,12 @@ def run_record(
       dtype: floating type of the noisy pixels.
       classifier: name of the base classifier and digest of its weights.
       data: where the inputs come from.
+      noise: how the noise is drawn, from `describe_noise`.
     """
     return {
         "format": FORMAT,
         "smoothing": describe_smoothing(smoothing),
+        "noise": dict(noise),
         "sigma_unit": None if smoothing.sigma is None else sigma_unit,
         "eligible_positions": None if smoothing.discrete is None else [int(position) for position in eligible],
         "samples": samples,

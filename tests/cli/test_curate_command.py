@@ -7,8 +7,10 @@ from vlm_checkpoint import POLICY, make_checkpoint, write_data
 
 from hybrid_rs_jax.classifiers import VlmGuard
 from hybrid_rs_jax.cli import main
-from hybrid_rs_jax.data import NoiseAlone, Outcome, RawInput, fit, open_data
+from hybrid_rs_jax.cli.curate import NoiseAlone
+from hybrid_rs_jax.data import Outcome, fit, open_data
 from hybrid_rs_jax.errors import UnreadableInputError
+from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel
 
 TEXTS = ["open the door", "what is it?", "x" * 300, "the key", "on the other side", "a wall", "this user", "how?"]
 LABELS = ("p", "I")  # tokens that the random network parts these inputs by
@@ -63,8 +65,14 @@ def outcome(guard, inputs, index):
         return Outcome.IMAGE_UNSAFE
     if not guard.decide([(raw.text, picture)])[0]:
         return Outcome.PAIR_SAFE
-    noise = NoiseAlone(0.5, 0)(RawInput(raw.id, raw.text, picture))
+    noise = noise_alone(guard, raw)
+    assert len(set(noise[0].tolist())) > 2, "tokens carry noise as well"
     return Outcome.NOISE_UNSAFE if guard.decide([noise])[0] else Outcome.KEPT
+
+
+def noise_alone(guard, raw):
+    smoothing = HybridSmoothing(UniformKernel(0.25, guard.vocab_size), 0.5)
+    return NoiseAlone(smoothing, guard.text_length, guard.image_size, 0)(raw)
 
 
 def test_every_input_meets_the_outcome_of_its_questions(curate, expected, tmp_path, capsys):
