@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
+from hybrid_rs_jax.results.result import Result
 
 __all__ = ["Preview", "data_preview", "demo_preview", "picture_png", "recorded_preview"]
 
@@ -20,12 +20,10 @@ _SMALLEST, _LARGEST = 128, 256
 _DEMO = "hybrid_rs_jax.data.demo"
 
 
-def recorded_preview(record: Mapping[str, Any]) -> Preview | None:
-    """The preview of the data that a record names, where the package itself has them: the built-in demo."""
-    run = record["statement"].get("run")
-    data = run.get("data") if isinstance(run, dict) else None
-    name = data.get("name") if isinstance(data, dict) else None
-    return demo_preview() if isinstance(name, str) and name.startswith(_DEMO) else None
+def recorded_preview(result: Result) -> Preview | None:
+    """The preview of the data that a result names, where the package itself has them: the built-in demo."""
+    name = None if result.counts.run is None else result.counts.run.named("data")
+    return demo_preview() if name is not None and name.startswith(_DEMO) else None
 
 
 def demo_preview() -> Preview:
