@@ -1,8 +1,10 @@
-"""A vision-language model behind an OpenAI-compatible chat endpoint, as a base classifier."""
+"""A chat model as a base classifier: one request per noisy pair, in threads."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import os
 import threading
@@ -13,22 +15,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from hybrid_rs_jax.classifiers._chat_decisions import (
-    Decision,
-    FirstTokenDecision,
-    TextDecision,
-    UnreadableAnswerError,
-)
-from hybrid_rs_jax.classifiers._chat_endpoint import ChatError, ChatStatistics, Endpoint
-from hybrid_rs_jax.classifiers._chat_message import IMAGE_ENCODING, messages
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
+from hybrid_rs_jax.classifiers.chat.endpoint import ChatStatistics, Endpoint
+from hybrid_rs_jax.classifiers.chat.reply import Decision, FirstTokenDecision, UnreadableReplyError
 
-__all__ = ["ChatClassifier", "ChatError", "ChatStatistics", "FirstTokenDecision", "TextDecision"]
+__all__ = ["ChatClassifier"]
 
 # What the classifier itself puts into a request.
 _OWN_FIELDS = frozenset({"model", "messages", "stream", "n", "logprobs", "top_logprobs"})
 
-UNCLEAR = (
+_IMAGE_ENCODING = "PNG in a base64 data URL, pixels clipped to [0, 1] and rounded to 8 bits after the noise"
+_UNCLEAR = (
     "Look at the policy and the words of the decision, or count such answers as Safe in a new run (unclear='safe')."
 )
 
@@ -50,8 +47,9 @@ class ChatClassifier:
 
     Requests run in threads, at most `concurrency` at once over all batches. Status 408, 409, 425, 429 and 5xx,
     time-outs, broken connections and answers that are no chat completion are tried again after a wait that doubles,
-    with jitter; a Retry-After of the server is obeyed, and where the server is crowded (429, 503) all threads wait.
-    Another status ends the run at once. The engine then keeps what it has counted, and the run can be resumed.
+    with jitter; a Retry-After of the server is obeyed. Another status ends the run at once, a redirect included (it
+    would lose the question), and so do log-probabilities that are none, and TLS or a host's name that fail before the
+    first answer. The engine then keeps what it has counted, and the run can be resumed.
 
     Args:
       base_url: address of the endpoint, as in "http://localhost:8000/v1"; no user name, password or query in it.
@@ -73,7 +71,7 @@ class ChatClassifier:
 
     Raises:
       ValueError: for an argument out of range.
-      ModuleNotFoundError: if openai or Pillow is not installed: pip install 'hybrid-rs-jax[chat]'.
+      ModuleNotFoundError: if openai, tenacity or Pillow is not installed: pip install 'hybrid-rs-jax[chat]'.
 
     >>> from hybrid_rs_jax.data import demo
     >>> guard = ChatClassifier("http://localhost:8000/v1", "my-vlm", decode=demo.decode, policy="Safe or Unsafe?")
@@ -113,17 +111,11 @@ class ChatClassifier:
         self._decode, self._policy = decode, policy
         self._decision = FirstTokenDecision() if decision is None else decision
         self._options = _checked_options(options or {})
-        self._endpoint = Endpoint(
-            base_url,
-            _checked_key(os.environ.get("OPENAI_API_KEY") if api_key is None else api_key),
-            served_model,
-            attempts=attempts,
-            timeout=timeout,
-            backoff=backoff,
-            longest_wait=longest_wait,
-        )
+        key = _checked_key(os.environ.get("OPENAI_API_KEY") if api_key is None else api_key)
+        waits = {"timeout": timeout, "backoff": backoff, "longest_wait": longest_wait}
+        self._endpoint = Endpoint(base_url, key, served_model, attempts=attempts, **waits)
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="chat")
-        self._batches: set[_Batch] = set()
+        self._given_up: set[threading.Event] = set()  # one for each batch under way
 
     def __call__(self, tokens: Any, images: Any) -> np.ndarray:
         """Ask about each pair.
@@ -140,23 +132,22 @@ class ChatClassifier:
           ChatError: the endpoint could not be used; the other requests of the batch are given up.
         """
         tokens, images = host_pairs(tokens, images)
-        batch = _Batch()
+        given_up = threading.Event()
+        self._given_up.add(given_up)
         votes: list[Future[bool]] = []
-        self._batches.add(batch)
         try:
             for pair in zip(tokens, images, strict=True):
-                votes.append(self._threads.submit(self._vote, *pair, batch))
+                votes.append(self._threads.submit(self._vote, *pair, given_up))
             wait(votes, return_when=FIRST_EXCEPTION)
-        except RuntimeError:  # no more threads: closed while the pairs were being queued
-            if batch.error is None:
-                raise
         finally:
-            self._batches.discard(batch)
-            batch.given_up.set()
+            self._given_up.discard(given_up)
+            given_up.set()
             for vote in votes:
                 vote.cancel()
-        if batch.error is not None:
-            raise batch.error
+        errors = [error for vote in votes if not vote.cancelled() and (error := vote.exception()) is not None]
+        # the threads that were called off have no news
+        for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
+            raise error
         return np.array([vote.result() for vote in votes], bool)
 
     @property
@@ -181,14 +172,14 @@ class ChatClassifier:
             "policy_sha256": hashlib.sha256(self._policy.encode()).hexdigest(),
             "decode": qualified_name(self._decode),
             "decision": self._decision.describe(),
-            "image": IMAGE_ENCODING,
+            "image": _IMAGE_ENCODING,
             "options": self._options,
         }
 
     def cancel(self) -> None:
         """Give up the batches under way: the threads that wait for them get a CancelledError."""
-        for batch in tuple(self._batches):
-            batch.fail(CancelledError())
+        for given_up in tuple(self._given_up):
+            given_up.set()
 
     def close(self) -> None:
         """Give up what is under way and end the threads; the classifier cannot be called again.
@@ -209,50 +200,32 @@ class ChatClassifier:
     def __repr__(self) -> str:
         return f"ChatClassifier({self.base_url!r}, {self.model!r}, concurrency={self.concurrency})"
 
-    def _vote(self, tokens: np.ndarray, image: np.ndarray, batch: _Batch) -> bool:
+    def _vote(self, tokens: np.ndarray, image: np.ndarray, given_up: threading.Event) -> bool:
         """One pair, in one of the threads; the first error gives up the batch before another request is begun."""
         try:
-            return self._ask(tokens, image, batch.given_up)
-        except BaseException as error:
-            batch.fail(error)
+            return self._ask(tokens, image, given_up)
+        except BaseException:
+            given_up.set()
             raise
 
     def _ask(self, tokens: np.ndarray, image: np.ndarray, given_up: threading.Event) -> bool:
-        if given_up.is_set():
-            raise CancelledError
         text = self._decode(tokens)
         if not isinstance(text, str):
             raise ValueError(f"decode must return a str, got {type(text).__name__}.")
-        fields = {"model": self.model, "messages": messages(self._policy, text, image), "temperature": 0}
+        fields = {"model": self.model, "messages": _messages(self._policy, text, image), "temperature": 0}
         fields |= self._decision.request() | self._options
         body = {name: value for name, value in fields.items() if value is not None}
-        choice = self._endpoint.ask(body, given_up)
+        reply = self._endpoint.ask(body, given_up)
         try:
-            unsafe = self._decision.decide(choice)
-        except UnreadableAnswerError as error:
+            unsafe = self._decision.decide(reply)
+        except UnreadableReplyError as error:
             raise self._endpoint.error(str(error)) from None
         if unsafe is None:
             self._endpoint.count(unparsable=1)
             if self._decision.unclear == "error":
-                shown = self._endpoint.quoted(choice.get("logprobs") or choice["message"])
-                raise self._endpoint.error(f"gave an answer that says neither Safe nor Unsafe: {shown}", UNCLEAR)
+                shown = self._endpoint.quoted(reply.logprobs or reply.text)
+                raise self._endpoint.error(f"gave an answer that says neither Safe nor Unsafe: {shown}", _UNCLEAR)
         return bool(unsafe)
-
-
-class _Batch:
-    """What the threads at one batch share: the first error, and whether to go on."""
-
-    def __init__(self) -> None:
-        self.given_up = threading.Event()
-        self.error: BaseException | None = None
-        self._lock = threading.Lock()
-
-    def fail(self, error: BaseException) -> None:
-        """Keep the first error; those that follow from it are no news."""
-        with self._lock:
-            if self.error is None:
-                self.error = error
-        self.given_up.set()
 
 
 def _check_url(base_url: str) -> None:
@@ -282,3 +255,24 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
         return json.loads(json.dumps(dict(options), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(f"options must be JSON-able, got an error: {error}.") from None
+
+
+def _messages(policy: str, text: str, image: np.ndarray) -> list[dict[str, Any]]:
+    """The policy as the system's message, text and picture as the user's."""
+    parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": _png_url(image)}}]
+    return [{"role": "system", "content": policy}, {"role": "user", "content": parts}]
+
+
+def _png_url(image: np.ndarray) -> str:
+    """A picture [h, w, c], grey (c = 1) or RGB (c = 3), as a data URL; nothing but the rounding is lost."""
+    from PIL import Image
+
+    if image.shape[-1] not in (1, 3):
+        raise ValueError(f"images must have 1 or 3 channels, got {image.shape[-1]}.")
+    if not np.isfinite(image).all():
+        raise ValueError(f"images must be finite, got {image[~np.isfinite(image)][0]}.")
+    pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    # noise does not compress, so trying hard costs time only
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
