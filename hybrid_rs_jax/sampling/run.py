@@ -37,6 +37,7 @@ class Progress:
       drawn: draws of this session that count; classified: all of them, those dropped beyond a stop included.
       saved: draws that the finished inputs did not need, of the most that they could have taken.
       lost: draws that were at the classifier when the session was ended, and do not count.
+      rounded: the largest change of a clean pixel by rounding to the grid of the noise.
     """
 
     inputs: int
@@ -46,6 +47,7 @@ class Progress:
     classified: int = 0
     saved: int = 0
     lost: int = 0
+    rounded: float = 0.0
 
 
 class InterruptedRun(KeyboardInterrupt):
@@ -104,11 +106,12 @@ def sample_run(
     def rows() -> Iterator[Row]:
         for task in tasks:
             try:
-                encoded = _checked(inputs.read(task.index), smoothing)
+                encoded, rounded = _checked(inputs.read(task.index), smoothing)
             except UnreadableInputError as error:
                 writer.skip(task.index, str(error))
                 progress.skipped += 1
                 continue
+            progress.rounded = max(progress.rounded, rounded)
             writer.register(task.index, encoded.digest())
             taken.append(task)
             yield Row(encoded.tokens, encoded.image, encoded.eligible, task.index, task.drawn, task.votes)
@@ -218,10 +221,10 @@ def _counted(task: _Task, first: Any, count: Any, votes: Any, ties: Any) -> Coun
     return CountRow(task.index, task.stream, int(first), int(count), counts, int(ties))
 
 
-def _checked(encoded: Input, smoothing: HybridSmoothing) -> Input:
-    """Refuse one input whose tokens the certificate would not cover."""
+def _checked(encoded: Input, smoothing: HybridSmoothing) -> tuple[Input, float]:
+    """One input, and how far rounding moves its pixels; refuse one that the certificate would not cover."""
     try:
-        check_inputs(encoded.tokens[None], encoded.image[None], smoothing, encoded.eligible)
+        _, rounded = check_inputs(encoded.tokens[None], encoded.image[None], smoothing, encoded.eligible)
     except ValueError as error:
         raise UnreadableInputError(str(error)) from error
-    return encoded
+    return encoded, rounded
