@@ -46,7 +46,7 @@ class Source:
     batch_size: int = 2000
 
 
-def open_source(args: argparse.Namespace, pixel_range: tuple[float, float] | None = None) -> Source:
+def open_source(args: argparse.Namespace, pixel_range: tuple[int | float, int | float] | None = None) -> Source:
     """Open `--model` and `--data`.
 
     Args:
