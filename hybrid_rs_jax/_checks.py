@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import reprlib
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -209,8 +208,8 @@ def _checked(name: str, values: object, good: Callable[[np.ndarray], Any], legal
     """Numbers, as they came or as float64, of which each is good."""
     try:
         array = np.asarray(values)
-        # fractions and integers beyond 64 bits; bfloat16. None would become NaN
-        if array.dtype.kind == "V" or (array.dtype.kind == "O" and all(isinstance(x, Real) for x in array.flat)):
+        # bfloat16; fractions, integers beyond 64 bits, JAX scalars. Only None would become NaN
+        if array.dtype.kind == "V" or (array.dtype.kind == "O" and not any(x is None for x in array.flat)):
             array = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError):
         array = np.asarray("")
