@@ -20,6 +20,8 @@ SMALLEST_ALPHA, SMALLEST_TEST_ALPHA = 1e-200, 1e-100
 # Draws: above 2^53 not every integer is a float64, and a bound could rest on a rounded count; the law of a sequential
 # test is a table over draws and failures.
 MOST_DRAWS, MOST_TEST_DRAWS = 2**53, 10**7
+# Unsafe copies that flag an input: the tail of the rule is summed term by term.
+MOST_FLAGS = 100_000
 # Pixel noise, l2 budgets in its units: within these limits no product of them leaves the range of float64.
 SMALLEST_SIGMA, LARGEST_SIGMA = 1e-12, 1e12
 # Discrete budgets, from the outermost limit to the innermost:
