@@ -58,7 +58,7 @@ def test_smoothing_survives_json(smoothing):
         ({"kernel": "none", "sigma": None}, "certifies nothing"),
         ({"kernel": "uniform", "beta": 2, "vocab_size": 5, "sigma": 1}, r"beta must lie in \[0, 1\], got 2"),
         ({"kernel": "uniform", "beta": {}, "vocab_size": 5, "sigma": 1}, "wrong type"),
-        ({"kernel": "absorbing", "beta": 0.5, "sigma": -1}, "sigma must be positive"),
+        ({"kernel": "absorbing", "beta": 0.5, "sigma": -1}, "sigma must be one number in 1e-12..1e\\+12, got -1"),
     ],
 )
 def test_bad_noise_is_refused(record, sentence):
