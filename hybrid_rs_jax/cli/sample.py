@@ -80,7 +80,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=arguments.integer(0, 2**31 - 1), default=0, metavar="S", help="seed (default: %(default)s)"
     )
     arguments.add_noise_arguments(parser, default_kernel="uniform")
-    parser.add_argument("--no-pixel-noise", action="store_true", help="text-only: tokens alone carry noise")
     arguments.add_risk_arguments(parser)
     add_vlm_arguments(parser)
 
@@ -132,7 +131,7 @@ def _draw(
             budgets=budgets,
             classes=getattr(source.classifier, "classes", None),
             batch_size=args.batch_size or source.batch_size,
-            mesh=hrs.data_mesh(args.devices),
+            mesh=getattr(source.classifier, "mesh", None) or hrs.data_mesh(args.devices),
             report=report,
         )
 

@@ -13,29 +13,32 @@ from hybrid_rs_jax.data.demo import (
     load_demo,
     suffix_mask,
 )
-from hybrid_rs_jax.data.images import UnreadableImageError, fit, read_image
+from hybrid_rs_jax.data.index import (
+    Dataset,
+    RawInput,
+    folder_or_csv,
+    hateful_memes,
+    mm_safetybench,
+    open_data,
+    write_index,
+)
 from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
-from hybrid_rs_jax.data.loaders import folder_or_csv, hateful_memes, mm_safetybench, open_data
-from hybrid_rs_jax.data.samples import Record, Sample, Samples, Unreadable, write_index
+from hybrid_rs_jax.data.pictures import fit, read_image
 
 __all__ = [
-    "ArrayInputs",
-    "Input",
-    "Inputs",
-    "load_npz",
-    "Curation",
-    "DemoInputs",
-    "NoiseAlone",
-    "Outcome",
     "PAD",
     "PROMPT_LENGTH",
-    "Record",
     "SUFFIX_LENGTH",
-    "Sample",
-    "Samples",
-    "Unreadable",
-    "UnreadableImageError",
     "VOCAB_SIZE",
+    "ArrayInputs",
+    "Curation",
+    "Dataset",
+    "DemoInputs",
+    "Input",
+    "Inputs",
+    "NoiseAlone",
+    "Outcome",
+    "RawInput",
     "curate",
     "decode",
     "encode",
@@ -44,6 +47,7 @@ __all__ = [
     "hateful_memes",
     "held_out_unsafe",
     "load_demo",
+    "load_npz",
     "mm_safetybench",
     "open_data",
     "read_image",

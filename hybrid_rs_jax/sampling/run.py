@@ -36,6 +36,7 @@ class Progress:
       finished, skipped: of these, decided or not usable.
       drawn: copies that count; classified: all copies of this session, those dropped beyond a stop included.
       saved: copies that the finished ones did not need, of the most that they could have taken.
+      rounded: the largest change of a clean pixel by rounding to the grid of the noise.
     """
 
     inputs: int
@@ -44,6 +45,7 @@ class Progress:
     drawn: int = 0
     classified: int = 0
     saved: int = 0
+    rounded: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +103,12 @@ def sample_run(
         for position, group in itertools.groupby(tasks, key=operator.attrgetter("position")):
             samples = list(group)
             try:
-                encoded = _checked(inputs.read(position), smoothing)
+                encoded, rounded = _checked(inputs.read(position), smoothing)
             except UnreadableInputError as error:
                 writer.skip(position, str(error))
                 progress.skipped += len(samples)
                 continue
+            progress.rounded = max(progress.rounded, rounded)
             digest, positions = encoded.digest(), int(encoded.eligible.sum())
             for task in samples:
                 if task.budget is not None and positions < task.budget:
@@ -200,13 +203,13 @@ def _tasks(
         yield _Task(positions[number // len(budgets)], budgets[number % len(budgets)], int(drawn[number]), votes)
 
 
-def _checked(encoded: Input, smoothing: HybridSmoothing) -> Input:
-    """Refuse one input whose tokens the certificate would not cover."""
+def _checked(encoded: Input, smoothing: HybridSmoothing) -> tuple[Input, float]:
+    """One input, and how far rounding moves its pixels; refuse one that the certificate would not cover."""
     try:
-        check_inputs(encoded.tokens[None], encoded.image[None], smoothing, encoded.eligible)
+        _, rounded = check_inputs(encoded.tokens[None], encoded.image[None], smoothing, encoded.eligible)
     except ValueError as error:
         raise UnreadableInputError(str(error)) from error
-    return encoded
+    return encoded, rounded
 
 
 def _too_few_positions(positions: int, budget: int) -> str:

@@ -126,11 +126,11 @@ class Damaged:
     def __init__(self, broken):
         self.broken = broken
 
-    def read(self, position):
-        if position in self.broken:
-            raise UnreadableInputError(f"image {position} is truncated.")
-        tokens, image, eligible = INPUTS.read(position)
-        return Input(np.full_like(tokens, 12) if position == 5 and self.broken else tokens, image, eligible)
+    def read(self, index):
+        if index in self.broken:
+            raise UnreadableInputError(f"image {index} is truncated.")
+        tokens, image, eligible = INPUTS.read(index).arrays
+        return Input(np.full_like(tokens, 12) if index == 5 and self.broken else tokens, image, eligible)
 
 
 def test_inputs_that_cannot_be_used_are_skipped_with_the_reason_and_tried_again(tmp_path):

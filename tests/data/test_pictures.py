@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid_rs_jax.data import UnreadableImageError, fit, read_image
+from hybrid_rs_jax.data import fit, read_image
+from hybrid_rs_jax.errors import UnreadableInputError
 from hybrid_rs_jax.models._resize import resize_matrix
 
 RNG = np.random.default_rng(0)
@@ -138,7 +139,7 @@ FAULTS = {
     "missing.png": "does not exist",
     "folder.png": "not a file",
     "pipe.png": "not a file",
-    "nul\0.png": "does not exist",
+    "nul\0.png": "must not hold the NUL character",
     "empty.png": "cannot",
     "text.png": "cannot identify",
     "truncated.png": "truncated",
@@ -155,13 +156,13 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_broken_files_give_one_reason(tmp_path, name):
     broken_files(tmp_path)
-    with pytest.raises(UnreadableImageError, match=rf"^[^\n]*{FAULTS[name]}[^\n]*(?<!\.)$"):
+    with pytest.raises(UnreadableInputError, match=rf"^[^\n]*{FAULTS[name]}[^\n]*\.$"):
         read_image(tmp_path / name)
 
 
 def test_images_beyond_the_pixel_limit_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
-    with pytest.raises(UnreadableImageError, match="exceeds limit of 40 pixels"):
+    with pytest.raises(UnreadableInputError, match="exceeds limit of 40 pixels"):
         read_image(saved(tmp_path, Image.fromarray(RGB)))
 
 

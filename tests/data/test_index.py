@@ -7,15 +7,14 @@ import pytest
 from PIL import Image
 
 from hybrid_rs_jax.data import (
-    Sample,
-    Unreadable,
+    RawInput,
     folder_or_csv,
     hateful_memes,
     mm_safetybench,
     open_data,
     write_index,
 )
-from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
 
 
 def picture(path, shade):
@@ -29,8 +28,12 @@ def jsonl(path, rows):
     return path
 
 
+def read(data):
+    return [data.read(index) for index in range(len(data))]
+
+
 def shade(sample):
-    assert isinstance(sample, Sample)
+    assert isinstance(sample, RawInput)
     assert sample.image.shape == (4, 6, 3)
     assert sample.image.dtype == np.float32
     (value,) = np.unique(sample.image)
@@ -51,7 +54,7 @@ def memes(tmp_path):
 
 
 def test_hateful_memes_are_read_in_order(memes):
-    samples = list(hateful_memes(memes, "dev_seen"))
+    samples = read(hateful_memes(memes, "dev_seen"))
     assert [(s.id, s.text, s.label, shade(s)) for s in samples] == [
         ("8291", "meme 0", "0", 0),
         ("8292", "meme 1", "1", 10),
@@ -60,7 +63,7 @@ def test_hateful_memes_are_read_in_order(memes):
 
 
 def test_test_splits_have_no_labels(memes):
-    assert [sample.label for sample in hateful_memes(str(memes), "test_seen")] == [None] * 3
+    assert hateful_memes(str(memes), "test_seen").labels == (None,) * 3
 
 
 def test_an_unknown_split_is_refused_with_the_known_ones(memes):
@@ -95,7 +98,7 @@ def safety_bench(tmp_path):
     ("kind", "text", "offset"), [("SD", "picture", 0), ("TYPO", "typo", 3), ("SD_TYPO", "typo", 6)]
 )
 def test_every_kind_of_image_comes_with_its_question(safety_bench, kind, text, offset):
-    samples = list(mm_safetybench(safety_bench, kind))
+    samples = read(mm_safetybench(safety_bench, kind))
     assert [(s.id, s.text, s.label) for s in samples] == [
         (f"{scenario}/{kind}/{n}", f"{text} {n}", scenario)
         for scenario in ("01-Illegal_Activitiy", "02-HateSpeech")
@@ -106,7 +109,7 @@ def test_every_kind_of_image_comes_with_its_question(safety_bench, kind, text, o
 
 def test_scenarios_can_be_chosen_and_the_data_folder_given(safety_bench):
     samples = mm_safetybench(safety_bench / "data", scenarios=["02-HateSpeech"])
-    assert [record.label for record in samples.records] == ["02-HateSpeech"] * 3
+    assert samples.labels == ("02-HateSpeech",) * 3
 
 
 @pytest.mark.parametrize(
@@ -156,7 +159,7 @@ def table(tmp_path):
 
 
 def test_a_csv_file_is_read(table):
-    samples = list(folder_or_csv(table))
+    samples = read(folder_or_csv(table))
     assert [(s.id, s.text, s.label, shade(s)) for s in samples] == [
         ("a", "one", "unsafe", 50),
         ("b", 'two, with "quotes"\nand a line break\u2028', None, 51),
@@ -165,12 +168,11 @@ def test_a_csv_file_is_read(table):
 
 
 def test_json_lines_are_read_as_the_csv_file(table):
-    rows = [
-        {"id": r.id, "text": r.text, "image": f"pictures/{r.image.name}", "label": r.label}
-        for r in folder_or_csv(table).records
-    ]
+    data = folder_or_csv(table)
+    columns = zip(data.ids, data.texts, data.images, data.labels, strict=True)
+    rows = [dict(zip(("id", "text", "image", "label"), row, strict=True)) for row in columns]
     other = jsonl(table.with_name("inputs.jsonl"), rows)
-    assert folder_or_csv(other).records == folder_or_csv(table).records
+    assert folder_or_csv(other) == data
     assert folder_or_csv(other).digest() == folder_or_csv(table).digest()
 
 
@@ -179,7 +181,10 @@ def test_an_index_that_is_written_reads_back(table, tmp_path):
     kept = folder_or_csv(table).select(["c", "a"])
     write_index(tmp_path / "elsewhere" / "kept.jsonl", kept)
     again = open_data(tmp_path / "elsewhere" / "kept.jsonl")
-    assert [(s.id, s.text, s.label, shade(s)) for s in again] == [("a", "one", "unsafe", 50), ("c", "", "safe", 52)]
+    assert [(s.id, s.text, s.label, shade(s)) for s in read(again)] == [
+        ("a", "one", "unsafe", 50),
+        ("c", "", "safe", 52),
+    ]
     assert again.digest() == kept.digest()
     with pytest.raises(BadInputError, match="somebody else"):
         write_index(tmp_path / "elsewhere" / "kept.jsonl", kept)
@@ -188,24 +193,23 @@ def test_an_index_that_is_written_reads_back(table, tmp_path):
 def test_images_that_cannot_be_used_are_skipped_and_the_rest_goes_on(table):
     (table.parent / "pictures" / "0.png").unlink()
     (table.parent / "pictures" / "1.png").write_bytes(b"\x89PNG\r\n")
-    first, second, third = folder_or_csv(table)
-    assert isinstance(first, Unreadable)
-    assert (first.id, "does not exist" in first.reason) == ("a", True)
-    assert isinstance(second, Unreadable)
-    assert (second.id, "cannot be decoded" in second.reason) == ("b", True)
-    assert shade(third) == 52
+    data = folder_or_csv(table)
+    for index, words in ((0, r"0\.png does not exist\.$"), (1, r"1\.png cannot be decoded: .*\.$")):
+        with pytest.raises(UnreadableInputError, match=words):
+            data.read(index)
+    assert shade(data.read(2)) == 52
 
 
-def test_images_are_read_one_at_a_time(table):
-    samples = iter(folder_or_csv(table))
-    assert shade(next(samples)) == 50
+def test_a_picture_is_read_when_its_input_is(table):
+    data = folder_or_csv(table)
+    assert shade(data.read(0)) == 50
     picture(table.parent / "pictures" / "1.png", 99)
-    assert shade(next(samples)) == 99
+    assert shade(data.read(1)) == 99
 
 
 def test_the_first_inputs_can_be_taken(table):
     samples = folder_or_csv(table)
-    assert [record.id for record in samples.first(2).records] == ["a", "b"]
+    assert samples.first(2).ids == ("a", "b")
     assert len(samples.first(0)) == 0
     assert len(samples.first(10)) == 3
 
@@ -213,9 +217,9 @@ def test_the_first_inputs_can_be_taken(table):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "line 1: missing id, text and image"),
-        ("id,text,picture\n", "line 1: missing image"),
-        ("id,text,image,text\n", "line 1: a column appears twice"),
+        ("", "is empty: expected a table with the columns id, text and image"),
+        ("id,text,picture\n", "line 1: missing column image"),
+        ("id,text,image,text\n", "line 1: column text appears twice"),
         ("id,text,image\n", "holds no inputs"),
         ("id,text,image\na,b,c.png\na2,b\n", "line 3: expected 3 values .* got 2"),
         ("id,text,image\n,b,c.png\n", "line 2: id must be a name"),
@@ -248,7 +252,6 @@ GOOD = '{"id": 1, "text": "a", "image": "a.png"}'
         ('{"id": 2.5, "text": "a", "image": "a.png"}', "id must be a name or an integer, got 2.5"),
         ('{"id": " ", "text": "a", "image": "a.png"}', "id must be a name"),
         ('{"id": 2, "text": "a", "image": ["a.png"]}', "image must be a text"),
-        ('{"id": 2, "text": "a", "image": "a.png", "label": {}}', "label must be a text"),
         ('{"id": 2, "text": "\\ud800", "image": "a.png"}', "half of a Unicode surrogate pair"),
         ('{"id": "1", "text": "a", "image": "a.png"}', "id '1' appears again"),
     ],
@@ -270,27 +273,29 @@ def test_an_index_that_is_no_text_is_refused(tmp_path):
 
 
 def test_hateful_memes_are_recognised_by_their_key_img(memes):
-    assert [s.id for s in open_data(memes / "dev_seen.jsonl")] == ["8291", "8292", "8293"]
+    assert open_data(memes / "dev_seen.jsonl").ids == ("8291", "8292", "8293")
     (memes / "test_seen.jsonl").unlink()
     assert open_data(memes).digest() == hateful_memes(memes, "dev_seen").digest()
 
 
 def test_safety_bench_is_recognised(safety_bench):
-    expected = mm_safetybench(safety_bench, "SD_TYPO").records
-    assert open_data(safety_bench).records == open_data(safety_bench / "data").records == expected
+    expected = mm_safetybench(safety_bench, "SD_TYPO")
+    assert open_data(safety_bench) == open_data(safety_bench / "data") == expected
 
 
 def test_a_table_is_recognised_by_its_file_and_by_its_folder(table):
-    assert open_data(table).records == open_data(str(table.parent)).records == folder_or_csv(table).records
+    assert open_data(table) == open_data(str(table.parent)) == folder_or_csv(table)
 
 
 def test_what_is_not_recognised_is_refused_with_what_would_be(memes, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     (empty / "notes.txt").write_text("hello")
+    (empty / "notes.npz").touch()
     for path, words in (
         (memes, "exactly one .csv or .jsonl file, found dev_seen.jsonl and test_seen.jsonl; give the path"),
         (empty, "found none"),
-        (empty / "notes.txt", "must be a folder, a .csv file or a .jsonl file"),
+        (empty / "notes.txt", "missing column id and text; needed are id and text, found one column, 'hello'"),
+        (empty / "notes.npz", "must be a folder or a table"),
         (empty / "missing.csv", "does not exist"),
     ):
         with pytest.raises(BadInputError, match=rf"^[^\n]*{words}[^\n]*\.$"):
