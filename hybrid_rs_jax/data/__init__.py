@@ -1,6 +1,6 @@
 """Inputs of a run: the built-in demo, loaders for data sets on the disk, and the interaction-only filter."""
 
-from hybrid_rs_jax.data.curate import Curation, NoiseAlone, Outcome, curate
+from hybrid_rs_jax.data.curate import Curation, Outcome, curate
 from hybrid_rs_jax.data.demo import (
     PAD,
     PROMPT_LENGTH,
@@ -36,7 +36,6 @@ __all__ = [
     "DemoInputs",
     "Input",
     "Inputs",
-    "NoiseAlone",
     "Outcome",
     "RawInput",
     "curate",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from hybrid_rs_jax.data.index import RawInput
 from hybrid_rs_jax.data.inputs import Inputs
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
 
-__all__ = ["Curation", "Decide", "NoiseAlone", "Outcome", "curate"]
+__all__ = ["Curation", "Decide", "Outcome", "curate"]
 
 #: A text (or its symbols, where `decide` knows them) or None for no text, and an image or None; never both None.
 Pair = tuple[str | np.ndarray | None, np.ndarray | None]
@@ -39,39 +38,6 @@ class Outcome(enum.StrEnum):
     PAIR_SAFE = "text and image together are safe"
     NOISE_UNSAFE = "noise alone is unsafe"
     UNREADABLE = "unreadable"
-
-
-@dataclass(frozen=True)
-class NoiseAlone:
-    """Draws the pair that asks whether noise by itself looks unsafe: a deterministic one per input.
-
-    The image is Gaussian noise about mid-grey, of the input's size and not clipped; the text is as many random words
-    as the input has, from `words`, or no text where there are none.
-
-    Args:
-      sigma: standard deviation of the pixels, above 0.
-      seed: of all draws; each input's noise depends on the seed and its id alone.
-      words: to draw from, each one equally likely.
-
-    Raises:
-      ValueError: if sigma is not positive.
-    """
-
-    sigma: float = 0.5
-    seed: int = 0
-    words: Sequence[str] = field(default=(), repr=False)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sigma < np.inf:
-            raise ValueError(f"sigma must be positive and finite, got {self.sigma}.")
-
-    def __call__(self, raw: RawInput) -> Pair:
-        digest = hashlib.sha256(f"{self.seed}\n{raw.id}".encode()).digest()
-        rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
-        image = np.float32(0.5) + np.float32(self.sigma) * rng.standard_normal(raw.image.shape, np.float32)
-        count = max(len(raw.text.split()), 1)
-        text = " ".join(self.words[i] for i in rng.integers(len(self.words), size=count)) if self.words else None
-        return text, image
 
 
 @dataclass(frozen=True)
@@ -106,7 +72,7 @@ def curate(
     inputs: Inputs[RawInput],
     decide: Decide,
     *,
-    noise: Callable[[RawInput], Pair] | None = None,
+    noise: Callable[[RawInput], Pair],
     journal: Path | None = None,
     settings: Mapping[str, object] | None = None,
     batch_size: int = 16,
@@ -120,7 +86,8 @@ def curate(
     Args:
       inputs: with different ids, for instance a `Dataset`; at most `batch_size` of them are in memory.
       decide: the base classifier; its decisions must not depend on the batch.
-      noise: gives the noise for the last question; by default `NoiseAlone()`.
+      noise: gives the pair of the last question: a draw of the smoothing's noise about an empty text and a grey
+        picture, the same one for an input whenever it is asked.
       journal: a JSON-lines file to which every finished input is appended. If it exists, the inputs in it are not
         asked again (unreadable ones neither): a run that was killed goes on and ends with the same result.
       settings: whatever the decisions depend on (model, policy, resolution, data, noise, ...), written to the journal;
@@ -138,7 +105,7 @@ def curate(
     if times > 1:
         raise ValueError(f"id {name!r} appears twice; every id must be different.")
     log = _Journal(journal, settings or {}, set(inputs.ids))
-    questions = _questions(noise or NoiseAlone())
+    questions = _questions(noise)
     waiting = _unfinished(inputs, log)
     pool: list[tuple[RawInput, int]] = []
     while True:

@@ -294,7 +294,7 @@ def _questions(path: Path, images: str) -> Iterator[tuple[str, str, str, str]]:
         raise BadInputError(f"{path} must hold a JSON object of questions.")
     key, scenario = MM_SAFETYBENCH_IMAGES[images], path.stem
     for number, question in content.items():
-        where = f"{path}, question {number}"
+        where = f"{path}, question {path_text(number)}"
         if not isinstance(question, dict) or key not in question:
             raise BadInputError(f"{where}: expected an object with {key!r}.")
         text = as_text(question[key], f"{where}: {key}")

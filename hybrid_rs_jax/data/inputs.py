@@ -109,7 +109,7 @@ class ArrayInputs:
         return Input(self.tokens[index], self.images[index], eligible, self.ids[index])
 
 
-def load_npz(path: Path, pixel_range: tuple[float, float] | None = None) -> ArrayInputs:
+def load_npz(path: Path, pixel_range: tuple[int | float, int | float] | None = None) -> ArrayInputs:
     """Inputs from a NumPy archive with `tokens` [B, L] and `images` [B, H, W, C], optionally `ids` and `eligible`.
 
     Without `ids` inputs are named by their number; without `eligible` all positions carry noise.
@@ -139,7 +139,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if (kind := kind_of(path)) != "file":
         raise ValueError(f"{path_text(path)} {'does not exist' if kind is None else 'is not a file'}.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = [name for name in ("tokens", "images", "ids", "eligible") if name in archive.files]
             held = sorted(archive.files)
             arrays = {name: archive[name] for name in names}
@@ -152,7 +152,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         ) from error
     missing = [name for name in ("tokens", "images") if name not in names]
     if missing:
-        raise ValueError(f"{path} must hold tokens and images, got {', '.join(held)[:200] or 'nothing'}.")
+        found = ", ".join(map(path_text, held))[:200] or "nothing"
+        raise ValueError(f"{path} must hold tokens and images, got {found}.")
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{path}: {name} is not a NumPy array.")
@@ -167,7 +168,7 @@ def _tokens(tokens: np.ndarray) -> np.ndarray:
     return tokens.astype(np.int32)
 
 
-def _pixels(images: np.ndarray, pixel_range: tuple[float, float] | None) -> np.ndarray:
+def _pixels(images: np.ndarray, pixel_range: tuple[int | float, int | float] | None) -> np.ndarray:
     shape = list(images.shape)
     if images.ndim != 4 or images.dtype.kind not in "fiu" or 0 in shape[1:]:
         raise ValueError(f"images must be floats [inputs, height, width, channels], got {images.dtype} {shape}")
@@ -183,7 +184,7 @@ def _pixels(images: np.ndarray, pixel_range: tuple[float, float] | None) -> np.n
         return pixels
     low, high = float(pixels.min()), float(pixels.max())
     if pixel_range is None:
-        if images.dtype.kind in "iu" or (low >= 0 and high > 2):
+        if images.dtype.kind in "iu" or (low >= 0 and high > 2 and (pixels == np.rint(pixels)).all()):
             raise ValueError(
                 f"images of {images.dtype} span {low:g}..{high:g}; divide pixels of 0..255 by 255, or say their range "
                 "(--pixel-range 0,255; 0,1 leaves them as they are)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +26,11 @@ _WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
 _LARGEST_FILE = 2**30
 _ORIENTATION = 274
 _PNG = b"\x89PNG\r\n\x1a\n"
-#: Chunks of a PNG that say what the pixels are. All others (texts, profiles, times) are left out before decoding.
-_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+_JPEG = b"\xff\xd8"
+#: Where the header of a JPEG ends: the scan begins, the picture ends, or something that is no segment.
+_JPEG_ENDS = (b"\xda", b"\xd9", b"\xff", b"")
+#: What a PNG may lack and we read; texts, profiles and times are left out.
+_PNG_EXTRAS = (b"tRNS", b"eXIf")
 
 
 def read_image(path: Path) -> Float32[np.ndarray, "h w 3"]:
@@ -54,7 +58,9 @@ def read_image(path: Path) -> Float32[np.ndarray, "h w 3"]:
     except UnreadableInputError as error:
         raise UnreadableInputError(f"The image {path_text(path)} cannot be used: {error}.") from error
     except Exception as error:  # on broken bytes the decoders raise whatever they stumble over
-        raise UnreadableInputError(f"The image {path_text(path)} cannot be decoded: {_first_line(error)}.") from error
+        foreign = "cannot identify image file" in str(error)
+        reason = "it is no picture of a known format" if foreign else _first_line(error)
+        raise UnreadableInputError(f"The image {path_text(path)} cannot be decoded: {reason}.") from error
 
 
 def fit(
@@ -126,20 +132,36 @@ def _content(path: Path) -> bytes:
 
 
 def _pixels_only(content: bytes) -> bytes:
-    """A PNG without the chunks that say nothing about pixels, so that their size and check sums do not matter."""
-    if not content.startswith(_PNG):
-        return content
-    kept, start = [_PNG], len(_PNG)
+    """A PNG or JPEG without what says nothing about its pixels: neither its size nor its faults matter then."""
+    if content.startswith(_PNG):
+        return _PNG + b"".join(_png_chunks(content))
+    return b"".join(_jpeg_segments(content)) if content.startswith(_JPEG) else content
+
+
+def _png_chunks(content: bytes) -> Iterator[bytes]:
+    start = len(_PNG)
     while start < len(content):
-        length = int.from_bytes(content[start : start + 4])
-        name, end = content[start + 4 : start + 8], start + 12 + length
+        name, end = content[start + 4 : start + 8], start + 12 + int.from_bytes(content[start : start + 4])
         chunk = content[start:end]
-        if name in _PNG_PIXELS or name[:1].isupper():
-            if name[:1].islower() and len(chunk) == 12 + length:
-                chunk = chunk[:-4] + zlib.crc32(chunk[4:-4]).to_bytes(4)
-            kept.append(chunk)
+        if name in _PNG_EXTRAS and end <= len(content):
+            yield chunk[:-4] + zlib.crc32(chunk[4:-4]).to_bytes(4)
+        elif not name[:1].islower():  # a critical one
+            yield chunk
         start = end
-    return b"".join(kept)
+
+
+def _jpeg_segments(content: bytes) -> Iterator[bytes]:
+    start = 2
+    yield content[:start]
+    while content[start : start + 1] == b"\xff" and content[start + 1 : start + 2] not in _JPEG_ENDS:
+        end = start + 2 + int.from_bytes(content[start + 2 : start + 4])
+        name, segment = content[start + 1], content[start:end]
+        # of application data the decoder reads two kinds, about colours; EXIF has the orientation
+        read = (name in (0xE0, 0xEE) and len(segment) >= 14) or (name == 0xE1 and segment[4:8] == b"Exif")
+        if read or name not in (*range(0xE0, 0xF0), 0xFE):
+            yield segment
+        start = end
+    yield content[start:]
 
 
 def _orientation(image: Any) -> int:

@@ -7,6 +7,7 @@ from hybrid_rs_jax.models.checkpoint import from_config, from_pretrained, load_c
 from hybrid_rs_jax.models.clip import Clip
 from hybrid_rs_jax.models.demo_guard import DemoGuardConfig, DemoGuardNetwork, load_weights, save_weights
 from hybrid_rs_jax.models.image_processing import ImagePlan, ImagePreprocessor
+from hybrid_rs_jax.models.denoiser import Denoiser, load_denoiser
 from hybrid_rs_jax.models.llama import Llama
 from hybrid_rs_jax.models.llava import Llava
 from hybrid_rs_jax.models.llava_onevision import LlavaOnevision, LlavaOnevisionConfig
@@ -20,6 +21,7 @@ __all__ = [
     "DecoderConfig",
     "DemoGuardConfig",
     "DemoGuardNetwork",
+    "Denoiser",
     "Llama",
     "Llava",
     "ImagePlan",
@@ -37,6 +39,7 @@ __all__ = [
     "from_pretrained",
     "load_config",
     "load_preprocessor",
+    "load_denoiser",
     "load_weights",
     "make_mesh",
     "save_weights",

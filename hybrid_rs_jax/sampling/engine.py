@@ -176,11 +176,13 @@ def stream(
     classes: int | None = None,
     batch_size: int = 2000,
     mesh: Mesh | None = None,
+    lost: Callable[[int], None] | None = None,
 ) -> Generator[Resolved, None, None]:
     """The engine itself: give votes as they come; rows are numbered in the order in which they are taken.
 
     Rows are taken when a slot is free, so a data set larger than memory may be read as it goes. All rows have the same
-    shapes. `total` is an upper bound on their number.
+    shapes. `total` is an upper bound on their number. `lost` is told at the end how many draws were at the classifier,
+    and not given any more.
 
     Raises:
       ValueError: if the classifier's answer has the wrong shape or type or is no vote, or a number is out of range.
@@ -199,11 +201,13 @@ def stream(
     try:
         yield from _loop(backend, schedule, _prepend(head, waiting))
     finally:
-        backend.close()
+        given_up = backend.close()
+        if lost is not None:
+            lost(given_up)
 
 
 def _loop(backend: Backend, schedule: Schedule, waiting: Iterator[Row]) -> Iterator[Resolved]:
-    """Refill slots, keep `depth` batches under way, count the oldest."""
+    """Refill slots, keep `depth` batches under way, count what is known of the oldest."""
     under_way: deque[tuple[Batch, Any]] = deque()
     taken = 0
     while True:
@@ -217,7 +221,11 @@ def _loop(backend: Backend, schedule: Schedule, waiting: Iterator[Row]) -> Itera
         if not under_way:
             return
         batch, handle = under_way.popleft()
-        yield schedule.resolve(batch, *backend.collect(handle))
+        labels, ties = backend.collect(handle)
+        batch, rest = batch.split(labels.size)
+        if rest is not None:
+            under_way.appendleft((rest, handle))
+        yield schedule.resolve(batch, labels, ties)
 
 
 def check_inputs(

@@ -66,7 +66,7 @@ def outcome(guard, inputs, index):
     if not guard.decide([(raw.text, picture)])[0]:
         return Outcome.PAIR_SAFE
     noise = noise_alone(guard, raw)
-    assert len(set(noise[0].tolist())) > 2, "tokens carry noise as well"
+    assert noise[0].any(), "tokens carry noise as well"
     return Outcome.NOISE_UNSAFE if guard.decide([noise])[0] else Outcome.KEPT
 
 

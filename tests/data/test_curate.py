@@ -5,14 +5,18 @@ import signal
 import subprocess
 import sys
 import textwrap
+import zlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from hybrid_rs_jax.classifiers import DemoGuard
-from hybrid_rs_jax.data import NoiseAlone, Outcome, RawInput, curate, demo, folder_or_csv
+from hybrid_rs_jax.data import Outcome, RawInput, curate, demo, folder_or_csv
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
+from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel
 
 WORDS = {"T": Outcome.TEXT_UNSAFE, "I": Outcome.IMAGE_UNSAFE, "-": Outcome.PAIR_SAFE, "N": Outcome.NOISE_UNSAFE}
 WORDS |= {"K": Outcome.KEPT, "U": Outcome.UNREADABLE}
@@ -101,7 +105,7 @@ def test_the_report_says_how_many_were_dropped_why():
 
 
 def test_no_inputs_give_an_empty_result():
-    result = curate(Given([], []), Judge())
+    result = curate(Given([], []), Judge(), noise=noise)
     assert (result.kept, result.report().splitlines()[0]) == ((), "0 inputs, 0 of them interaction-only")
 
 
@@ -110,36 +114,6 @@ def test_progress_grows_to_the_number_of_inputs():
     curate(INPUTS, Judge(), noise=noise, batch_size=3, progress=seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == len(SAMPLES)
-
-
-# Noise alone
-
-
-def test_noise_depends_on_the_seed_and_the_id_alone():
-    draw = NoiseAlone(0.3, seed=5, words=("one", "two", "three"))
-    text, image = draw(SAMPLES[0])
-    for other in (NoiseAlone(0.3, seed=5, words=("one", "two", "three")), draw):
-        assert other(SAMPLES[0])[0] == text
-        np.testing.assert_array_equal(other(SAMPLES[0])[1], image)
-    assert not np.array_equal(draw(SAMPLES[1])[1], image)
-    assert not np.array_equal(NoiseAlone(0.3, seed=6)(SAMPLES[0])[1], image)
-
-
-def test_noise_is_gaussian_about_mid_grey_with_as_many_words_as_the_text():
-    large = RawInput("x", "three words here", np.zeros((200, 100, 3), np.float32))
-    text, image = NoiseAlone(0.3, words=("a", "b"))(large)
-    assert len(text.split()) == 3
-    assert image.dtype == np.float32
-    assert image.shape == large.image.shape
-    assert abs(image.mean() - 0.5) < 0.01
-    assert abs(image.std() - 0.3) < 0.01
-    assert NoiseAlone(0.3)(large)[0] is None
-
-
-@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf")])
-def test_noise_without_a_spread_is_refused(sigma):
-    with pytest.raises(ValueError, match=rf"^sigma must be positive and finite, got {sigma}\.$"):
-        NoiseAlone(sigma)
 
 
 # The journal
@@ -214,7 +188,7 @@ PROGRAM = """
         ids = [str(i) for i in range(30)]
         def read(self, index):
             return RawInput(self.ids[index], "x" * (index % 5), np.zeros((2, 2, 3), np.float32))
-    curate(Inputs(), decide, journal=Path(sys.argv[1]), batch_size=4)
+    curate(Inputs(), decide, journal=Path(sys.argv[1]), batch_size=4, noise=lambda raw: ("noise", raw.image))
 """
 
 
@@ -231,8 +205,8 @@ def test_a_killed_process_loses_nothing_that_it_had_finished(tmp_path):
 
     ids = [str(i) for i in range(30)]
     samples = Given(ids, [RawInput(name, "x" * (int(name) % 5), np.zeros((2, 2, 3), np.float32)) for name in ids])
-    resumed = curate(samples, decide, journal=path, batch_size=4)
-    assert resumed == curate(samples, decide)
+    resumed = curate(samples, decide, journal=path, batch_size=4, noise=lambda raw: ("noise", raw.image))
+    assert resumed == curate(samples, decide, noise=lambda raw: ("noise", raw.image))
     assert path.read_text().splitlines()[: len(survivors)] == survivors
 
 
@@ -263,7 +237,7 @@ def test_foreign_and_broken_journals_are_refused_and_left_as_they_are(tmp_path, 
 
 def test_a_journal_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(BadInputError, match="cannot be used as a journal: No such file or directory"):
-        curate(INPUTS, Judge(), journal=tmp_path / "missing" / "journal.jsonl")
+        curate(INPUTS, Judge(), journal=tmp_path / "missing" / "journal.jsonl", noise=noise)
 
 
 # Bad input
@@ -272,7 +246,7 @@ def test_a_journal_that_cannot_be_written_is_refused(tmp_path):
 @pytest.mark.parametrize("answer", [[True], [0] * 16, np.zeros((16, 1), bool), [True] * 17])
 def test_wrong_numbers_of_decisions_are_refused(answer):
     with pytest.raises(ValueError, match=r"^decide must give one boolean for each of 16 pairs, got [^\n]*\.$"):
-        curate(INPUTS, lambda pairs: answer, batch_size=16)
+        curate(INPUTS, lambda pairs: answer, batch_size=16, noise=noise)
 
 
 def test_ids_that_appear_twice_are_refused():
@@ -282,10 +256,18 @@ def test_ids_that_appear_twice_are_refused():
 
 def test_a_batch_size_below_1_is_refused():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        curate(INPUTS, Judge(), batch_size=0)
+        curate(INPUTS, Judge(), batch_size=0, noise=noise)
 
 
 # The built-in demo
+
+
+def demo_noise(raw):
+    """A draw about an empty prompt and a grey picture, noise on every position."""
+    smoothing = HybridSmoothing(UniformKernel(0.25, demo.VOCAB_SIZE), 0.5)
+    key = jax.random.key(zlib.crc32(raw.id.encode()), impl="threefry2x32")
+    empty, grey = jnp.zeros(demo.LENGTH, jnp.int32), jnp.full(demo.IMAGE_SHAPE, 0.5, jnp.float32)
+    return tuple(map(np.asarray, smoothing.sample(key, empty, grey, jnp.ones(demo.LENGTH, bool))))
 
 
 def test_on_the_demo_the_guard_keeps_what_the_rule_calls_unsafe():
@@ -299,14 +281,12 @@ def test_on_the_demo_the_guard_keeps_what_the_rule_calls_unsafe():
     def decide(pairs):
         tokens, images = np.zeros((64, demo.LENGTH), np.int32), np.zeros((64, *demo.IMAGE_SHAPE), np.float32)
         for row, (text, image) in enumerate(pairs):
-            tokens[row] = demo.encode(text or "")
+            tokens[row] = text if isinstance(text, np.ndarray) else demo.encode(text or "")
             if image is not None:
                 images[row] = image[:, :, :1]
         return np.asarray(guard(tokens, images))[: len(pairs)]
 
-    result = curate(
-        Given(inputs.ids, samples), decide, noise=NoiseAlone(0.5, words=demo.vocabulary()[1:]), batch_size=64
-    )
+    result = curate(Given(inputs.ids, samples), decide, noise=demo_noise, batch_size=64)
     rule = {name for name, unsafe in zip(inputs.ids, inputs.labels, strict=True) if unsafe}
     pairs_wrong = np.asarray(guard(inputs.tokens, inputs.images)) != inputs.labels
     wrong = {name for name, error in zip(inputs.ids, pairs_wrong, strict=True) if error}

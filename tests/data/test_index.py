@@ -1,5 +1,6 @@
 """Data sets on the disk: each layout, each way in which an index can be broken."""
 
+import gzip
 import json
 
 import numpy as np
@@ -267,6 +268,68 @@ def test_an_index_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "inputs.csv").write_bytes(b"id,text,image\n\xff\xfe,b,c\n")
     with pytest.raises(BadInputError, match="UTF-8"):
         folder_or_csv(tmp_path / "inputs.csv")
+
+
+# Which files are data
+
+LITTER = ("._inputs.csv", "~$inputs.csv", ".inputs.csv.swp", ".hidden.jsonl", "Thumbs.db", ".DS_Store")
+
+
+def test_what_systems_and_office_programs_leave_in_a_folder_is_no_data(table):
+    for name in LITTER:
+        (table.parent / name).write_bytes(b"\0\5\x16\7")
+    (table.parent / "__MACOSX").mkdir()
+    (table.parent / "__MACOSX" / "._inputs.csv").touch()
+    (table.parent / "folder.csv").mkdir()
+    assert open_data(table.parent) == folder_or_csv(table)
+
+
+def test_what_lies_beside_splits_and_questions_is_no_data(memes, safety_bench):
+    for folder, name in ((memes, "._dev_seen.jsonl"), (safety_bench / "data" / "processed_questions", "._01.json")):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    with pytest.raises(BadInputError, match=r"found are dev_seen and test_seen\.$"):
+        hateful_memes(memes, "_dev_seen")
+    assert len(mm_safetybench(safety_bench)) == 6
+
+
+def test_suffixes_in_capitals_are_the_same(memes, table):
+    (memes / "test_seen.jsonl").rename(memes / "TEST.JSONL")
+    assert len(open_data(memes / "TEST.JSONL")) == len(hateful_memes(memes, "test")) == 3
+    table.rename(table.with_name("INPUTS.CSV"))
+    assert len(open_data(table.parent / "INPUTS.CSV")) == 3
+
+
+def test_other_kinds_of_table_are_taken_where_there_is_no_csv(table):
+    expected, content = folder_or_csv(table), table.read_bytes()
+    table.with_name("inputs.csv.gz").write_bytes(gzip.compress(content))
+    assert open_data(table.parent) == expected
+    table.unlink()
+    assert open_data(table.parent) == expected
+
+
+def test_labels_and_groups_are_kept_and_nan_is_none(tmp_path):
+    rows = [{"id": i, "text": "", "image": "a.png", "label": label, "Group": f"g{i}"} for i, label in enumerate(LABELS)]
+    data = open_data(jsonl(tmp_path / "inputs.jsonl", rows))
+    assert data.labels == (None, None, "1", "true", "unsafe", None)
+    assert data.groups == ("g0", "g1", "g2", "g3", "g4", "g5")
+    write_index(tmp_path / "kept.jsonl", data.first(3))
+    again = open_data(tmp_path / "kept.jsonl")
+    assert (again.labels, again.groups) == (data.labels[:3], data.groups[:3])
+
+
+LABELS = (float("nan"), None, 1.0, True, "unsafe", "")
+
+
+def test_a_cell_that_is_longer_than_the_limit_of_the_csv_module_is_one_text(tmp_path):
+    (tmp_path / "inputs.csv").write_text("id,text,image\n1," + "x" * 140_000 + ",a.png\n2,ok,a.png\n")
+    assert [len(text) for text in open_data(tmp_path / "inputs.csv").texts] == [140_000, 2]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "file/below"])
+def test_a_path_that_cannot_be_looked_at_is_one_sentence(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInputError, match=r"^[^\n]{1,400}\.$"):
+        open_data(tmp_path / name)
 
 
 # Recognition
