@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax import _jax_settings
+from hybrid_rs_jax import _jax
 from hybrid_rs_jax.errors import BadInputError
 
 SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(0.25, 32_000), 0.5)
@@ -59,7 +59,7 @@ def test_host_functions_give_the_same_bits_under_every_setting(settings, name):
 
 def test_settings_are_the_callers_again_afterwards():
     with jax.numpy_rank_promotion("raise"):
-        with _jax_settings.float64_on_cpu():
+        with _jax.float64_on_cpu():
             assert jax.numpy.ones(3).dtype == np.float64
             assert (jax.numpy.ones((2, 3)) * jax.numpy.ones(3)).shape == (2, 3)
         assert jax.numpy.ones(3).dtype == np.float32
@@ -73,7 +73,7 @@ def test_without_the_cpu_one_sentence_says_what_to_unset(monkeypatch):
 
     monkeypatch.setattr(jax, "local_devices", nowhere)
     with pytest.raises(BadInputError, match=r"^JAX cannot use the CPU[^\n]*JAX_PLATFORMS[^\n]*unset it[^\n]*\.$"):
-        _jax_settings.cpu_device()
+        _jax.cpu_device()
 
 
 @pytest.mark.parametrize(("platforms", "status"), [("cuda", 2), ("nonsense", 2), ("cpu", 0), ("", 0)])

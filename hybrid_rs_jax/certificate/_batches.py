@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hybrid_rs_jax._jax_settings import float64_on_cpu
+from hybrid_rs_jax._jax import float64_on_cpu
 from hybrid_rs_jax.certificate._dual import Probability, prepare
 from hybrid_rs_jax.certificate._inverse import required
 from hybrid_rs_jax.certificate._radius import radius

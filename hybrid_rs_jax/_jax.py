@@ -14,16 +14,17 @@ import jax
 
 from hybrid_rs_jax.errors import BadInputError
 
-__all__ = ["cpu_device", "float64_on_cpu", "own_jax_settings"]
+__all__ = ["cpu_device", "float64_on_cpu", "own_settings"]
 
 
 @contextlib.contextmanager
-def own_jax_settings() -> Iterator[None]:
-    """What our arithmetic depends on, in this thread and for this block, whatever the environment says.
+def own_settings() -> Iterator[None]:
+    """JAX's settings that would change or end a correct computation, at their defaults.
 
-    The generator is threefry2x32 in its partitionable form; arrays of unequal rank may be combined; a NaN that is an
-    intermediate result (the limit of a bracket, say) ends nothing; arrays of NumPy may be handed over by the way. The
-    width of floats (x64) is left alone here: the engine names every dtype, and the certifier turns on what it needs.
+    The generator is threefry2x32 in its partitionable form. Rank promotion is used on purpose. A NaN of an idle lane
+    is no error (debug_nans, debug_infs), arrays of NumPy are handed over by the way (transfer_guard), and loops are
+    compiled (disable_jit). The width of floats (x64) is left alone: the engine names every dtype, and the certifier
+    turns on what it needs.
     """
     with (
         jax.default_prng_impl("threefry2x32"),
@@ -32,14 +33,15 @@ def own_jax_settings() -> Iterator[None]:
         jax.debug_nans(False),
         jax.debug_infs(False),
         jax.transfer_guard("allow"),
+        jax.disable_jit(False),
     ):
         yield
 
 
 @contextlib.contextmanager
 def float64_on_cpu() -> Iterator[None]:
-    """`own_jax_settings`, compiled, with float64 on the CPU: how all bounds are computed."""
-    with own_jax_settings(), jax.disable_jit(False), jax.enable_x64(True), jax.default_device(cpu_device()):
+    """`own_settings`, with float64 on the CPU: how all bounds are computed."""
+    with own_settings(), jax.enable_x64(True), jax.default_device(cpu_device()):
         yield
 
 
