@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.cli import _plans as plans
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
     if not len(indices):
         raise BadInputError(f"--shard {args.shard[0]}/{args.shard[1]} leaves none of the {total} inputs.")
     say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {plans.plan_text(plan, aim)}")
-    new = not args.resume or not (args.out / LEDGER_FILE).exists()
+    new = not args.resume or kind_of(args.out / LEDGER_FILE) is None
     with _terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(args, header, new) as ledger:
         progress = _draw(args, ledger, source, indices, smoothing, plan)
         counts = ledger.counts()
