@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import signal
 import threading
-import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.cli import _plans as plans
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     if not len(indices):
         raise BadInputError(f"--shard {args.shard[0]}/{args.shard[1]} leaves none of the {total} inputs.")
     say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {plans.plan_text(plan, aim)}")
-    new = not args.resume or not (args.out / LEDGER_FILE).exists()
+    new = not args.resume or kind_of(args.out / LEDGER_FILE) is None
     with _terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(args, header, new) as ledger:
         progress = _draw(args, ledger, source, indices, smoothing, plan)
         counts = ledger.counts()
@@ -125,12 +125,11 @@ def _draw(
 
     from hybrid_rs_jax.sampling.run import InterruptedRun, sample_run
 
-    with progress_bar("sampling", len(indices), "inputs", log=True) as advance:
-        meter = _Meter()
+    with progress_bar("sampling", len(indices) * plan.max_samples, "draws", log=True) as advance:
 
         def report(progress: Progress) -> None:
-            note = f"{progress.saved:,} draws saved" if progress.saved else ""
-            advance(progress.finished + progress.skipped, note, meter.text(progress.classified))
+            note = f"{progress.finished + progress.skipped:,} of {counted(progress.inputs, 'input')}"
+            advance(progress.settled, note, progress.classified)
 
         try:
             return sample_run(
@@ -258,22 +257,6 @@ def _refuse_all(folder: Path, skipped: Sequence[tuple[str, str]], new: bool) -> 
         with contextlib.suppress(OSError):  # something else is in it
             folder.rmdir()
     raise BadInputError(f"None of the {counted(len(skipped), 'input')} can be used; the first one: {skipped[0][1]}")
-
-
-class _Meter:
-    """Copies per second over this session."""
-
-    def __init__(self) -> None:
-        self._begin: float | None = None
-        self._first = 0
-
-    def text(self, classified: int) -> str | None:
-        """The rate since the first batch, which holds the compilation."""
-        if self._begin is None:
-            self._begin, self._first = time.monotonic(), classified
-            return None
-        passed = time.monotonic() - self._begin
-        return f"{(classified - self._first) / passed:,.0f} copies/s" if passed > 0 else None
 
 
 @contextlib.contextmanager

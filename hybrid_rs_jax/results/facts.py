@@ -7,7 +7,7 @@ from typing import TypeAlias, Union
 
 __all__ = ["NOTHING", "Facts", "Json", "frozen", "thawed"]
 
-Json: TypeAlias = Union[bool, int, float, str, tuple["Json", ...], "Facts", None]
+Json: TypeAlias = Union[bool, int, float, str, tuple[object, ...], "Facts", None]
 
 
 class Facts(Mapping[str, Json]):
@@ -57,7 +57,7 @@ def frozen(value: object) -> Json:
     raise TypeError(f"JSON has no word for {type(value).__name__}")
 
 
-def thawed(value: Json) -> object:
+def thawed(value: object) -> object:
     """Plain JSON: dictionaries and lists."""
     if isinstance(value, Facts):
         return {name: thawed(part) for name, part in value.items()}

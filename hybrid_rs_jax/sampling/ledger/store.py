@@ -14,6 +14,7 @@ from typing import Any
 
 import filelock
 
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax.errors import LedgerError
 from hybrid_rs_jax.sampling.ledger import schema, version_1
 from hybrid_rs_jax.sampling.ledger.counts import MOST_INPUTS, SHARED, CountRow, LedgerCounts, Stream, columns
@@ -73,7 +74,7 @@ class Ledger:
             folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as cleanup:
             _lock(folder, cleanup)
-            if (folder / LEDGER_FILE).exists():
+            if kind_of(folder / LEDGER_FILE) is not None:
                 raise LedgerError(f"{folder} already holds a run; --resume continues it.")
             create_file(folder, [body])
             return cls._writer(folder, cleanup.pop_all())
@@ -380,12 +381,12 @@ def _open_reader(path: Path, cleanup: contextlib.ExitStack) -> sqlite3.Connectio
         try:
             connection.execute("SELECT 1 FROM sqlite_master").fetchall()
         except sqlite3.OperationalError:
-            if os.access(path.parent, os.W_OK) and not beside[1].exists():
+            if os.access(path.parent, os.W_OK) and kind_of(beside[1]) is None:
                 raise
         else:
             return connection
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-        for file in (path, *(each for each in beside if each.is_file())):
+        for file in (path, *(each for each in beside if kind_of(each) == "file")):
             shutil.copyfile(file, folder / file.name)
         return cleanup.enter_context(contextlib.closing(_connect(folder / path.name, "rw")))
 
@@ -393,7 +394,7 @@ def _open_reader(path: Path, cleanup: contextlib.ExitStack) -> sqlite3.Connectio
 def _require_file(path: Path) -> None:
     """Raise one sentence where there is no ledger, or an empty file."""
     with reading(path):
-        if not path.is_file():
+        if kind_of(path) != "file":
             raise LedgerError(f"{path.parent} holds no run: it has no {path.name}.")
         if path.stat().st_size == 0:
             raise LedgerError(f"{path} is empty: restore it from a copy, or remove it and start the run again.")
