@@ -34,6 +34,7 @@ __all__ = [
     "certified_counts",
     "checked_budgets",
     "checked_counts",
+    "checked_side",
     "largest_budget",
     "needed_bound",
     "needed_samples",
@@ -209,10 +210,19 @@ def checked_counts(name: str, values: object) -> np.ndarray:
     if array.dtype.kind not in "iu":
         found = array[~whole].flat[0] if array.dtype.kind == "f" else f"dtype {array.dtype}"
         raise ValueError(f"{name} must be integers, got {found}.")
-    counts = np.minimum(array, MOST_DRAWS + 1).astype(np.int64)
+    counts = np.asarray(np.minimum(array, MOST_DRAWS + 1).astype(np.int64))
     if np.any(bad := (counts < 0) | (counts > MOST_DRAWS)):
         raise ValueError(f"{name} must be non-negative and at most 2^53, got {np.asarray(values)[bad].flat[0]}.")
     return counts
+
+
+def checked_side(side: str) -> Side:
+    """The side, or one sentence."""
+    if side == "above":
+        return "above"
+    if side == "below":
+        return "below"
+    raise ValueError(f"side must be 'above' or 'below', got {side!r}.")
 
 
 def checked_budgets(budgets: Sequence[int]) -> tuple[int, ...]:
@@ -272,7 +282,8 @@ def _needed(
     if delta == 0:
         return p, complement
     less = _down(_down(complement - delta))
-    return np.minimum(_up(_up(p + delta)), 1.0), np.where(complement < 0, -1.0, np.where(less > 0, less, -1.0))
+    rest = np.where((complement < 0) | (less <= 0), -1.0, less)
+    return np.asarray(np.minimum(_up(_up(p + delta)), 1.0)), rest
 
 
 def _enough(p: np.ndarray, complement: np.ndarray, need_p: np.ndarray, need_rest: np.ndarray) -> np.ndarray:
@@ -345,9 +356,9 @@ def _distinct(successes: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndar
     return pairs, back.reshape(k.shape)
 
 
-def _up(x: np.ndarray) -> np.ndarray:
-    return np.nextafter(x, np.inf)
+def _up(x: object) -> np.ndarray:
+    return np.asarray(np.nextafter(np.asarray(x, np.float64), np.inf))
 
 
-def _down(x: np.ndarray) -> np.ndarray:
-    return np.nextafter(x, -np.inf)
+def _down(x: object) -> np.ndarray:
+    return np.asarray(np.nextafter(np.asarray(x, np.float64), -np.inf))

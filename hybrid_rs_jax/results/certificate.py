@@ -9,8 +9,15 @@ from typing import Literal
 
 import numpy as np
 
-from hybrid_rs_jax.certificate.certify import Side, certified_counts, checked_budgets, checked_counts, worst_case_scores
-from hybrid_rs_jax.confidence import SamplingPlan
+from hybrid_rs_jax.certificate.certify import (
+    Side,
+    certified_counts,
+    checked_budgets,
+    checked_counts,
+    checked_side,
+    worst_case_scores,
+)
+from hybrid_rs_jax.confidence import FixedSample, SamplingPlan
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.result import Bounds, Result
@@ -170,7 +177,7 @@ def certify(
     alpha: float,
     budgets: Sequence[int] = range(9),
     *,
-    side: Side = "above",
+    side: str = "above",
     plan: SamplingPlan | None = None,
     ids: Sequence[str] | None = None,
 ) -> Certificate:
@@ -219,8 +226,16 @@ def certify(
             f"ids must be {len(successes)} different names, got {len(names)}, {len(set(names))} different."
         )
     per_budget = chosen if successes.ndim == 2 else None
+    if isinstance(plan, FixedSample):
+        plan.lower_bound(draws, successes, 0.5)  # refuses what is not complete
+        plan = None
     return certify_counts(
-        Counts(names, successes, draws, budgets=per_budget, plan=plan), smoothing, tau, alpha, chosen, side
+        Counts(names, successes, draws, budgets=per_budget, plan=plan),
+        smoothing,
+        tau,
+        alpha,
+        chosen,
+        checked_side(side),
     )
 
 
@@ -247,8 +262,6 @@ def certify_counts(
     chosen = checked_budgets(budgets)
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie in (0, 1), got {alpha}.")
-    if side not in ("above", "below"):
-        raise ValueError(f"side must be 'above' or 'below', got {side!r}.")
     if counts.votes is not None:
         raise ValueError("The counts are votes per class; certify_classes certifies those.")
     if counts.budgets is not None and counts.budgets != chosen:

@@ -6,6 +6,7 @@ from scipy.stats import norm
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest, clopper_pearson_bound, clopper_pearson_upper_bound
+from hybrid_rs_jax.results.sentences import claim
 
 IMAGE = hrs.HybridSmoothing(None, 0.5)
 BOTH = hrs.HybridSmoothing(hrs.UniformKernel(0.25, 200), 0.5)
@@ -21,7 +22,7 @@ def test_certifying_safe_is_certifying_the_other_decision_at_the_other_threshold
     np.testing.assert_allclose(safe.radius, mirrored.radius, rtol=1e-9)
     np.testing.assert_array_equal(safe.budget, mirrored.budget)
     np.testing.assert_array_equal(safe.needed_samples(), mirrored.needed_samples())
-    assert "below" in safe.statement()["claim"]
+    assert "below" in claim(safe.statement)
 
 
 def test_no_input_is_certified_for_both_decisions():
@@ -92,7 +93,7 @@ def test_classes_spend_alpha_on_all_their_bounds():
     found = hrs.certify_classes([[900, 60, 40]], IMAGE, 0.06, [0])
     assert found.p_a[0] == clopper_pearson_bound(900, 1000, 0.01).p
     assert found.p_b[0] == clopper_pearson_upper_bound(60, 1000, 0.01).p
-    assert "union bound" in found.statement()
+    assert found.statement.risk.per_statement == 0.01
 
 
 def test_wrong_top_classes_are_certified_no_more_often_than_alpha():
