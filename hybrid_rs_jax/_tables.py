@@ -241,7 +241,7 @@ def _from_csv(
     numbers, start = array("q"), first
     try:
         names = _spelt([name.strip() for name in next(reader)], required, optional)
-        found = ", ".join(filter(None, names))
+        found = _listed(names)
         _check_names(f"{path}, line {first}", names, required, f"found {_found(names, delimiter)}")
         cells: list[list[str]] = [[] for _ in names]
         start = first + reader.line_num
@@ -294,7 +294,9 @@ def _json_object(where: str, line: str, required: Sequence[str]) -> dict[str, An
     try:
         row = parse_json(line, where, constant=float)  # NaN stands for a missing value
     except BadInputError as error:
-        raise BadInputError(f"{str(error).removesuffix('.')} (each line must be one JSON object of its own).") from error
+        raise BadInputError(
+            f"{str(error).removesuffix('.')} (each line must be one JSON object of its own)."
+        ) from error
     if isinstance(row, dict):
         return row
     kind = "a list (of JSON lines each line is one object, without [ and commas)" if isinstance(row, list) else line
@@ -306,7 +308,7 @@ def _from_parquet(path: Path, content: bytes, required: Sequence[str], optional:
     try:
         stored = parquet.read_table(io.BytesIO(content))
         names = _spelt([name.strip() for name in stored.column_names], required, optional)
-        _check_names(str(path), names, required, f"found {joined(names) if names else 'none'}")
+        _check_names(str(path), names, required, f"found {_listed(names)}")
         kept = {name: i for i, name in enumerate(names) if name and not _INDEX.fullmatch(name)}
         columns = {name: [_decoded(cell) for cell in stored.column(i).to_pylist()] for name, i in kept.items()}
     except (arrow.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
@@ -337,7 +339,12 @@ def _found(names: list[str], delimiter: str) -> str:
             if other != delimiter and other in names[0]:
                 return f"one column, separated by {called}: {names[0]!r:.200}"
         return f"one column, {names[0]!r:.200}"
-    return f"{', '.join(names):.200}"
+    return _listed(names)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names of columns as a sentence shows them: on one line."""
+    return f"{', '.join(name if name.isprintable() else repr(name) for name in names if name):.200}"
 
 
 def _spelt(names: list[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
@@ -352,7 +359,7 @@ def _check_names(where: str, names: list[str], required: Sequence[str], found: s
         raise BadInputError(f"{where}: missing column {joined(missing)}; needed are {joined(required)}, {found}.")
     twice = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
     if twice:
-        raise BadInputError(f"{where}: column {joined(twice)} appears twice in {', '.join(names):.200}.")
+        raise BadInputError(f"{where}: column {joined(twice)} appears twice in {_listed(names)}.")
 
 
 def _table(

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from hybrid_rs_jax._checks import check_draws
 from hybrid_rs_jax.certificate.bounds import (
     certified_radius,
     largest_probability,
@@ -32,9 +32,6 @@ __all__ = [
     "CertifiedCounts",
     "Side",
     "certified_counts",
-    "checked_budgets",
-    "checked_counts",
-    "checked_side",
     "largest_budget",
     "needed_bound",
     "needed_samples",
@@ -97,7 +94,7 @@ def certified_counts(
     Raises:
       ValueError: if a number is out of range.
     """
-    pairs, back = _distinct(checked_counts("successes", successes), checked_counts("n", n))
+    pairs, back = _distinct(check_draws("successes", successes, 0), check_draws("n", n))
     p, complement = clean_bound(pairs[0], pairs[1], risk, side, plan)
     if np.ndim(successes) == 1:
         radius = _radii(p[:, None], complement[:, None], np.asarray(budgets), smoothing, tau, side, total_variation)
@@ -200,38 +197,6 @@ def needed_bound(
 def mirrored(tau: float) -> float:
     """`1 - tau`, rounded up: the threshold of the other decision."""
     return min((1 - tau) * (1 + 2.0**-51), 1 - 2.0**-53)
-
-
-def checked_counts(name: str, values: object) -> np.ndarray:
-    """Counts as int64, cast before their range is checked (unsigned numbers wrap only before that), or one sentence."""
-    array = np.asarray(values)
-    if array.dtype.kind == "f" and np.all(whole := np.isfinite(array) & (array == np.floor(array))):
-        array = np.where(np.abs(array) <= MOST_DRAWS, array, -1).astype(np.int64)
-    if array.dtype.kind not in "iu":
-        found = array[~whole].flat[0] if array.dtype.kind == "f" else f"dtype {array.dtype}"
-        raise ValueError(f"{name} must be integers, got {found}.")
-    counts = np.asarray(np.minimum(array, MOST_DRAWS + 1).astype(np.int64))
-    if np.any(bad := (counts < 0) | (counts > MOST_DRAWS)):
-        raise ValueError(f"{name} must be non-negative and at most 2^53, got {np.asarray(values)[bad].flat[0]}.")
-    return counts
-
-
-def checked_side(side: str) -> Side:
-    """The side, or one sentence."""
-    if side == "above":
-        return "above"
-    if side == "below":
-        return "below"
-    raise ValueError(f"side must be 'above' or 'below', got {side!r}.")
-
-
-def checked_budgets(budgets: Sequence[int]) -> tuple[int, ...]:
-    """The budgets as integers, or one sentence."""
-    values = list(budgets)
-    whole = all(np.ndim(d) == 0 and not isinstance(d, bool | np.bool_) and d == d // 1 for d in values)
-    if not values or not whole or values[0] < 0 or any(a >= b for a, b in itertools.pairwise(values)):
-        raise ValueError(f"budgets must be non-negative integers, increasing and not empty, got {values}.")
-    return tuple(int(d) for d in values)
 
 
 def _radii(

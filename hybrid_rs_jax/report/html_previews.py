@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
 from hybrid_rs_jax.results.result import Result
 
 __all__ = ["Preview", "data_preview", "demo_preview", "picture_png", "recorded_preview"]
@@ -55,17 +55,18 @@ def data_preview(path: Path) -> Preview:
     """
     if path.suffix.lower() == ".npz":
         return _archive(path)
-    from hybrid_rs_jax.data.loaders import open_data
-    from hybrid_rs_jax.data.samples import Sample
+    from hybrid_rs_jax.data.index import open_data
 
-    samples = open_data(path)
-    rows = {record.id: row for row, record in enumerate(samples.records)}
+    data = open_data(path)
+    rows = {name: row for row, name in enumerate(data.ids)}
 
     def preview(name: str) -> tuple[str, bytes | None] | None:
         if (row := rows.get(name)) is None:
             return None
-        sample = samples[row]
-        return samples.records[row].text, picture_png(sample.image) if isinstance(sample, Sample) else None
+        try:
+            return data.texts[row], picture_png(data.read(row).image)
+        except UnreadableInputError:
+            return data.texts[row], None
 
     return preview
 

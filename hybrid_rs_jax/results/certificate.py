@@ -9,14 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from hybrid_rs_jax.certificate.certify import (
-    Side,
-    certified_counts,
-    checked_budgets,
-    checked_counts,
-    checked_side,
-    worst_case_scores,
-)
+from hybrid_rs_jax._checks import check_budgets, check_draws, check_risk, check_side
+from hybrid_rs_jax.certificate.certify import Side, certified_counts, worst_case_scores
 from hybrid_rs_jax.confidence import FixedSample, SamplingPlan
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.results.counts import Counts
@@ -215,8 +209,8 @@ def certify(
     >>> certificate.budget.tolist()
     [3, 1]
     """
-    chosen = checked_budgets(budgets)
-    given = checked_counts("successes", counts), checked_counts("n", n)
+    chosen = check_budgets(budgets)
+    given = check_draws("successes", counts, 0), check_draws("n", n)
     successes, draws = (np.atleast_1d(x) for x in np.broadcast_arrays(*given))
     if successes.ndim > 2 or (successes.ndim == 2 and successes.shape[1] != len(chosen)):
         raise ValueError(f"counts must have shape [B] or [B, {len(chosen)}] (inputs, budgets), got {successes.shape}.")
@@ -235,8 +229,12 @@ def certify(
         tau,
         alpha,
         chosen,
-        checked_side(side),
+        _side(side),
     )
+
+
+def _side(side: str) -> Side:
+    return "above" if check_side(side) == "above" else "below"
 
 
 def certify_counts(
@@ -259,9 +257,8 @@ def certify_counts(
     Raises:
       ValueError: if an argument is out of range, or the shapes do not fit.
     """
-    chosen = checked_budgets(budgets)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}.")
+    chosen = check_budgets(budgets)
+    alpha = float(check_risk(alpha))
     if counts.votes is not None:
         raise ValueError("The counts are votes per class; certify_classes certifies those.")
     if counts.budgets is not None and counts.budgets != chosen:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hybrid_rs_jax.certificate.certify import checked_budgets
+from hybrid_rs_jax._checks import check_budgets, check_risk
 from hybrid_rs_jax.certificate.classes import certified_classes, checked_votes
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.results.counts import Counts
@@ -119,9 +119,8 @@ def certify_class_counts(
     if counts.budgets is not None or counts.votes is None:
         raise ValueError("Votes per class are certified from one sample for all budgets, not from one per budget.")
     votes, draws = checked_votes(counts.votes, counts.n)
-    chosen = checked_budgets(budgets)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}.")
+    chosen = check_budgets(budgets)
+    alpha = float(check_risk(alpha))
     statement = build_statement(counts, smoothing, None, float(alpha), chosen)
     delta = statement.noise.total_variation
     ties = 0 if counts.ties is None else counts.ties

@@ -152,7 +152,7 @@ def statement_record(result: Result) -> Object:
         found |= _needs(result)
     found |= {"minus_one": MINUS_ONE, "package": first.package}
     if counts.run is not None:
-        found["run"] = thawed(counts.run.facts.without("smoothing"))
+        found["run"] = thawed(counts.run.facts)
     if counts.skipped or counts.unfinished:
         found |= {"skipped": dict(counts.skipped), "unfinished": list(counts.unfinished)}
     return found

@@ -13,7 +13,7 @@ from hybrid_rs_jax.results.counts import Column, Counts, read_counts
 from hybrid_rs_jax.results.facts import Facts
 from hybrid_rs_jax.results.runs import read_run
 from hybrid_rs_jax.results.statement import Provisional
-from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
+from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, CountRow, Ledger, Stream
 
 HEADER = "id,successes,n\n"
 PER_BUDGET = "id,successes,n,budget\n"
@@ -162,7 +162,9 @@ SHARED = {
 def run_folder(folder, header, records, skipped=()):
     with Ledger.create(folder, header) as ledger:
         ledger.register((f"input {i}", i, f"digest {i}") for i in range(5))
-        ledger.append(records)
+        for index, budget, first, draws, counts, ties in records:
+            stream = Stream("shared") if budget is None else Stream("budget", (budget,))
+            ledger.append([CountRow(index, stream, first, draws, tuple(np.atleast_1d(counts).tolist()), ties)])
         for index in skipped:
             ledger.skip(index, f"input {index}", "its picture is cut off")
     return folder
@@ -207,7 +209,7 @@ def test_a_run_that_was_extended_counts_on_request_and_says_so(tmp_path):
     folder = run_folder(tmp_path / "run", before, [(0, None, 0, 100, 90, 0)])
     after = before | {"samples": 200, "plan": FixedSample(200).describe()}
     with Ledger.resume(folder, after, may_change=lambda *_: True) as ledger:
-        ledger.append([(0, None, 100, 100, 95, 0)])
+        ledger.append([CountRow(0, Stream("shared"), 100, 100, (95,), 0)])
     with pytest.raises(BadInputError, match=r"was extended from n = 100: .* --partial"):
         read_counts(folder)
     counts = read_counts(folder, partial=True)
