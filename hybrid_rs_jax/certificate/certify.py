@@ -279,7 +279,7 @@ def _planned_draws(p: np.ndarray, complement: np.ndarray, risk: float, side: Sid
     needed = np.full(p.shape, -1, np.int64)
     for n, agreeing in _strongest_stops(plan, side):
         k = agreeing if side == "above" else n - agreeing
-        bound, rest = (float(x) for x in clean_bound(k, n, risk, side, plan))
+        bound, rest = (float(x[0]) for x in clean_bound(np.array([k]), np.array([n]), risk, side, plan))
         bound, rest = (bound, rest) if side == "above" else (rest, bound)
         good = _enough(np.asarray(bound), np.asarray(rest), p, complement)
         needed = np.where((needed < 0) & good, n, needed)

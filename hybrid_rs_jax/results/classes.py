@@ -105,7 +105,7 @@ def certify_classes(
     array, draws = checked_votes(votes, n)
     ids = tuple(map(str, range(len(array))))
     counts = Counts(ids, np.zeros(len(array), np.int64), draws, votes=array)
-    return certify_class_counts(counts, smoothing, alpha, budgets)
+    return certify_class_counts(counts, smoothing, alpha, check_budgets(budgets))
 
 
 def certify_class_counts(

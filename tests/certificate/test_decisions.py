@@ -118,7 +118,7 @@ def test_wrong_top_classes_are_certified_no_more_often_than_alpha():
         (([[5, 5]], IMAGE, 1.5, [0]), r"alpha must lie in \[1e-200, 1\), got 1.5"),
         (([[5, 5]], IMAGE, 0.1, [1, 0]), "budgets must be"),
         (([[-5, 5]], IMAGE, 0.1, [0]), r"votes must be an integer in 0\.\..*, got -5"),
-        (([[5, 5]], IMAGE, 0.1, [1.5]), r"budgets must .*got \[1\.5\]"),
+        (([[5, 5]], IMAGE, 0.1, [1.5]), r"budgets must .*got 1\.5"),
         (([[5, 5]], IMAGE, 0.1, [0.5, 1.2]), "budgets must"),
         (([[0, 0]], IMAGE, 0.1, [0]), "n, the draws of an input, must be at least 1"),
         (([[5, 5]], IMAGE, 0.1, [0], 9), "votes must add up to at most n, got 10 of 9"),
@@ -160,11 +160,11 @@ def test_ties_count_against_every_class():
 @pytest.mark.parametrize("side", ["above", "below"])
 @pytest.mark.parametrize("delta", [1e-12, 1e-3])
 def test_total_variation_is_subtracted_on_both_sides_of_the_inequality(side, delta):
-    k, n, tau, budgets = np.array([995, 900, 40, 3]), np.full(4, 1000), 0.4, np.arange(3)
+    k, n, tau, budgets = np.array([995, 900, 40, 3]), np.full(4, 1000), 0.4, (0, 1, 2)
     found = certified_counts(k, n, BOTH, tau, 0.01, budgets, side=side, total_variation=delta)
-    p, rest = (x[:, None] for x in (found.bound, found.complement))
+    p = found.bound[:, None]
     sign = -1 if side == "above" else 1
-    by_hand = hrs.certified_radius(p + sign * delta, budgets, BOTH, tau - sign * delta, side=side)
+    by_hand = hrs.certified_radius(np.clip(p + sign * delta, 0, 1), np.array(budgets), BOTH, tau - sign * delta, side=side)
     np.testing.assert_allclose(found.radius, by_hand, atol=1e-9)
     ideal = certified_counts(k, n, BOTH, tau, 0.01, budgets, side=side)
     assert np.all(found.radius <= ideal.radius)
@@ -184,8 +184,9 @@ def test_needed_draws_are_the_fewest_that_certify(side, delta):
         for draws, enough in ((n, True), (n - 1, False)):
             if draws >= 1:
                 k = draws if side == "above" else 0
-                found = certified_counts([k], [draws], BOTH, 0.1, 0.01, [d], side=side, total_variation=delta)
-                assert (found.budget[0] >= 0) is enough
+                counts = np.array([k]), np.array([draws])
+                found = certified_counts(*counts, BOTH, 0.1, 0.01, [d], side=side, total_variation=delta)
+                assert bool(found.budget[0] >= 0) is enough
 
 
 def test_needed_draws_under_a_plan_are_those_of_its_looks():
@@ -197,8 +198,8 @@ def test_needed_draws_under_a_plan_are_those_of_its_looks():
             stops = np.flatnonzero(plan.verdict(look, np.arange(look + 1)) != 0)
             found = certified_counts(stops, np.full(stops.size, look), BOTH, 4.6e-5, 0.01, [d], plan=plan)
             certified += [look] * bool((found.budget >= 0).any())
-        assert n in (*certified[:1], -1) if n < 0 else n in certified
-        assert n < 0 or n >= certified[0]
+        assert n < 0 or n in certified
+        assert not certified or n >= certified[0]
         fixed = int(needed_samples([d], BOTH, 4.6e-5, 0.01)[0])
         assert n == -1 or n >= fixed
 
