@@ -11,6 +11,7 @@ __all__ = [
     "DASH",
     "budget_text",
     "ceil_probability_text",
+    "ceil_text",
     "counted",
     "floor_text",
     "joined",
@@ -35,6 +36,15 @@ def floor_text(value: float, decimals: int = 3) -> str:
     '0.999'
     """
     return _rounded(value, decimals, ROUND_FLOOR)
+
+
+def ceil_text(value: float, decimals: int = 3) -> str:
+    """`value` with so many decimals, never below it.
+
+    >>> ceil_text(0.0011)
+    '0.002'
+    """
+    return _rounded(value, decimals, ROUND_CEILING)
 
 
 def radius_text(radius: float, decimals: int = 3) -> str:

@@ -23,7 +23,8 @@ from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.cli._explain import explain
 from hybrid_rs_jax.cli.certify import certify_counts
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.kernels.record import build_smoothing, smoothing_text
+from hybrid_rs_jax.kernels import run_key
+from hybrid_rs_jax.kernels.record import build_smoothing, describe_noise, rounding_text, smoothing_text
 from hybrid_rs_jax.report.plots import save_figure
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import abstentions, certificate_rows, print_table, say
@@ -111,10 +112,9 @@ def run(args: argparse.Namespace) -> None:
 
 def certify_demo(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Records and `run.json` contents for hybrid, image-only and text-only smoothing."""
-    import jax
-
     from hybrid_rs_jax.classifiers import DemoGuard
     from hybrid_rs_jax.data import demo
+    from hybrid_rs_jax.sampling.engine import check_pixels
 
     inputs = demo.held_out_unsafe(args.limit)
     if len(inputs) < args.limit:
@@ -130,6 +130,7 @@ def certify_demo(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
     }
     say(f"{len(inputs)} held-out unsafe inputs, {args.samples:,} noisy copies of each. {STORY}")
     say(f'For example {inputs.ids[0]}: "{inputs.prompts[0]}", with a picture of a {inputs.digits[0]}.')
+    say(rounding_text(check_pixels(inputs.images, smoothings["hybrid"])))
     total = len(inputs) * args.samples
     records, runs = {}, {}
     with progress_bar("noisy copies", total * len(smoothings), "copies") as progress:
@@ -140,7 +141,7 @@ def certify_demo(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
                 inputs.images,
                 smoothing,
                 args.samples,
-                jax.random.key(args.seed),
+                run_key(args.seed),
                 eligible=demo.suffix_mask(),
                 progress=functools.partial(_advance, progress, index * total),
             )
@@ -153,6 +154,7 @@ def certify_demo(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
                 dtype=str(inputs.images.dtype),
                 classifier=guard.describe(),
                 data={"name": "hybrid_rs_jax.data.demo.held_out_unsafe", "inputs": len(inputs)},
+                noise=describe_noise(smoothing, inputs.images[0].size),
             )
             counts = Counts(inputs.ids, successes, np.full_like(successes, args.samples), None, runs[name])
             budgets = range(MAX_BUDGET + 1) if smoothing.discrete is not None else range(1)

@@ -19,12 +19,14 @@ import numpy as np
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._text import counted
+from hybrid_rs_jax.classifiers.base import Abilities
 from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.cli import _plans as plans
 from hybrid_rs_jax.cli._sources import Source, first_readable, open_source
 from hybrid_rs_jax.cli._vlm_arguments import add_vlm_arguments
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.kernels.record import build_smoothing, smoothing_text
+from hybrid_rs_jax.kernels import run_key
+from hybrid_rs_jax.kernels.record import build_smoothing, describe_noise, rounding_text, smoothing_text
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
 from hybrid_rs_jax.results.runs import run_record
@@ -108,8 +110,6 @@ def _draw(
     args: argparse.Namespace, ledger: Any, source: Source, positions: range, smoothing: hrs.HybridSmoothing, plan: Any
 ) -> Any:
     """Run the engine into the ledger, with progress."""
-    import jax
-
     from hybrid_rs_jax.sampling.run import Progress, sample_run
 
     budgets = None if args.per_budget is None else range(args.per_budget + 1)
@@ -128,9 +128,9 @@ def _draw(
             positions,
             smoothing,
             plan,
-            jax.random.key(args.seed),
+            run_key(args.seed),
             budgets=budgets,
-            classes=getattr(source.classifier, "classes", None),
+            classes=Abilities.of(source.classifier).classes,
             batch_size=args.batch_size or source.batch_size,
             mesh=hrs.data_mesh(args.devices),
             report=report,
@@ -142,6 +142,12 @@ def _ledger(args: argparse.Namespace, header: dict[str, Any]) -> Any:
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
 
     if args.resume and (args.out / LEDGER_FILE).exists():
+        with Ledger.open(args.out) as before:
+            if "noise" not in before.header:
+                raise BadInputError(
+                    f"{args.out} was drawn by version 0.1 with float32 normals and cannot be resumed with noise on a "
+                    "grid; certify it as it is, or begin a new run with another --out."
+                )
         return Ledger.resume(args.out, header, may_change=_may_change)
     return Ledger.create(args.out, header)
 
@@ -157,6 +163,8 @@ def _header(
     """Everything that defines the draws."""
     first = first_readable(source.inputs)
     shared = getattr(source.inputs, "eligible", first.eligible)
+    with library_sentences():
+        noise = describe_noise(smoothing, first.image.size)
     record = run_record(
         smoothing,
         samples=plan.max_samples,
@@ -166,6 +174,7 @@ def _header(
         dtype=str(first.image.dtype),
         classifier=source.model | _served_model(source.classifier, first),
         data=source.data,
+        noise=noise,
     )
     if np.ndim(shared) == 2:
         record["eligible_positions"] = "an own set for each input, part of its digest"
@@ -176,7 +185,7 @@ def _header(
         "aim": aim,
         "mode": "shared" if budgets is None else "per budget",
         "budgets": budgets,
-        "classes": getattr(source.classifier, "classes", None),
+        "classes": Abilities.of(source.classifier).classes,
     }
 
 
@@ -233,6 +242,8 @@ def _summary(progress: Any, plan: Any, counts: Any) -> None:
     say(f"This session classified {progress.classified:,} noisy copies; {progress.drawn:,} of them count.")
     if ties := int(counts.ties.sum()):
         say(f"{ties:,} of all draws were ties: their margin is at rounding level, another batch size may flip them.")
+    if progress.rounded:
+        say(rounding_text(progress.rounded))
     for name, reason in counts.skipped[:5]:
         say(f"Skipped {name}: {reason}")
     if len(counts.skipped) > 5:

@@ -67,7 +67,9 @@ def fold(words: Words, number: jax.Array) -> Words:
     return jnp.stack(threefry(words[0], words[1], jnp.zeros((), jnp.uint32), number.astype(jnp.uint32)))
 
 
-def random_words(words: Words, stream: int, shape: tuple[int, ...]) -> tuple[UInt32[Array, "..."], UInt32[Array, "..."]]:
+def random_words(
+    words: Words, stream: int, shape: tuple[int, ...]
+) -> tuple[UInt32[Array, "..."], UInt32[Array, "..."]]:
     """Two independent uniform words for each element of `shape`, which has at most 2^32 elements."""
     counter = jax.lax.iota(jnp.uint32, int(np.prod(shape, dtype=np.int64))).reshape(shape)
     return threefry(words[0], words[1], jnp.uint32(stream), counter)

@@ -218,7 +218,12 @@ def test_what_is_no_picture_is_refused_with_the_fix(images, sentence):
 
 
 def test_pictures_pass():
-    for images in (np.zeros((2, 8, 8, 3)), np.full((1, 3, 3, 3), 1.0), np.full((1, 1, 9, 1), -0.7), np.zeros((0, 1, 1, 1))):
+    for images in (
+        np.zeros((2, 8, 8, 3)),
+        np.full((1, 3, 3, 3), 1.0),
+        np.full((1, 1, 9, 1), -0.7),
+        np.zeros((0, 1, 1, 1)),
+    ):
         grid.check_pictures(images.astype(np.float32))
 
 

@@ -236,7 +236,7 @@ def test_a_symbol_is_the_product_of_its_96_bits_and_the_alphabet(limit):
     words = np.random.default_rng(limit).integers(0, 2**32, (3, 2000), dtype=np.uint32)
     words[:, 0], words[:, 1] = 0, 2**32 - 1
     found = below(tuple(map(jnp.asarray, words)), jnp.full(2000, limit, jnp.uint32))
-    exact = [((high << 64) + (middle << 32) + low) * limit >> 96 for high, middle, low in zip(*words.tolist())]
+    exact = [((high << 64) + (middle << 32) + low) * limit >> 96 for high, middle, low in words.T.tolist()]
     assert found.tolist() == exact
 
 
