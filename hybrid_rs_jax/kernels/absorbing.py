@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
+from hybrid_rs_jax._checks import check_budget, check_tokens
 from hybrid_rs_jax.kernels._threefry import Words
-from hybrid_rs_jax.kernels.base import check_budget, drawn_probability, hit_limits, hits, sample_tokens
+from hybrid_rs_jax.kernels.base import drawn_probability, hit_limits, hits, sample_tokens
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
 
 __all__ = ["AbsorbingKernel", "MaskingNoise"]
@@ -85,5 +86,4 @@ class AbsorbingKernel:
 
     def check_tokens(self, tokens: object) -> None:
         """Every integer token is covered: masking draws from no alphabet."""
-        if not np.issubdtype(np.asarray(tokens).dtype, np.integer):
-            raise ValueError(f"Tokens must be integers, got dtype {np.asarray(tokens).dtype}.")
+        check_tokens(tokens)

@@ -10,17 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
+from hybrid_rs_jax._checks import check_probability
 from hybrid_rs_jax.kernels._threefry import TOKEN_HITS, Words, key_words, random_words, typed_key
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
-
-#: A likelihood ratio has 2d + 1 atoms; beyond this a slip of the keyboard would fill the memory.
-MAX_BUDGET = 1_000_000
 
 __all__ = [
     "DiscreteKernel",
     "TokenNoise",
-    "check_budget",
-    "check_probability",
     "drawn_probability",
     "hit_limits",
     "hits",
@@ -105,14 +101,6 @@ def hits(words: Words, shape: tuple[int, ...], last: Any, possible: Any) -> tupl
     return (first <= jnp.asarray(last)) & jnp.asarray(possible), second
 
 
-def check_probability(name: str, value: float) -> float:
-    """Return `value` as a float in [0, 1] or raise one clear sentence."""
-    number = float(value)
-    if not 0.0 <= number <= 1.0:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}.")
-    return number
-
-
 def drawn_probability(name: str, value: float) -> float:
     """`value` as it is drawn: the nearest multiple of 2^-32, so that the ratio is that of the draws.
 
@@ -122,13 +110,4 @@ def drawn_probability(name: str, value: float) -> float:
     >>> drawn_probability("beta", 0.25)
     0.25
     """
-    return float(np.rint(check_probability(name, value) * 2.0**32) * 2.0**-32)
-
-
-def check_budget(d: int) -> int:
-    """Return `d` as a non-negative int or raise one clear sentence."""
-    if isinstance(d, bool) or not (d >= 0 and d == d // 1):
-        raise ValueError(f"The discrete budget d must be a non-negative integer, got {d}.")
-    if d > MAX_BUDGET:
-        raise ValueError(f"The discrete budget d must be at most {MAX_BUDGET}, got {d}.")
-    return int(d)
+    return float(np.rint(float(check_probability(name, value)) * 2.0**32) * 2.0**-32)

@@ -12,8 +12,9 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
-from hybrid_rs_jax.kernels.base import check_budget, drawn_probability, hit_limits, sample_tokens
-from hybrid_rs_jax.kernels.uniform import ReplacingNoise, check_alphabet, check_size, uniform_likelihood_ratio
+from hybrid_rs_jax._checks import LARGEST_ALPHABET, check_alphabet, check_budget, check_whole
+from hybrid_rs_jax.kernels.base import drawn_probability, hit_limits, sample_tokens
+from hybrid_rs_jax.kernels.uniform import ReplacingNoise, uniform_likelihood_ratio
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, compose_all
 
 __all__ = ["CategoricalKernel"]
@@ -51,15 +52,16 @@ class CategoricalKernel:
 
     def __post_init__(self) -> None:
         cardinalities = tuple(np.atleast_1d(np.asarray(self.cardinalities)).tolist())
-        if not cardinalities or not all(k >= 2 and k == k // 1 for k in cardinalities):
-            raise ValueError(f"cardinalities must hold integers of at least 2, got {self.cardinalities}.")
+        if not cardinalities:
+            raise ValueError(f"cardinalities must hold one number of symbols per field, got {self.cardinalities}.")
         if np.ndim(self.beta) == 0:
             beta: float | tuple[float, ...] = drawn_probability("beta", float(np.asarray(self.beta)))
         else:
             beta = tuple(drawn_probability("beta", b) for b in np.asarray(self.beta))
             if len(beta) != len(cardinalities):
                 raise ValueError(f"beta must be one number or one per field ({len(cardinalities)}), got {len(beta)}.")
-        object.__setattr__(self, "cardinalities", tuple(check_size("cardinalities", k) for k in cardinalities))
+        sizes = tuple(check_whole("cardinalities", k, 2, LARGEST_ALPHABET) for k in cardinalities)
+        object.__setattr__(self, "cardinalities", sizes)
         object.__setattr__(self, "beta", beta)
 
     @property

@@ -1,4 +1,4 @@
-"""Pixel noise on a grid: what is drawn is what is certified, for every classifier, floats included (method, 13).
+"""Pixel noise on a grid: what is drawn is what is certified, for every classifier, floats included.
 
 A certified picture is an array of whole numbers `k`, its levels: pixel `h k` with a step `h`. Noise adds an integer
 `Z`, whose law does not depend on the picture and is that of a rounded normal; the classifier gets `h (k + Z)` as a

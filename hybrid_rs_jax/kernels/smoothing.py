@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -11,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from hybrid_rs_jax._checks import check_budget, check_sigma
 from hybrid_rs_jax.kernels import grid
 from hybrid_rs_jax.kernels._threefry import Words, key_words
-from hybrid_rs_jax.kernels.base import DiscreteKernel, check_budget, token_noise
+from hybrid_rs_jax.kernels.base import DiscreteKernel, token_noise
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
 
 __all__ = ["HybridNoise", "HybridSmoothing"]
@@ -35,7 +35,7 @@ class HybridSmoothing:
         other numbers choose it well below sigma, `sigma / 1024` for instance.
 
     Raises:
-      ValueError: if sigma or step is not positive and finite, both parts are absent, or a step has no sigma.
+      ValueError: if sigma or step lies outside of 1e-12..1e12, both parts are absent, or a step has no sigma.
 
     >>> from hybrid_rs_jax.kernels import UniformKernel
     >>> HybridSmoothing(UniformKernel(0.25, 32_000), sigma=0.5).sigma
@@ -53,10 +53,7 @@ class HybridSmoothing:
             raise ValueError(f"step is the grid of the pixel noise and needs a sigma, got step = {self.step} alone.")
         for name in ("sigma", "step"):
             if (value := getattr(self, name)) is not None:
-                number = float(value)
-                if not (number > 0 and math.isfinite(number)):
-                    raise ValueError(f"{name} must be positive and finite, got {value}.")
-                object.__setattr__(self, name, number)
+                object.__setattr__(self, name, check_sigma(value, name))
 
     @property
     def grid_step(self) -> float | None:

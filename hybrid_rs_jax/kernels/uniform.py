@@ -12,15 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, UInt32
 
+from hybrid_rs_jax._checks import LARGEST_ALPHABET, check_alphabet, check_budget, check_whole
 from hybrid_rs_jax.kernels._threefry import TOKEN_SYMBOLS, Words, random_words
 from hybrid_rs_jax.kernels._trinomial import log_decimal, log_trinomial_power
-from hybrid_rs_jax.kernels.base import check_budget, drawn_probability, hit_limits, hits, sample_tokens
+from hybrid_rs_jax.kernels.base import drawn_probability, hit_limits, hits, sample_tokens
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
 
-__all__ = ["ReplacingNoise", "UniformKernel", "check_alphabet", "check_size", "uniform_likelihood_ratio"]
-
-#: Symbols are int32, and a symbol plus a shift must fit into 32 bits.
-MOST_SYMBOLS = 2**31 - 1
+__all__ = ["ReplacingNoise", "UniformKernel", "uniform_likelihood_ratio"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +46,7 @@ class UniformKernel:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beta", drawn_probability("beta", self.beta))
-        object.__setattr__(self, "vocab_size", check_size("vocab_size", self.vocab_size))
+        object.__setattr__(self, "vocab_size", check_whole("vocab_size", self.vocab_size, 2, LARGEST_ALPHABET))
 
     def likelihood_ratio(self, d: int) -> LikelihoodRatio:
         """The 2d+1 atoms for `d` changed positions (fewer where masses vanish); masses exact to the last bit."""
@@ -145,24 +143,3 @@ def _product(a: UInt32[Array, "*shape"], b: UInt32[Array, "*shape"]) -> tuple[Ar
     middle = a_high * b_low + ((a_low * b_low) >> half)
     other = a_low * b_high + (middle & mask)
     return a_high * b_high + (middle >> half) + (other >> half), a * b
-
-
-def check_size(name: str, size: Any) -> int:
-    """The size of an alphabet as an int, or one clear sentence."""
-    if isinstance(size, bool) or not (2 <= size <= MOST_SYMBOLS and size == size // 1):
-        raise ValueError(f"{name} must be an integer in 2..{MOST_SYMBOLS}, got {size}.")
-    return int(size)
-
-
-def check_alphabet(tokens: object, alphabet: int | np.ndarray) -> None:
-    """Raise one clear sentence for the first token outside of 0..alphabet-1."""
-    values = np.asarray(tokens)
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"Tokens must be integers, got dtype {values.dtype}.")
-    outside = (values < 0) | (values >= alphabet)
-    if outside.any():
-        token = values[outside].flat[0]
-        limit = np.broadcast_to(np.asarray(alphabet), values.shape)[outside].flat[0]
-        raise ValueError(
-            f"Token {token} lies outside of the noise alphabet 0..{limit - 1}; the certificate does not cover it."
-        )

@@ -10,6 +10,8 @@ import abc
 import dataclasses
 import functools
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -32,6 +34,8 @@ from hybrid_rs_jax.sampling._trial import TRIAL_COPIES, Program, traced
 __all__ = ["Backend", "DeviceBackend", "HostBackend", "Row", "data_mesh", "make_backend"]
 
 _log = logging.getLogger("hybrid_rs_jax")
+#: Seconds that a classifier on the host is busy with one piece of a batch, as a rule.
+PIECE_SECONDS = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +208,7 @@ class Backend(abc.ABC):
         self._drawing: _Drawing | None = drawing
         self._classes = classes
         self.batch_size, self.depth = drawing.batch_size, depth
+        self._under_way = 0
 
     @property
     def drawing(self) -> _Drawing:
@@ -222,15 +227,16 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def collect(self, handle: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Wait for a step: labels and ties of its copies.
+        """Wait for the oldest step: labels and ties of its next copies, one at least, until all have been given.
 
         Raises:
           ValueError: at the first margin that is not finite, or label that is no class.
         """
 
-    def close(self) -> None:
-        """Let go of the inputs."""
+    def close(self) -> int:
+        """Let go of the inputs; the number of copies that were being classified, whose labels are lost."""
         self._drawing = None
+        return self._under_way
 
 
 class DeviceBackend(Backend):
@@ -258,6 +264,7 @@ class DeviceBackend(Backend):
                 raise ValueError(
                     f"The classifier {name} cannot be traced by JAX; declare on_host = True. JAX says: {reason}"
                 ) from error
+        self._under_way += slot.size
         return step, slot.size, drawing.naming(slot, copy)
 
     def collect(self, handle: tuple[Any, int, Callable[[int], str]]) -> tuple[np.ndarray, np.ndarray]:
@@ -267,7 +274,9 @@ class DeviceBackend(Backend):
             found = np.asarray(value)
             number = float(found) if jnp.issubdtype(found.dtype, jnp.floating) else int(found)
             raise ValueError(refusal(number, self._classes, naming(int(first))))
-        return np.asarray(labels)[:size], np.asarray(ties)[:size]
+        decided = np.asarray(labels)[:size], np.asarray(ties)[:size]
+        self._under_way -= size
+        return decided
 
     def _on_mesh(self, leaf: Any) -> Any:
         sharding = getattr(leaf, "sharding", None)
@@ -276,51 +285,91 @@ class DeviceBackend(Backend):
         return jax.device_put(leaf, self.drawing.everywhere)
 
 
+@dataclasses.dataclass
+class _Step:
+    """A batch at a classifier on the host: noisy copies on the device, and how many of them have been asked for."""
+
+    noisy: tuple[Array, Array]
+    size: int
+    naming: Callable[[int], str]
+    asked: int = 0
+
+
 class HostBackend(Backend):
     """Noise on the devices, decisions by a Python callable in worker threads.
 
-    At most `max_in_flight` batches are at the classifier and one more is drawn: it is never flooded. A batch that is
-    not full stays so, since each call may cost money.
+    A batch goes to the classifier in pieces, in order, whose size follows its pace: one copy at first, whole batches
+    where they take less than `PIECE_SECONDS`. What has been answered is so counted after a few seconds, however large
+    the batch. At most `max_in_flight` pieces are at the classifier and one more waits: it is never flooded. A batch
+    that is not full stays so, since each call may cost money.
     """
 
     pads = False
 
     def __init__(self, drawing: _Drawing, classifier: Any, abilities: Abilities, classes: int | None):
         super().__init__(drawing, depth=abilities.max_in_flight + 1, classes=classes)
-        self._classifier, self._cancel = classifier, abilities.cancel
-        self._under_way = 0
-        self._workers = ThreadPoolExecutor(abilities.max_in_flight, thread_name_prefix="classifier")
+        self._classifier, self._cancel, self._in_flight = classifier, abilities.cancel, abilities.max_in_flight
+        self._steps: deque[_Step] = deque()  # batches that have copies left to ask for
+        self._pieces: deque[tuple[int, Future[tuple[np.ndarray, float]]]] = deque()
+        self._piece = 1
+        self._workers = ThreadPoolExecutor(self._in_flight, thread_name_prefix="classifier")
 
-    def submit(self, slot: np.ndarray, copy: np.ndarray) -> Future[np.ndarray]:
+    def submit(self, slot: np.ndarray, copy: np.ndarray) -> None:
         """Draw the noise and queue the batch."""
         drawing = self.drawing
         with own_settings():
             noisy = _noisy(drawing.noise, drawing.slots, drawing.key, *drawing.places(slot, copy))
-        self._under_way += 1
-        return self._workers.submit(self._decide, noisy, slot.size, drawing.naming(slot, copy))
+        self._steps.append(_Step(noisy, slot.size, drawing.naming(slot, copy)))
+        self._ask()
 
-    def collect(self, handle: Future[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Wait for the labels; an error of the classifier is raised here."""
-        labels = handle.result()
-        self._under_way -= 1
+    def collect(self, handle: None) -> tuple[np.ndarray, np.ndarray]:
+        """Wait for the oldest piece; an error of the classifier is raised here."""
+        size, answer = self._pieces[0]
+        labels, seconds = answer.result()
+        self._pieces.popleft()
+        self._piece = _piece_size(size, seconds, self.batch_size)
+        self._ask()
         return labels, np.zeros(labels.shape, bool)
 
-    def close(self) -> None:
+    def close(self) -> int:
         """Drop what is queued and let the workers end; a classifier that can give up what it is at is told to."""
+        self._under_way = sum(size for size, answer in self._pieces if not answer.cancel())
         if self._under_way and self._cancel is not None:
             self._cancel()
         self._workers.shutdown(wait=True, cancel_futures=True)
-        super().close()
+        return super().close()
 
-    def _decide(self, noisy: tuple[Array, Array], size: int, naming: Callable[[int], str]) -> np.ndarray:
-        tokens, images = (np.asarray(part)[:size] for part in noisy)
+    def _ask(self) -> None:
+        """Keep the workers busy with pieces of the oldest batches."""
+        while self._steps and len(self._pieces) <= self._in_flight:
+            step = self._steps[0]
+            piece = slice(step.asked, min(step.asked + self._piece, step.size))
+            self._pieces.append((piece.stop - piece.start, self._workers.submit(self._decide, step, piece)))
+            step.asked = piece.stop
+            if step.asked == step.size:
+                self._steps.popleft()
+
+    def _decide(self, step: _Step, piece: slice) -> tuple[np.ndarray, float]:
+        """Labels of a piece, and the seconds that they took."""
+        tokens, images = (np.asarray(part)[piece] for part in step.noisy)
+        size, start = piece.stop - piece.start, time.monotonic()
         labels = np.asarray(self._classifier(tokens, images))
         if labels.shape != (size,):
             raise ValueError(
                 f"The classifier must return one bool or integer per copy, shape ({size},), "
                 f"got {labels.dtype} of shape {labels.shape}."
             )
-        return votes_from_labels(labels, self._classes, naming)
+        votes = votes_from_labels(labels, self._classes, lambda at: step.naming(piece.start + at))
+        return votes, time.monotonic() - start
+
+
+def _piece_size(size: int, seconds: float, most: int) -> int:
+    """Copies that take about `PIECE_SECONDS`, at most 16 times as many as the last piece had.
+
+    A power of two or a whole batch: a classifier that is compiled for each size sees few of them.
+    """
+    wanted = size * min(16.0, PIECE_SECONDS / max(seconds, 1e-9))
+    return most if wanted >= most else 1 << max(0, int(wanted).bit_length() - 1)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

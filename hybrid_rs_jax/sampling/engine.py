@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int64, Key
 
+from hybrid_rs_jax._checks import check_mask, check_same_inputs, check_whole
 from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier
 from hybrid_rs_jax.confidence import FixedSample
 from hybrid_rs_jax.kernels import HybridSmoothing
@@ -99,7 +100,7 @@ def sample_counts(
         or off the scale, or at the first margin that is not finite or label that is no class.
     """
     classes = Abilities.of(classifier).classes if classes is None else classes
-    n, first = _whole("n", n, 1), _whole("first", first, 0)
+    n, first = check_whole("n", n, 1, MOST_COPIES), check_whole("first", first, 0, MOST_COPIES)
     start, end = first, first + n
     if (processes := jax.process_count()) > 1:
         share = [first + n * rank // processes for rank in (jax.process_index(), jax.process_index() + 1)]
@@ -175,16 +176,18 @@ def stream(
     classes: int | None = None,
     batch_size: int = 2000,
     mesh: Mesh | None = None,
+    lost: Callable[[int], None] | None = None,
 ) -> Generator[Resolved, None, None]:
     """The engine itself: give votes as they come; rows are numbered in the order in which they are taken.
 
     Rows are taken when a slot is free, so a data set larger than memory may be read as it goes. All rows have the same
-    shapes. `total` is an upper bound on their number.
+    shapes. `total` is an upper bound on their number. `lost` is told at the end how many draws were at the classifier,
+    and not given any more.
 
     Raises:
       ValueError: if the classifier's answer has the wrong shape or type or is no vote, or a number is out of range.
     """
-    batch_size = _whole("batch_size", batch_size, 1)
+    batch_size = check_whole("batch_size", batch_size, 1, MOST_COPIES)
     if classes is not None and len(plan.looks) > 1:
         raise ValueError("A classifier with several classes needs a fixed number of draws, not early stopping.")
     waiting = iter(rows)
@@ -198,11 +201,13 @@ def stream(
     try:
         yield from _loop(backend, schedule, _prepend(head, waiting))
     finally:
-        backend.close()
+        given_up = backend.close()
+        if lost is not None:
+            lost(given_up)
 
 
 def _loop(backend: Backend, schedule: Schedule, waiting: Iterator[Row]) -> Iterator[Resolved]:
-    """Refill slots, keep `depth` batches under way, count the oldest."""
+    """Refill slots, keep `depth` batches under way, count what is known of the oldest."""
     under_way: deque[tuple[Batch, Any]] = deque()
     taken = 0
     while True:
@@ -216,7 +221,11 @@ def _loop(backend: Backend, schedule: Schedule, waiting: Iterator[Row]) -> Itera
         if not under_way:
             return
         batch, handle = under_way.popleft()
-        yield schedule.resolve(batch, *backend.collect(handle))
+        labels, ties = backend.collect(handle)
+        batch, rest = batch.split(labels.size)
+        if rest is not None:
+            under_way.appendleft((rest, handle))
+        yield schedule.resolve(batch, labels, ties)
 
 
 def check_inputs(
@@ -227,12 +236,8 @@ def check_inputs(
     Raises:
       ValueError: one sentence, if anything does not fit.
     """
-    if tokens.shape[0] != images.shape[0]:
-        raise ValueError(f"tokens and images must hold the same inputs, got {tokens.shape[0]} and {images.shape[0]}.")
-    mask = np.ones(tokens.shape[1:], bool) if eligible is None else np.asarray(eligible, bool)
-    if mask.shape not in (tokens.shape, tokens.shape[1:]):
-        raise ValueError(f"eligible must have shape {tokens.shape[1:]} or {tokens.shape}, got {mask.shape}.")
-    mask = np.broadcast_to(mask, tokens.shape)
+    check_same_inputs(tokens, images)
+    mask = check_mask("eligible", eligible, tokens.shape)
     if smoothing.discrete is not None:
         # positions without noise (a template, special tokens) are no part of the alphabet's business
         smoothing.discrete.check_tokens(np.where(mask, tokens, np.zeros((), tokens.dtype)))
@@ -272,9 +277,3 @@ def _sum_over_processes(counts: np.ndarray) -> np.ndarray:
 def _prepend(head: Row, rest: Iterator[Row]) -> Iterator[Row]:
     yield head
     yield from rest
-
-
-def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or int(value) != value or not least <= value <= MOST_COPIES:
-        raise ValueError(f"{name} must be an integer in {least}..{MOST_COPIES}, got {value}.")
-    return int(value)
