@@ -164,7 +164,9 @@ def test_total_variation_is_subtracted_on_both_sides_of_the_inequality(side, del
     found = certified_counts(k, n, BOTH, tau, 0.01, budgets, side=side, total_variation=delta)
     p = found.bound[:, None]
     sign = -1 if side == "above" else 1
-    by_hand = hrs.certified_radius(np.clip(p + sign * delta, 0, 1), np.array(budgets), BOTH, tau - sign * delta, side=side)
+    by_hand = hrs.certified_radius(
+        np.clip(p + sign * delta, 0, 1), np.array(budgets), BOTH, tau - sign * delta, side=side
+    )
     np.testing.assert_allclose(found.radius, by_hand, atol=1e-9)
     ideal = certified_counts(k, n, BOTH, tau, 0.01, budgets, side=side)
     assert np.all(found.radius <= ideal.radius)

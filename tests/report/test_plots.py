@@ -1,6 +1,7 @@
 """Pictures are drawn for every kind of certificate, in every format."""
 
 import pytest
+
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.report.plots import SUFFIXES, plot_certified_accuracy, plot_frontier, save_figure
 
