@@ -54,7 +54,7 @@ def parse_target(text: str) -> tuple[int, float]:
 
 
 def build_plan(
-    args: argparse.Namespace, smoothing: hrs.HybridSmoothing, tau: float, alpha: float
+    args: argparse.Namespace, smoothing: hrs.HybridSmoothing, tau: float, alpha: float, total_variation: float = 0.0
 ) -> tuple[Any, dict[str, Any] | None]:
     """The sampling plan of the flags, and what it aims at (None: a fixed number of copies).
 
@@ -67,7 +67,7 @@ def build_plan(
         raise BadInputError("--tolerance has a meaning with --frontier only.")
     if args.target is not None:
         d, epsilon = args.target
-        plan = target_test(d, epsilon, smoothing, tau, alpha, args.samples)
+        plan = target_test(d, epsilon, smoothing, tau, alpha, args.samples, total_variation)
         return plan, {"d": d, "epsilon": epsilon, "tau": tau, "alpha": alpha}
     if args.frontier:
         from hybrid_rs_jax.certificate.staging import TOLERANCE, frontier_plan
@@ -81,20 +81,27 @@ def build_plan(
 
 
 def target_test(
-    d: int, epsilon: float, smoothing: hrs.HybridSmoothing, tau: float, alpha: float, max_samples: int
+    d: int,
+    epsilon: float,
+    smoothing: hrs.HybridSmoothing,
+    tau: float,
+    alpha: float,
+    max_samples: int,
+    total_variation: float = 0.0,
 ) -> Any:
-    """The sequential test of "is p_A high enough for (d, epsilon)?".
+    """The sequential test of "is p_A high enough for (d, epsilon)?", with noise that is so far from the ideal one.
 
     Raises:
       BadInputError: if the target cannot be certified, or not with so few copies.
     """
-    from hybrid_rs_jax.certificate.bounds import required_bound
+    from hybrid_rs_jax.certificate.certify import needed_bound, needed_samples
     from hybrid_rs_jax.confidence import SequentialTest
 
     check_target(d, epsilon, smoothing)
     with library_sentences():
-        need = required_bound(d, epsilon, smoothing, tau)
-        draws = hrs.required_samples(d, epsilon, smoothing, tau, alpha)
+        need = needed_bound(d, epsilon, smoothing, tau, total_variation=total_variation)
+        level = needed_samples([d], smoothing, tau, alpha, epsilon=epsilon, total_variation=total_variation)
+        draws = int(level[0])
     where = f"d = {d}, eps = {setting_text(epsilon)} at tau = {setting_text(tau)}"
     if need.complement <= 0 or draws < 0:
         raise BadInputError(f"No number of draws (up to 2^53) certifies {where} with this noise.")

@@ -11,14 +11,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybrid_rs_jax._files import atomic_file, check_target
 from hybrid_rs_jax._text import counted, setting_text
 from hybrid_rs_jax.cli._results import Asked, add_result_arguments, output_path, read_or_certify
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.report.html import html_report
-from hybrid_rs_jax.report.html_previews import Preview, data_preview, recorded_preview
 from hybrid_rs_jax.report.tables import say
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.report.html_previews import Preview
 
 EXAMPLES = """\
 examples:
@@ -49,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read or certify, write the page."""
+    from hybrid_rs_jax.report.html import html_report
+    from hybrid_rs_jax.report.html_previews import data_preview, recorded_preview
+
     out = output_path(args.source, args.out, ".html")
     check_target(out, (".html",), args.force)
     preview = None if args.data is None else data_preview(args.data)

@@ -97,7 +97,9 @@ def run(args: argparse.Namespace) -> None:
     smoothing = _smoothing(args, source)
     tau = arguments.TAU if args.tau is None else args.tau
     alpha = arguments.ALPHA if args.alpha is None else args.alpha
-    plan, aim = plans.build_plan(args, smoothing, tau, alpha)
+    with library_sentences():
+        delta = smoothing.total_variation(first_readable(source.inputs).image.size)
+    plan, aim = plans.build_plan(args, smoothing, tau, alpha, delta)
     header = _header(args, source, smoothing, plan, aim)
     total = len(source.inputs.ids) if args.limit is None else min(args.limit, len(source.inputs.ids))
     indices = range(args.shard[0], total, args.shard[1])

@@ -102,9 +102,9 @@ def run(args: argparse.Namespace) -> None:
     """Compute block by block, two at a time, and write each one as soon as it is there."""
     given = {name: getattr(args, name) for name in ("beta", "sigma", "vocab_size", "cardinalities")}
     arguments.check_noise_flags(args.kernel, given)
-    arguments.check_pixel_noise(args.sigma is not None, args.no_pixel_noise)
     _check_mode(args)
     check_target(args.out, SUFFIXES, args.force)
+    arguments.check_pixel_noise(args.sigma is not None, args.no_pixel_noise)
     grid = Grid.of(args)
     if grid.cells > MOST_CELLS:
         raise BadInputError(f"The grid has {grid.cells:,} cells; at most {MOST_CELLS:,} are computed in one sweep.")

@@ -74,7 +74,9 @@ def test_radius_from_draws_that_all_succeed(capsys):
 def test_unimodal_sweeps_leave_the_absent_column_out(capsys):
     header, _ = swept(capsys, "--kernel", "none", "--sigma", "1", "--p-a", "0.9", "--budgets", "0", "--epsilon", "1")
     assert header == "p_a,d,epsilon,sigma,worst_case"
-    header, _ = swept(capsys, "--kernel", "absorbing", "--beta", "0.5", "--p-a", "0.9", "--budgets", "0,1")
+    header, _ = swept(
+        capsys, *["--kernel", "absorbing", "--beta", "0.5", "--no-pixel-noise", "--p-a", "0.9", "--budgets", "0,1"]
+    )
     assert header == "p_a,d,epsilon,beta,worst_case"
 
 
@@ -132,6 +134,7 @@ def test_a_failed_sweep_leaves_no_file(capsys, monkeypatch, suffix, error, statu
             ["--kernel", "categorical", "--cardinalities", "2,3", "--beta", "0.1", "--p-a", "0.9", "--out", "a.csv"],
             "--budgets must be at most the number of fields 2, got 8",
         ),
+        ([*UNIFORM, "--p-a", "0.9", "--out", "a.csv"], "--sigma is needed (or --no-pixel-noise)"),
     ],
 )
 def test_bad_grids_are_one_sentence(capsys, argv, sentence):
