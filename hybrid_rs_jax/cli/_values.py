@@ -21,6 +21,7 @@ __all__ = [
     "labels",
     "number_grid",
     "open_unit",
+    "pixel_range",
     "positive",
     "shard",
     "target",
@@ -150,6 +151,15 @@ def labels(text: str) -> tuple[str, str]:
     if len(parts) != 2 or not all(part.strip() for part in parts):
         raise ValueError(f"must be two labels like Unsafe,Safe, got {text}")
     return parts[0], parts[1]
+
+
+def pixel_range(text: str) -> tuple[float, float]:
+    """`0,255`: the values that become 0 and 1."""
+    low, comma, high = text.partition(",")
+    values = _number(low), _number(high)
+    if not comma or not (math.isfinite(values[0]) and math.isfinite(values[1]) and values[0] < values[1]):
+        raise ValueError(f"must be two numbers like 0,255, the first one smaller, got {text}")
+    return values
 
 
 def _number(text: str) -> float:

@@ -1,11 +1,15 @@
 """The command line: `hybrid-rs COMMAND ...`.
 
-Exit status: 0 done; 2 bad input, with one sentence on stderr; 130 interrupted.
+Exit status:
+
+    0    done
+    1    a fault of hybrid-rs itself: one line that says so, and --debug (or HYBRID_RS_DEBUG=1) for the traceback
+    2    bad input, with one sentence on stderr; also no memory, or a full disk under what is printed
+    130  interrupted; 143 terminated; 141 the reader of a pipe went away (files are written all the same)
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import os
@@ -18,6 +22,7 @@ from rich.console import Console
 
 from hybrid_rs_jax._text import joined
 from hybrid_rs_jax._version import __version__
+from hybrid_rs_jax.cli import _process
 from hybrid_rs_jax.cli._cache import use_cache
 from hybrid_rs_jax.errors import BadInputError
 
@@ -36,6 +41,8 @@ _COMMANDS = {
     "doctor": "Try a vision-language checkpoint out: labels, shapes, memory, two noisy copies, speed",
     "curate": "Keep the inputs that a checkpoint calls unsafe only as a pair of text and picture",
 }
+# Belongs to the process and not to a command, so that it may stand anywhere.
+_DEBUG = "--debug"
 _TOP_FLAGS = ("--help", "-h", "--version")
 #: Columns of a help text.
 _WIDTH = 110
@@ -46,7 +53,8 @@ over noisy copies of an input, not the classifier's answer on the input itself."
 _EPILOGUE = """\
 Start with:  hybrid-rs demo
 Then:        hybrid-rs report hybrid-rs-demo
-Each command explains itself:  hybrid-rs certify --help"""
+Each command explains itself:  hybrid-rs certify --help
+After any command --debug shows the traceback of an error, and --no-cache compiles all anew."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,23 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError, OSError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    try:
-        _run(sys.argv[1:] if argv is None else list(argv))
-        sys.stdout.flush()
-    except BadInputError as error:
-        print(f"hybrid-rs: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("hybrid-rs: interrupted.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # the reader of a pipe has seen enough; keep Python from complaining once more while it shuts down
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return 0
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = _DEBUG in arguments or os.environ.get(_process.DEBUG_VARIABLE, "0") not in ("", "0")
+    rest = [argument for argument in arguments if argument != _DEBUG]
+    return _process.guarded(lambda: _run(rest), debug)
 
 
 def make_app(command: str | None = None) -> App:
@@ -98,7 +93,7 @@ def make_app(command: str | None = None) -> App:
     return made
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str]) -> int:
     argv = use_cache(argv)
     if not argv:
         raise BadInputError(f"a command is needed: {', '.join(_COMMANDS)}; see hybrid-rs --help.")
@@ -112,6 +107,7 @@ def _run(argv: list[str]) -> None:
         make_app(command)(argv, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         raise BadInputError(_sentence(error)) from error
+    return 0
 
 
 def _sentence(error: CycloptsError) -> str:

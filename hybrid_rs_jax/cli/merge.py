@@ -46,6 +46,6 @@ def merge(
         sampling.merge(out, runs)
         with sampling.Ledger.open(out) as ledger:
             counts = ledger.counts()
-    inputs = counted(len(set(counts.ids)), "input")
-    say(f"Joined {counted(len(runs), 'run')}: {inputs}, {int(counts.n.sum()):,} draws.")
+    inputs = counted(len(counts.ids) - len(counts.undrawn), "input")
+    say(f"Joined {counted(len(runs), 'run')}: {inputs}, {counts.draws:,} draws.")
     say(f"Wrote {out}. Next: hybrid-rs certify {out}")

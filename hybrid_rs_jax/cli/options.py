@@ -6,14 +6,13 @@ Nothing here needs JAX, so that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from hybrid_rs_jax._text import joined
+from hybrid_rs_jax._text import joined, setting_text
 from hybrid_rs_jax.cli._values import (
     at_least_zero,
     flag,
@@ -28,7 +27,7 @@ from hybrid_rs_jax.cli._values import (
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 if TYPE_CHECKING:
-    from hybrid_rs_jax.confidence import SamplingPlan
+    from hybrid_rs_jax.confidence import SamplingPlan, SequentialTest
     from hybrid_rs_jax.kernels import HybridSmoothing
 
 __all__ = [
@@ -60,6 +59,7 @@ AtLeastZero = Annotated[float, flag(at_least_zero, "X")]
 Count = Annotated[int, flag(integer(1, 2**31 - 1), "N")]
 Batch = Annotated[int, flag(integer(1, 2**24), "B")]
 Seed = Annotated[int, flag(integer(0, 2**31 - 1), "S")]
+Target = Annotated[tuple[int, float], flag(target, "d=D,eps=E")]
 Symbols = Annotated[int, flag(integer(2, 2**31 - 1), "V")]
 Cardinalities = Annotated[
     tuple[int, ...], flag(lambda text: tuple(integer_grid(2, 2**31 - 1)(text).tolist()), "K,K,...")
@@ -86,6 +86,11 @@ class NoiseOptions:
     no_pixel_noise: bool = False
     """text-only: tokens alone carry noise"""
 
+    def or_default(self, **defaults: Any) -> NoiseOptions:
+        """The same, with these values where a flag was not given."""
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
+
     def smoothing(self) -> HybridSmoothing:
         """The smoothing distribution of the flags.
 
@@ -102,25 +107,26 @@ class NoiseOptions:
         check_noise(no_pixel_noise=self.no_pixel_noise, **given)
         return build_smoothing(given)
 
-    def recorded(self, record: Mapping[str, Any]) -> HybridSmoothing:
+    def repeated(self, known: HybridSmoothing) -> HybridSmoothing:
         """The smoothing distribution of a run, which the flags may repeat but not contradict.
 
         Raises:
           BadInputError: if a flag contradicts the run.
         """
-        from hybrid_rs_jax.kernels.record import build_smoothing
+        from hybrid_rs_jax.kernels.record import describe_smoothing
 
-        if self.no_pixel_noise and record.get("sigma") is not None:
-            raise BadInputError(f"--no-pixel-noise contradicts the run, which has sigma = {record['sigma']}.")
+        if self.no_pixel_noise and known.sigma is not None:
+            raise BadInputError("--no-pixel-noise contradicts the run, which has pixel noise; leave it out.")
+        recorded = describe_smoothing(known)
         for name, value in self._given().items():
-            wanted = record.get(name)
+            wanted = recorded.get(name)
             wanted = tuple(wanted) if isinstance(wanted, list) else wanted
             if value is not None and value != wanted:
                 raise BadInputError(
                     f"{_flag(name)} {_shown(value)} contradicts the run, which was drawn with {name} = "
                     f"{_shown(wanted)}; counts certify only the noise that they were drawn with."
                 )
-        return build_smoothing(record)
+        return known
 
     def _given(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "no_pixel_noise"}
@@ -136,6 +142,16 @@ class RiskOptions:
     alpha: Unit | None = None
     """risk level per input, in (0, 1), chosen before the counts are seen (default: 0.01)"""
 
+    @property
+    def threshold(self) -> float:
+        """tau, or its default."""
+        return TAU if self.tau is None else self.tau
+
+    @property
+    def level(self) -> float:
+        """alpha, or its default."""
+        return ALPHA if self.alpha is None else self.alpha
+
 
 @Parameter(name="*", group=Group("How many draws"))
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +160,7 @@ class StoppingOptions:
 
     samples: Count = SAMPLES
     """noisy copies per input; with --target or --frontier: at most (default: 10000)"""
-    target: Annotated[tuple[int, float], flag(target, "d=D,eps=E")] | None = None
+    target: Target | None = None
     """stop an input as soon as it is decided whether (D, E) can be certified, at total risk alpha"""
     frontier: bool = False
     """stop an input when more copies could hardly raise any radius; alpha is spread over the looks"""
@@ -177,6 +193,28 @@ class StoppingOptions:
         with library_sentences():
             return frontier_plan(smoothing, tau, alpha, self.samples, budgets=budgets, tolerance=tolerance)
 
+    def aim(self, tau: float, alpha: float) -> dict[str, object] | None:
+        """What early stopping is for, as the header of a run says it; None: a fixed number of draws."""
+        from hybrid_rs_jax.certificate.staging import TOLERANCE
+
+        if self.target is not None:
+            return {"d": self.target[0], "epsilon": self.target[1], "tau": tau, "alpha": alpha}
+        if self.frontier:
+            return {"tolerance": TOLERANCE if self.tolerance is None else self.tolerance, "tau": tau, "alpha": alpha}
+        return None
+
+    def text(self, risk: RiskOptions) -> str:
+        """The plan in a few words."""
+        if self.target is None and not self.frontier:
+            return f"{self.samples:,} copies each."
+        what = "more copies could hardly raise a radius"
+        if self.target is not None:
+            what = f"d = {self.target[0]}, eps = {setting_text(self.target[1])} is decided"
+        return (
+            f"at most {self.samples:,} copies each, fewer once {what} "
+            f"(tau = {setting_text(risk.threshold)}, alpha = {setting_text(risk.level)})."
+        )
+
 
 @Parameter(name="*", group=Group("Vision-language checkpoint (--model PATH)"))
 @dataclass(frozen=True, kw_only=True)
@@ -194,15 +232,26 @@ class GuardOptions:
     """positions of the certified text, padding included (default: 64)"""
     image_size: Annotated[tuple[int, int], flag(image_size, "HxW")] | None = None
     """certified resolution in pixels, e.g. 384x384 (default: one tile of the checkpoint)"""
+    alphabet: Annotated[Path, Parameter(metavar="FILE")] | None = None
+    """ids of the tokens that noise draws from and attackers may use, a text file of integers
+    (default: all tokens that are not special)"""
     labels: Annotated[tuple[str, str], flag(labels, "UNSAFE,SAFE")] | None = None
     """the two labels; spellings of one are separated by | (default: Unsafe,Safe)"""
     answer: Annotated[str, Parameter(metavar="TEXT")] | None = None
     """beginning of an answer with {label} in it (default: {"rating": "{label}")"""
+    decision: Literal["logit_mass", "generate"] | None = None
+    """compare the labels' masses, or decode an answer and look for a label, slowly (default: logit_mass)"""
+    generated_tokens: Annotated[int, flag(integer(1, 2**12), "K")] | None = None
+    """most tokens that --decision generate decodes (default: 16)"""
     dtype: Literal["float32", "bfloat16"] | None = None
     """of weights and computation (default: float32)"""
+    attention: Literal["auto", "xla", "cudnn"] | None = None
+    """kernel; auto is cuDNN where it applies (default: auto)"""
+    model_parallel: Annotated[int, flag(integer(1, 4096), "N")] | None = None
+    """spread the weights over N devices, and batches over the rest (default: 1)"""
 
     def given(self) -> dict[str, Any]:
-        """What was given, by the names of the guard's own arguments."""
+        """What was given, by the names of the fields."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -214,26 +263,14 @@ class GuardOptions:
             )
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class OutputOptions:
-    """Where a result is written."""
-
-    out: Path | None = None
-    """file to write; its ending says what"""
-    force: bool = False
-    """overwrite an existing file"""
-
-
 def target_test(
     d: int, epsilon: float, smoothing: HybridSmoothing, tau: float, alpha: float, max_samples: int
-) -> SamplingPlan:
+) -> SequentialTest:
     """The sequential test of "is p_A high enough for (d, epsilon)?".
 
     Raises:
       BadInputError: if the target cannot be certified, or not with so few draws.
     """
-    from hybrid_rs_jax._text import setting_text
     from hybrid_rs_jax.certificate.bounds import required_bound, required_samples
     from hybrid_rs_jax.confidence import SequentialTest
 

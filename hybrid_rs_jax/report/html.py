@@ -13,6 +13,8 @@ from typing import Any
 from hybrid_rs_jax._text import ceil_probability_text, probability_text
 from hybrid_rs_jax.report import html_sections as sections
 from hybrid_rs_jax.report.html_previews import Preview
+from hybrid_rs_jax.results.record import record as as_record
+from hybrid_rs_jax.results.result import Result
 
 __all__ = ["PICTURE_BYTES", "embedded_record", "html_report"]
 
@@ -21,7 +23,7 @@ PICTURE_BYTES = 24 * 2**20
 _SCRIPTS = ("html_numbers.js", "html_charts.js", "html_table.js", "html_input.js", "html_page.js")
 
 
-def html_report(record: Mapping[str, Any], preview: Preview | None = None) -> str:
+def html_report(result: Result, preview: Preview | None = None) -> str:
     """The page: settings, the guarantee in words, the frontier, certified accuracy, and every input.
 
     Equal records give equal pages: the page holds no time and no path. Numbers are rounded as in the tables: what is
@@ -29,13 +31,14 @@ def html_report(record: Mapping[str, Any], preview: Preview | None = None) -> st
     load nothing and run only its own script.
 
     Args:
-      record: what `certificate_record` gives, or `read_certificates` reads.
+      result: what `certify` gives, or `read_certificates` reads.
       preview: text and PNG of the input with an id, or None where they are not known. Pictures are embedded in the
         order of the record, up to `PICTURE_BYTES`.
 
     Returns:
       The text of a file in UTF-8.
     """
+    record = as_record(result)
     style, script = _asset("html_style.css"), "\n".join(_asset(name) for name in _SCRIPTS)
     policy = {
         "default-src": "'none'",
@@ -54,7 +57,7 @@ def html_report(record: Mapping[str, Any], preview: Preview | None = None) -> st
         source=sections.source(record),
         figures=sections.figures(record),
         guarantee=sections.guarantee(record),
-        summary=sections.summary(record),
+        summary=sections.summary(record, result),
         missing=sections.missing(record),
         settings=sections.settings(record),
     )
@@ -97,8 +100,9 @@ def _payload(record: Mapping[str, Any], preview: Preview | None) -> dict[str, An
 def _bound_text(statement: Mapping[str, Any], row: Mapping[str, Any]) -> str | list[str]:
     """The bound on the clean score, rounded to its own safe side: a lower one down, an upper one up."""
     upper = row.get("decision") == "safe" or statement.get("side") == "below"
-    text = [ceil_probability_text(p, 1 - p) if upper else probability_text(p) for p in _listed(row.get("p_a"))]
-    return text if isinstance(row.get("p_a"), list) else "".join(text)
+    bound = row.get("upper_bound" if upper else "p_a")
+    text = [ceil_probability_text(p, 1 - p) if upper else probability_text(p) for p in _listed(bound)]
+    return text if isinstance(bound, list) else "".join(text)
 
 
 def _listed(value: Any) -> list[float]:

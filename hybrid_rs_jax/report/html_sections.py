@@ -11,8 +11,9 @@ import numpy as np
 
 from hybrid_rs_jax._text import counted, floor_text, mean, radius_text, setting_text, span_text
 from hybrid_rs_jax.kernels.record import smoothing_text
-from hybrid_rs_jax.report.tables import abstentions, summary_rows
-from hybrid_rs_jax.results.words import deployment_text, legend_text
+from hybrid_rs_jax.results.explanations import explanations
+from hybrid_rs_jax.results.result import Result
+from hybrid_rs_jax.results.sentences import legend
 
 __all__ = ["figures", "guarantee", "missing", "not_covered", "settings", "source", "summary", "title"]
 
@@ -108,7 +109,7 @@ def guarantee(record: Mapping[str, Any]) -> str:
     if attacker:
         parts.append(f"<h3>What the attacker may do</h3><p>{text(_sentence(attacker))}</p>")
     if side in ("above", "below", "both") and "tau" in statement:
-        parts.append(f"<h3>What it means in operation</h3><p>{text(deployment_text(statement['tau'], side=side))}</p>")
+        parts.append(f"<h3>What it means in operation</h3><p>{text(statement.get('deployment', ''))}</p>")
     parts += ["</div>", "<div><h3>What is not covered</h3>", _list(not_covered(record)), "</div>", "</div>"]
     return "\n".join(parts)
 
@@ -135,10 +136,10 @@ def not_covered(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"Budgets without a certificate. In files: {minus_one}."
 
 
-def summary(record: Mapping[str, Any]) -> str:
+def summary(record: Mapping[str, Any], result: Result) -> str:
     """One row per budget, with the draws that it needs; then why something is not certified, and the legend."""
     statement = record["statement"]
-    header, body = summary_rows(record)
+    header, body = result.summary().table()
     known = len(statement.get("needed_samples") or ()) == len(body)
     if known:
         header = [*header, "draws needed"]
@@ -146,11 +147,10 @@ def summary(record: Mapping[str, Any]) -> str:
         body = [[*row, f"{n:,}" if n > 0 else "none suffices"] for row, n in zip(body, needed, strict=True)]
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in header)
     lines = (f'<tr><th scope="row">{text(d)}</th>{_cells(rest)}</tr>' for d, *rest in body)
-    notes = list(abstentions(record)) if known and "tau" in statement else []
+    notes = [*statement["provisos"], *explanations(result)]
     pixels = statement["sigma"] is not None
-    notes.append(
-        ("Over all inputs; one that is not certified counts as 0 in the mean. " if pixels else "") + legend_text(pixels)
-    )
+    average = "Over all inputs; one that is not certified counts as 0 in the mean. " if pixels else ""
+    notes.append(average + legend(result.statements[0]))
     if known:
         notes.append(
             "Draws needed: the fewest noisy copies with which an input can be certified at that budget, if all agree."

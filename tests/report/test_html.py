@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from hybrid_rs_jax.results.certificates import both_decisions, certificate_record
+from hybrid_rs_jax.results.words import deployment_text
 from PIL import Image
 
 import hybrid_rs_jax as hrs
@@ -18,8 +20,6 @@ from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report import html as page_module
 from hybrid_rs_jax.report.html import embedded_record, html_report
 from hybrid_rs_jax.report.html_previews import data_preview, demo_preview, picture_png, recorded_preview
-from hybrid_rs_jax.results.certificates import both_decisions, certificate_record
-from hybrid_rs_jax.results.words import deployment_text
 
 KERNEL = hrs.UniformKernel(0.25, 512)
 HYBRID = hrs.HybridSmoothing(KERNEL, 0.5)
