@@ -15,6 +15,7 @@ __all__ = [
     "at_least_text",
     "budget_text",
     "ceil_probability_text",
+    "ceil_text",
     "counted",
     "down_text",
     "floor_text",
@@ -46,6 +47,15 @@ def floor_text(value: float, decimals: int = 3) -> str:
     return _rounded(value, decimals, ROUND_FLOOR)
 
 
+def ceil_text(value: float, decimals: int = 3) -> str:
+    """`value` with so many decimals, never below it: 0.9991 becomes 1.000.
+
+    >>> ceil_text(33.21, 1)
+    '33.3'
+    """
+    return _rounded(value, decimals, ROUND_CEILING)
+
+
 def radius_text(radius: float, decimals: int = 3) -> str:
     """A certified radius, floored; a dash where nothing is certified (-1)."""
     return DASH if radius < 0 else floor_text(radius, decimals)
@@ -74,6 +84,8 @@ def ceil_probability_text(p: float, complement: float) -> str:
     >>> ceil_probability_text(0.750038, 0.249962), ceil_probability_text(1 - 2.5e-10, 2.5e-10)
     ('0.751', '1 - 2.5e-10')
     """
+    if complement <= 0:
+        return "1"
     if complement < 1e-8:
         return f"1 - {probability_text(complement)}"
     if p < 1e-3:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from hybrid_rs_jax._checks import check_budget_array, check_epsilon, check_mask, check_same_inputs
 from hybrid_rs_jax.attacks._objective import Target, gradients, margins
 from hybrid_rs_jax.attacks._pixels import descend, project_l2, random_images
 from hybrid_rs_jax.attacks._settings import AttackSettings
@@ -250,24 +251,18 @@ def _checked(
     tokens: np.ndarray, images: np.ndarray, smoothing: HybridSmoothing, eligible: Any, d: Any, epsilon: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mask and budgets per input, or one sentence."""
-    if tokens.shape[0] != images.shape[0] or not len(tokens):
-        raise ValueError(f"tokens and images must hold the same inputs, got {tokens.shape[0]} and {images.shape[0]}.")
+    check_same_inputs(tokens, images)
+    if not len(tokens):
+        raise ValueError("tokens must hold at least one input, got none.")
     if not np.issubdtype(images.dtype, np.floating):
         raise ValueError(f"images must have a floating dtype, got {images.dtype}.")
-    mask = np.ones(tokens.shape, bool) if eligible is None else np.asarray(eligible, bool)
-    if mask.shape not in (tokens.shape, tokens.shape[1:]):
-        raise ValueError(f"eligible must have shape {tokens.shape[1:]} or {tokens.shape}, got {mask.shape}.")
-    mask = np.broadcast_to(mask, tokens.shape)
+    mask = check_mask("eligible", eligible, tokens.shape)
     if smoothing.discrete is not None:
         smoothing.discrete.check_tokens(np.where(mask, tokens, np.zeros((), tokens.dtype)))
-    d, epsilon = np.asarray(d), np.asarray(epsilon, np.float64)
+    d, epsilon = check_budget_array(d), check_epsilon(epsilon)
     for name, value in (("d", d), ("epsilon", epsilon)):
         if value.shape not in ((), tokens.shape[:1]):
             raise ValueError(f"{name} must be a scalar or have shape {tokens.shape[:1]}, got {value.shape}.")
-    if d.dtype.kind not in "iu" or (d < 0).any():
-        raise ValueError(f"d must hold integers of at least 0, got {d}.")
-    if not (np.isfinite(epsilon) & (epsilon >= 0)).all():
-        raise ValueError(f"epsilon must be finite and at least 0, got {epsilon}.")
     d = np.minimum(np.broadcast_to(d, len(tokens)), tokens.shape[1])
     return mask, d, np.broadcast_to(epsilon, len(tokens))
 

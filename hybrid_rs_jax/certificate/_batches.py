@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hybrid_rs_jax._jax import float64_on_cpu
 from hybrid_rs_jax.certificate._dual import Probability, prepare
 from hybrid_rs_jax.certificate._inverse import required
 from hybrid_rs_jax.certificate._radius import radius
@@ -91,8 +92,7 @@ def _run(
     padded, count = _pad_atoms(ratio), np.int32(ratio.atoms)
 
     def one(start: int) -> tuple[np.ndarray, ...]:
-        # x64 and the default device are properties of a thread, so each worker sets its own
-        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        with float64_on_cpu():  # in each worker: settings are properties of a thread
             parts = [_pad(column[start : start + size], size) for column in columns]
             return tuple(np.asarray(x) for x in block(padded, count, *parts, *map(np.int32, options)))
 

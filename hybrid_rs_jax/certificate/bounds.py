@@ -10,6 +10,17 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from hybrid_rs_jax._checks import (
+    MOST_DRAWS,
+    SEARCHED_BUDGET,
+    check_budget,
+    check_budget_array,
+    check_complement,
+    check_epsilon,
+    check_risk,
+    check_side,
+    check_tau,
+)
 from hybrid_rs_jax.certificate import _batches
 from hybrid_rs_jax.confidence import LowerBound, clopper_pearson_bound
 from hybrid_rs_jax.kernels import HybridSmoothing
@@ -24,10 +35,7 @@ __all__ = [
     "worst_case_probability",
 ]
 
-#: `certified_budget` looks no further than this many tokens.
-MAX_BUDGET = 1 << 14
 _UP, _DOWN = 1 + 2.0**-51, 1 - 2.0**-51
-_MOST_SAMPLES = 2**53
 
 
 def worst_case_probability(
@@ -63,9 +71,9 @@ def worst_case_bounds(
     p_a: object, d: object, epsilon: object, smoothing: HybridSmoothing, *, complement: object = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """`worst_case_probability` with an upper bound beside it: how tight the number is. Shapes [*broadcast]."""
-    p, q = _probability(p_a, complement)
-    epsilon = _at_least_zero("epsilon", epsilon)
-    p, q, d, epsilon = np.broadcast_arrays(p, q, _budgets(d), epsilon)
+    p, q = check_complement("p_a", p_a, complement)
+    epsilon = check_epsilon(epsilon)
+    p, q, d, epsilon = np.broadcast_arrays(p, q, check_budget_array(d), epsilon)
     rho, lost = _rho(epsilon, smoothing)
 
     def solve(ratio: LikelihoodRatio, lanes: np.ndarray) -> np.ndarray:
@@ -99,7 +107,7 @@ def largest_probability(
     >>> round(largest_probability(1e-3, d=1, epsilon=0.5, smoothing=smoothing), 4)
     0.7622
     """
-    p, q = _probability(p_b, complement)
+    p, q = check_complement("p_b", p_b, complement, upper=True)
     lower, _ = worst_case_bounds(q, d, epsilon, smoothing, complement=p)
     return _scalar(np.minimum(1.0, (1.0 - lower) * _UP))
 
@@ -137,14 +145,13 @@ def certified_radius(
     >>> certified_radius(0.999, d=[0, 1, 2, 9], smoothing=smoothing, tau=4.6e-5).round(3).tolist()
     [3.501, 3.109, 2.665, -1.0]
     """
-    p, q = _probability(p_a, complement)
-    tau_p = _open_unit("tau", tau)
+    check_side(side)
+    p, q = check_complement("p_a", p_a, complement, upper=side == "below")
+    tau_p = check_tau(tau)
     tau_q = np.asarray(1 - tau_p)
-    if side not in ("above", "below"):
-        raise ValueError(f"side must be 'above' or 'below', got {side!r}.")
     if side == "below":
         p, q, tau_p, tau_q = q, p, tau_q * _UP, tau_p
-    p, q, d, tau_p, tau_q = np.broadcast_arrays(p, q, _budgets(d), tau_p, tau_q)
+    p, q, d, tau_p, tau_q = np.broadcast_arrays(p, q, check_budget_array(d), tau_p, tau_q)
 
     def solve(ratio: LikelihoodRatio, lanes: np.ndarray) -> np.ndarray:
         columns = (column.flat[lanes] for column in (p, q, tau_p, tau_q))
@@ -187,13 +194,13 @@ def certified_budget(
     >>> certified_budget([0.5, 0.999, 0.99999], smoothing, tau=4.6e-5).tolist()
     [0, 4, 7]
     """
-    p, q = _probability(p_a, complement)
-    tau_p, epsilon = _open_unit("tau", tau), _at_least_zero("epsilon", epsilon)
+    p, q = check_complement("p_a", p_a, complement)
+    tau_p, epsilon = check_tau(tau), check_epsilon(epsilon)
     p, q, tau_p, epsilon = np.broadcast_arrays(p, q, tau_p, epsilon)
     shape = p.shape
     p, q, tau_p, epsilon = p.ravel(), q.ravel(), tau_p.ravel(), epsilon.ravel()
     fields = getattr(smoothing.discrete, "cardinalities", None)
-    limit = MAX_BUDGET if max_budget is None else int(_budgets(max_budget))
+    limit = SEARCHED_BUDGET if max_budget is None else check_budget(max_budget)
     limit = limit if fields is None else min(limit, len(fields))
     if smoothing.discrete is None:
         limit = 0
@@ -239,8 +246,8 @@ def required_probability(d: object, epsilon: object, smoothing: HybridSmoothing,
 
 def required_bound(d: object, epsilon: object, smoothing: HybridSmoothing, tau: object) -> LowerBound:
     """`required_probability` and its complement, negative where no probability certifies."""
-    tau_p, epsilon = _open_unit("tau", tau), _at_least_zero("epsilon", epsilon)
-    d, epsilon, tau_p = np.broadcast_arrays(_budgets(d), epsilon, tau_p)
+    tau_p, epsilon = check_tau(tau), check_epsilon(epsilon)
+    d, epsilon, tau_p = np.broadcast_arrays(check_budget_array(d), epsilon, tau_p)
     rho, lost = _rho(epsilon, smoothing)
 
     def solve(ratio: LikelihoodRatio, lanes: np.ndarray) -> np.ndarray:
@@ -281,7 +288,7 @@ def required_samples(
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution.
       tau: decision threshold in (0, 1).
-      alpha: risk level in (0, 1).
+      alpha: risk level in [1e-200, 1).
 
     Returns:
       int64 of the broadcast shape, an int for scalars; -1 where no number of draws (up to 2^53) suffices.
@@ -292,16 +299,17 @@ def required_samples(
     [17, 72, 294, 23155]
     """
     need = required_bound(d, epsilon, smoothing, tau)
-    alpha = _open_unit("alpha", alpha)
+    alpha = check_risk(alpha)
     p, complement, alpha = np.broadcast_arrays(need.p, need.complement, alpha)
     possible = complement > 0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         guess = np.ceil(np.log(alpha) / np.log1p(-np.where(possible, complement, 0.5)))
-    possible = possible & (guess < _MOST_SAMPLES)
+    possible = possible & (guess < MOST_DRAWS)
     n = np.where(possible, guess, 1).astype(np.int64)
 
     def enough(n: np.ndarray) -> np.ndarray:
-        bound = clopper_pearson_bound(np.maximum(n, 1), np.maximum(n, 1), alpha)
+        draws = np.clip(n, 1, MOST_DRAWS)
+        bound = clopper_pearson_bound(draws, draws, alpha)
         return np.asarray((n >= 1) & np.where(p > 0.5, bound.complement <= complement, bound.p >= p))
 
     n = np.where(enough(np.asarray(n - 1)), n - 1, n)
@@ -341,48 +349,6 @@ def _rho(epsilon: np.ndarray, smoothing: HybridSmoothing) -> tuple[np.ndarray, n
     with np.errstate(over="ignore"):
         rho = np.minimum(epsilon / smoothing.sigma * _UP, np.finfo(np.float64).max)
     return np.asarray(rho), np.zeros(epsilon.shape, bool)
-
-
-def _probability(p_a: object, complement: object) -> tuple[np.ndarray, np.ndarray]:
-    p = _unit_interval("p_a", p_a)
-    if complement is None:
-        return p, np.asarray(1 - p)
-    q = _unit_interval("complement", complement)
-    total = np.asarray(p + q)
-    if np.any(wrong := np.abs(total - 1) > 1e-9):
-        raise ValueError(f"complement must be 1 - p_a, got a sum of {total[wrong].flat[0]}.")
-    return p, q
-
-
-def _unit_interval(name: str, values: object) -> np.ndarray:
-    return _require(name, values, lambda x: (x >= 0) & (x <= 1), "in [0, 1]")
-
-
-def _open_unit(name: str, values: object) -> np.ndarray:
-    return _require(name, values, lambda x: (x > 0) & (x < 1), "in (0, 1)")
-
-
-def _at_least_zero(name: str, values: object) -> np.ndarray:
-    return _require(name, values, lambda x: (x >= 0) & np.isfinite(x), "finite and at least 0")
-
-
-def _require(name: str, values: object, legal: Callable[[np.ndarray], np.ndarray], where: str) -> np.ndarray:
-    array = np.asarray(values, np.float64)
-    good = legal(array)
-    if not good.all():
-        raise ValueError(f"{name} must be {where}, got {array[~good].flat[0]}.")
-    return array
-
-
-def _budgets(d: object) -> np.ndarray:
-    array = np.asarray(d)
-    if array.dtype.kind == "f" and np.all(np.isfinite(array) & (array == np.floor(array))):
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"The discrete budget d must be a non-negative integer, got {d}.")
-    if np.any(array < 0):
-        raise ValueError(f"The discrete budget d must be a non-negative integer, got {array[array < 0].flat[0]}.")
-    return array.astype(np.int64)
 
 
 def _scalar(array: np.ndarray | np.generic):  # type: ignore[no-untyped-def]

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from hybrid_rs_jax._checks import check_draws
 from hybrid_rs_jax.certificate.bounds import (
     certified_radius,
     largest_probability,
@@ -31,8 +32,6 @@ __all__ = [
     "CertifiedCounts",
     "Side",
     "certified_counts",
-    "checked_budgets",
-    "checked_counts",
     "largest_budget",
     "needed_bound",
     "needed_samples",
@@ -95,7 +94,7 @@ def certified_counts(
     Raises:
       ValueError: if a number is out of range.
     """
-    pairs, back = _distinct(checked_counts("successes", successes), checked_counts("n", n))
+    pairs, back = _distinct(check_draws("successes", successes, 0), check_draws("n", n))
     p, complement = clean_bound(pairs[0], pairs[1], risk, side, plan)
     if np.ndim(successes) == 1:
         radius = _radii(p[:, None], complement[:, None], np.asarray(budgets), smoothing, tau, side, total_variation)
@@ -200,29 +199,6 @@ def mirrored(tau: float) -> float:
     return min((1 - tau) * (1 + 2.0**-51), 1 - 2.0**-53)
 
 
-def checked_counts(name: str, values: object) -> np.ndarray:
-    """Counts as int64, cast before their range is checked (unsigned numbers wrap only before that), or one sentence."""
-    array = np.asarray(values)
-    if array.dtype.kind == "f" and np.all(whole := np.isfinite(array) & (array == np.floor(array))):
-        array = np.where(np.abs(array) <= MOST_DRAWS, array, -1).astype(np.int64)
-    if array.dtype.kind not in "iu":
-        found = array[~whole].flat[0] if array.dtype.kind == "f" else f"dtype {array.dtype}"
-        raise ValueError(f"{name} must be integers, got {found}.")
-    counts = np.minimum(array, MOST_DRAWS + 1).astype(np.int64)
-    if np.any(bad := (counts < 0) | (counts > MOST_DRAWS)):
-        raise ValueError(f"{name} must be non-negative and at most 2^53, got {np.asarray(values)[bad].flat[0]}.")
-    return counts
-
-
-def checked_budgets(budgets: Sequence[int]) -> tuple[int, ...]:
-    """The budgets as integers, or one sentence."""
-    values = list(budgets)
-    whole = all(np.ndim(d) == 0 and not isinstance(d, bool | np.bool_) and d == d // 1 for d in values)
-    if not values or not whole or values[0] < 0 or any(a >= b for a, b in zip(values, values[1:], strict=False)):
-        raise ValueError(f"budgets must be non-negative integers, increasing and not empty, got {values}.")
-    return tuple(int(d) for d in values)
-
-
 def _radii(
     p: np.ndarray,
     complement: np.ndarray,
@@ -249,7 +225,7 @@ def shifted(p: np.ndarray, complement: np.ndarray, side: Side, delta: float) -> 
 
 
 def _moved(tau: float, side: Side, delta: float) -> float | None:
-    """tau + delta above, tau - delta below, away from the claim; None where that leaves (0, 1)."""
+    """Tau + delta above, tau - delta below, away from the claim; None where that leaves (0, 1)."""
     if delta == 0:
         return tau
     level = float(_up(np.asarray(tau + delta)) if side == "above" else _down(np.asarray(tau - delta)))

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hybrid_rs_jax._checks import check_draws
 from hybrid_rs_jax.certificate.bounds import certified_radius
-from hybrid_rs_jax.certificate.certify import checked_counts, largest_budget, shifted
+from hybrid_rs_jax.certificate.certify import largest_budget, shifted
 from hybrid_rs_jax.confidence import clopper_pearson_bound, clopper_pearson_upper_bound
 from hybrid_rs_jax.kernels import HybridSmoothing
 
@@ -93,9 +94,9 @@ def checked_votes(votes: object, n: object = None) -> tuple[np.ndarray, np.ndarr
         raise ValueError(
             f"votes must be integers [inputs, classes] with at least 2 classes, got {array.dtype} {list(array.shape)}."
         )
-    array = checked_counts("votes", array)
+    array = check_draws("votes", array, 0)
     total = array.sum(axis=1)
-    draws = total if n is None else checked_counts("n", np.asarray(n))
+    draws = total if n is None else check_draws("n", n)
     try:
         draws = np.broadcast_to(draws, total.shape)
     except ValueError:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hybrid_rs_jax._checks import check_epsilon
 from hybrid_rs_jax.certificate.table import FrontierTable, frontier_table
 from hybrid_rs_jax.confidence import StagedLooks, clopper_pearson_upper_bound, staged_looks
 from hybrid_rs_jax.kernels import HybridSmoothing
@@ -52,8 +53,7 @@ def frontier_plan(
     >>> plan.verdict([1_600, 1_600], [800, 1_590]).tolist()
     [1, 0]
     """
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must be at least 0, got {tolerance}.")
+    tolerance = float(check_epsilon(tolerance, "tolerance"))
     plan = staged_looks(min(first, max_samples), max_samples)
     table = frontier_table(budgets, smoothing, tau, size=1025)
     step = tolerance * (1.0 if smoothing.sigma is None else smoothing.sigma)

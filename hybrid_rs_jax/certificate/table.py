@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtri
 
+from hybrid_rs_jax._checks import check_budgets, check_probability, check_tau, check_whole
 from hybrid_rs_jax.certificate.bounds import required_bound
 from hybrid_rs_jax.kernels import HybridSmoothing
 
@@ -37,9 +38,7 @@ class FrontierTable:
         Returns:
           float64[B, D], at most the true radius and short of it by at most one grid step.
         """
-        p_a = np.atleast_1d(np.asarray(p_a, np.float64))
-        if not np.all((p_a >= 0) & (p_a <= 1)):
-            raise ValueError(f"p_a must be in [0, 1], got {p_a[~((p_a >= 0) & (p_a <= 1))].flat[0]}.")
+        p_a = np.atleast_1d(check_probability("p_a", p_a))
         grid = np.concatenate([[-1.0], self.radius])
         return np.stack([grid[np.searchsorted(row, p_a, side="right")] for row in self.probability], axis=-1)
 
@@ -61,14 +60,12 @@ def frontier_table(budgets: Sequence[int], smoothing: HybridSmoothing, tau: floa
     >>> table.certified_radius([0.999]).round(2).tolist()
     [[3.49, 3.1, 2.66]]
     """
-    if size < 2:
-        raise ValueError(f"size must be at least 2, got {size}.")
-    if not 0 < tau < 1:
-        raise ValueError(f"tau must be in (0, 1), got {tau}.")
+    size, tau = check_whole("size", size, 2), float(check_tau(tau))
+    budgets = check_budgets(budgets, increasing=False)
     sigma = smoothing.sigma
     largest = 0.0 if sigma is None else sigma * float(-ndtri(2.0**-53) - ndtri(tau))
     radius = np.linspace(0.0, max(largest, 0.0), size) if sigma is not None else np.zeros(1)
-    need = required_bound(np.asarray(list(budgets))[:, None], radius[None], smoothing, tau)
+    need = required_bound(np.asarray(budgets)[:, None], radius[None], smoothing, tau)
     probability = np.where(need.complement < 0, np.inf, need.p)
     # rounding may disturb the order by a unit in the last place; a larger requirement is on the safe side
-    return FrontierTable(tuple(int(d) for d in budgets), radius, np.maximum.accumulate(probability, axis=1))
+    return FrontierTable(budgets, radius, np.maximum.accumulate(probability, axis=1))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from hybrid_rs_jax.classifiers.demo_guard import DemoGuard
     from hybrid_rs_jax.classifiers.host import HostClassifier
-    from hybrid_rs_jax.classifiers.vlm_guard import VlmGuard
+    from hybrid_rs_jax.classifiers.vlm import VlmGuard
 
 __all__ = [
     "BaseClassifier",
@@ -37,6 +37,6 @@ _HOMES = {
     "chat": "ChatClassifier ChatError ChatStatistics FirstTokenDecision TextDecision",
     "demo_guard": "DemoGuard",
     "host": "HostClassifier",
-    "vlm_guard": "VlmGuard",
+    "vlm": "VlmGuard",
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -10,7 +10,7 @@ from typing import Any
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.kernels.record import KERNELS, build_smoothing
+from hybrid_rs_jax.kernels.record import KERNELS, build_smoothing, describe_smoothing
 
 __all__ = [
     "ALPHA",
@@ -23,6 +23,7 @@ __all__ = [
     "cardinalities",
     "check_fields",
     "check_noise_flags",
+    "check_pixel_noise",
     "integer",
     "open_unit",
     "positive",
@@ -113,9 +114,8 @@ def add_noise_arguments(parser: argparse.ArgumentParser, *, default_kernel: str 
     group.add_argument(
         "--cardinalities", type=cardinalities, metavar="K,K,...", help="symbols per field, e.g. 2,5,16 (categorical)"
     )
-    group.add_argument(
-        "--sigma", type=positive, metavar="S", help="standard deviation of the pixel noise; left out = text-only"
-    )
+    group.add_argument("--sigma", type=positive, metavar="S", help="standard deviation of the pixel noise")
+    group.add_argument("--no-pixel-noise", action="store_true", help="text-only: tokens alone carry noise")
 
 
 def add_risk_arguments(parser: argparse.ArgumentParser, tau: str = f"{TAU:g}") -> None:
@@ -136,14 +136,18 @@ def add_risk_arguments(parser: argparse.ArgumentParser, tau: str = f"{TAU:g}") -
     )
 
 
-def smoothing_from(args: argparse.Namespace, recorded: Mapping[str, Any] | None = None) -> hrs.HybridSmoothing:
+def smoothing_from(args: argparse.Namespace, known: hrs.HybridSmoothing | None = None) -> hrs.HybridSmoothing:
     """The smoothing distribution of the flags, or of a run, which the flags may repeat but not contradict.
 
     Raises:
       BadInputError: if a flag is missing, has no meaning for the kernel, or contradicts the run.
     """
     given = {field: getattr(args, field) for field in _FLAGS}
-    if recorded is not None:
+    if args.no_pixel_noise and (args.sigma is not None or (known is not None and known.sigma is not None)):
+        what = "--sigma" if known is None else "the run, which has pixel noise"
+        raise BadInputError(f"--no-pixel-noise contradicts {what}; leave one of them out.")
+    if known is not None:
+        recorded = describe_smoothing(known)
         for field, value in given.items():
             wanted = recorded.get(field)
             wanted = tuple(wanted) if isinstance(wanted, list) else wanted
@@ -152,12 +156,20 @@ def smoothing_from(args: argparse.Namespace, recorded: Mapping[str, Any] | None 
                     f"{_FLAGS[field]} {_shown(value)} contradicts the run, which was drawn with {field} = "
                     f"{_shown(wanted)}; counts certify only the noise that they were drawn with."
                 )
-        return build_smoothing(recorded)
+        return known
     kernel = given["kernel"]
     if kernel is None:
         raise BadInputError(f"--kernel is needed, {joined(KERNELS, 'or')}: counts do not say which noise was drawn.")
     check_noise_flags(kernel, given)
+    check_pixel_noise(given["sigma"] is not None, args.no_pixel_noise)
     return build_smoothing(given)
+
+
+def check_pixel_noise(sigma: bool, none: bool) -> None:
+    """Whoever leaves the pixel noise out says so: without it no pixel change is certified."""
+    if sigma == none:
+        problem = "contradicts --no-pixel-noise" if sigma else "is needed (or --no-pixel-noise)"
+        raise BadInputError(f"--sigma {problem}: the pixel noise is part of the certificate.")
 
 
 def check_noise_flags(kernel: str, given: Mapping[str, Any]) -> None:

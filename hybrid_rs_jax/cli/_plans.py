@@ -43,13 +43,6 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="with --frontier: radius that is not worth more copies, in units of sigma (default: 0.1)",
     )
-    stop.add_argument(
-        "--per-budget",
-        type=arguments.integer(0, arguments.MAX_BUDGET),
-        metavar="D",
-        help="a sample for each budget d = 0..D, with noise on the first d eligible positions alone "
-        "(the attacker appends); alpha is split over them",
-    )
 
 
 def parse_target(text: str) -> tuple[int, float]:

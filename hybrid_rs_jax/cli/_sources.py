@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._files import path_text
 from hybrid_rs_jax.cli._vlm_arguments import is_checkpoint, open_guard, refuse_vlm_arguments, vlm_settings
 from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
@@ -66,9 +67,8 @@ def open_source(args: argparse.Namespace) -> Source:
         return Source(classifier, inputs, vocab_size, DEMO_UNIT, described, named)
     path = Path(data)
     if path.suffix.lower() != ".npz":
-        raise BadInputError(f"--data must be demo or a NumPy archive (.npz) with tokens and images, got {data}.")
-    if not path.is_file():
-        raise BadInputError(f"--data {data} does not exist.")
+        legal = "demo or a NumPy archive (.npz) with tokens and images"
+        raise BadInputError(f"--data must be {legal}, got {path_text(data)}.")
     with library_sentences():
         arrays = load_npz(path)
     # each input has its own digest in the ledger, so that data may grow between two sessions
@@ -82,11 +82,13 @@ def first_readable(inputs: Inputs) -> Input:
       BadInputError: if none can be used.
     """
     reasons = []
-    for position in range(len(inputs.ids)):
+    for index in range(len(inputs.ids)):
         try:
-            return inputs.read(position)
+            return inputs.read(index)
         except UnreadableInputError as error:
             reasons.append(str(error))
+    if not reasons:
+        raise BadInputError("The data hold no inputs.")
     raise BadInputError(f"None of the {len(reasons)} inputs can be used; the first one: {reasons[0]}")
 
 
@@ -97,12 +99,12 @@ def _checkpoint(args: argparse.Namespace) -> Source:
 
     if args.data == "demo":
         raise BadInputError("--data must be a folder, a .csv or a .jsonl file of texts and pictures, got demo.")
-    samples = open_data(args.data)
+    data = open_data(args.data)
     guard = open_guard(args.model, vlm_settings(args), share_image=getattr(args, "no_pixel_noise", False))
     height, width = guard.image_size
     named = {"name": "texts and pictures", "file": Path(args.data).name}
     unit = CHECKPOINT_UNIT.format(height=height, width=width)
-    return Source(guard, GuardInputs(samples, guard), guard.vocab_size, unit, guard.describe(), named, 16)
+    return Source(guard, GuardInputs(data, guard), guard.vocab_size, unit, guard.describe(), named, 16)
 
 
 def _demo_guard() -> tuple[Any, dict[str, Any]]:

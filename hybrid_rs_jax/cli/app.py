@@ -1,12 +1,16 @@
 """The command line: `hybrid-rs COMMAND ...`.
 
-Exit status: 0 done; 2 bad input, with one sentence on stderr; 130 interrupted.
+Exit status:
+
+    0    done
+    1    a fault of hybrid-rs itself: one line that says so, and --debug (or HYBRID_RS_DEBUG=1) for the traceback
+    2    bad input, with one sentence on stderr; also no memory, or a full disk under what is printed
+    130  interrupted; 143 terminated; 141 the reader of a pipe went away (files are written all the same)
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import sys
@@ -15,7 +19,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from hybrid_rs_jax._version import __version__
-from hybrid_rs_jax.cli import certify, curate, demo, doctor, merge, plan, plot, report, sample, sweep
+from hybrid_rs_jax.cli import _process, certify, curate, demo, doctor, merge, plan, plot, report, sample, sweep
 from hybrid_rs_jax.errors import BadInputError
 
 __all__ = ["main"]
@@ -36,10 +40,13 @@ _DESCRIPTION = """\
 Certified robustness of multimodal classifiers under joint token and pixel attacks
 (hybrid randomized smoothing). What is certified is the SMOOTHED classifier: the vote
 over noisy copies of an input, not the classifier's answer on the input itself."""
+# Belongs to the process and not to a command, so that it may stand anywhere.
+_DEBUG = "--debug"
 _EPILOG = """\
 Start with:  hybrid-rs demo
 Then:        hybrid-rs report hybrid-rs-demo
-Each command explains itself:  hybrid-rs certify --help"""
+Each command explains itself:  hybrid-rs certify --help
+After any command --debug shows the traceback of an error."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,26 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError, OSError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    try:
-        status = _run(argv)
-        sys.stdout.flush()
-    except BadInputError as error:
-        print(f"hybrid-rs: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("hybrid-rs: interrupted.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # the reader of a pipe has seen enough; keep Python from complaining once more while it shuts down
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return status
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = _DEBUG in arguments or os.environ.get(_process.DEBUG_VARIABLE, "0") not in ("", "0")
+    rest = [argument for argument in arguments if argument != _DEBUG]
+    return _process.guarded(lambda: _run(rest), debug)
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str]) -> int:
     try:
         args = _parser().parse_args(argv)
     except SystemExit as stop:  # --help and --version

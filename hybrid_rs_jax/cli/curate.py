@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hybrid_rs_jax._files import check_target
 from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.cli._vlm_arguments import add_vlm_arguments, is_checkpoint, open_guard, vlm_settings
-from hybrid_rs_jax.data import NoiseAlone, Outcome, Sample, Samples, Unreadable, curate, fit, open_data, write_index
-from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.data import Dataset, Outcome, RawInput, curate, open_data, write_index
+from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
+from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
 
@@ -50,7 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.positive,
         default=0.5,
         metavar="S",
-        help="standard deviation of the noise that must not look unsafe by itself (default: %(default)s)",
+        help="pixel noise that must not look unsafe by itself: its standard deviation (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--beta",
+        type=arguments.open_unit,
+        default=0.25,
+        metavar="B",
+        help="token noise that must not look unsafe by itself: the share of replaced positions (default: %(default)s)",
     )
     parser.add_argument(
         "--seed", type=arguments.integer(0, 2**31 - 1), default=0, metavar="S", help="of that noise (default: 0)"
@@ -63,53 +75,73 @@ def run(args: argparse.Namespace) -> None:
     if not is_checkpoint(args.model):
         raise BadInputError(f"--model must be the folder or the hub id of a checkpoint, got {args.model}.")
     check_target(args.out, (".jsonl",), args.force)
-    samples = open_data(args.data)
-    samples = samples if args.limit is None else samples.first(args.limit)
+    data = open_data(args.data)
+    data = data if args.limit is None else data.first(args.limit)
     guard = open_guard(args.model, vlm_settings(args))
-    settings = {"model": _model(guard), "data": samples.digest(), "noise": {"sigma": args.sigma, "seed": args.seed}}
-    with progress_bar("curating", len(samples), "inputs", log=True) as advance, library_sentences():
+    noise = {"sigma": args.sigma, "beta": args.beta, "seed": args.seed}
+    settings = {"model": _model(guard), "data": data.digest(), "noise": noise}
+    smoothing = HybridSmoothing(UniformKernel(args.beta, guard.vocab_size), args.sigma)
+    with progress_bar("curating", len(data), "inputs", log=True) as advance, library_sentences():
         curation = curate(
-            _Encodable(samples, guard),
+            _Encodable(data, guard),
             guard.decide,
-            noise=_FittedNoise(NoiseAlone(args.sigma, args.seed), guard.image_size),
+            noise=NoiseAlone(smoothing, guard.text_length, guard.image_size, args.seed),
             journal=args.out.with_name(args.out.name + ".journal"),
             settings=settings,
             batch_size=args.batch_size,
             progress=advance,
         )
-    write_index(args.out, samples.select(curation.kept), args.force)
+    write_index(args.out, data.select(curation.kept), args.force)
     say(curation.report())
     for name in [name for name, outcome in curation.outcomes.items() if outcome is Outcome.UNREADABLE][:5]:
-        say(f"Unreadable {name}: {curation.reasons[name]}.")
+        say(f"Unreadable {name}: {curation.reasons[name]}")
     say(f"\nWrote {args.out}; what became of every input is in {args.out}.journal.")
 
 
-class _Encodable(Samples):
+@dataclasses.dataclass(frozen=True)
+class _Encodable:
     """A data set in which texts that the guard cannot take count as unreadable."""
 
-    def __init__(self, samples: Samples, guard: Any):
-        super().__init__(samples.records)
-        self._guard = guard
+    data: Dataset
+    guard: Any
 
-    def __getitem__(self, row: int) -> Sample | Unreadable:
-        sample = super().__getitem__(row)
-        if isinstance(sample, Sample):
-            try:
-                self._guard.symbols(sample.text)
-            except ValueError as error:
-                return Unreadable(sample.id, str(error).rstrip("."))
-        return sample
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.data.ids
+
+    def read(self, index: int) -> RawInput:
+        try:
+            self.guard.symbols(self.data.texts[index])
+        except ValueError as error:
+            raise UnreadableInputError(str(error)) from error
+        return self.data.read(index)
 
 
 @dataclasses.dataclass(frozen=True)
-class _FittedNoise:
-    """Noise at the certified resolution, where a run adds it, rather than at the picture's own."""
+class NoiseAlone:
+    """The noise of a run on an empty text and a grey picture, tokens and pixels both; one draw per input.
 
-    noise: NoiseAlone
-    size: tuple[int, int]
+    Attributes:
+      smoothing: draws it.
+      text_length, image_size: of what is certified.
+      seed: of all draws; each input's noise depends on the seed and its id alone.
+    """
 
-    def __call__(self, sample: Sample) -> Any:
-        return self.noise(dataclasses.replace(sample, image=fit(sample.image, *self.size)))
+    smoothing: HybridSmoothing
+    text_length: int
+    image_size: tuple[int, int]
+    seed: int
+
+    def __call__(self, raw: RawInput) -> tuple[np.ndarray, np.ndarray]:
+        import jax
+        import jax.numpy as jnp
+
+        digest = hashlib.sha256(f"{self.seed}\n{raw.id}".encode()).digest()
+        key = jax.random.key(int.from_bytes(digest[:4], "little"), impl="threefry2x32")
+        key = jax.random.fold_in(key, int.from_bytes(digest[4:8], "little"))
+        empty, grey = jnp.zeros(self.text_length, jnp.int32), jnp.full((*self.image_size, 3), 0.5, jnp.float32)
+        tokens, image = self.smoothing.sample(key, empty, grey, jnp.ones(self.text_length, bool))
+        return np.asarray(tokens), np.asarray(image)
 
 
 def _model(guard: Any) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -21,16 +21,13 @@ from hybrid_rs_jax._files import atomic_folder, check_target_folder, free_folder
 from hybrid_rs_jax._text import DASH, floor_text, mean, radius_text
 from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.cli._explain import explain
-from hybrid_rs_jax.cli.certify import certify_counts
-from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.kernels.record import build_smoothing, smoothing_text
-from hybrid_rs_jax.report.plots import save_figure
+from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 from hybrid_rs_jax.report.progress import progress_bar
-from hybrid_rs_jax.report.tables import abstentions, certificate_rows, print_table, say
-from hybrid_rs_jax.results.certificates import write_certificates
-from hybrid_rs_jax.results.counts import Counts
-from hybrid_rs_jax.results.runs import run_record, write_run
-from hybrid_rs_jax.results.words import deployment_text, legend_text
+from hybrid_rs_jax.report.tables import certificate_rows, print_table, say
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.results.certificate import Certificate
 
 EXAMPLES = """\
 examples:
@@ -86,35 +83,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Sample, certify, print, write."""
+    from hybrid_rs_jax.report.plots import save_figure
+    from hybrid_rs_jax.results.files import write
+    from hybrid_rs_jax.results.runs import write_run
+
     folder = free_folder(FOLDER) if args.out is None else args.out
     check_target_folder(folder)
-    records, runs = certify_demo(args)
+    results = certify_demo(args)
     say()
-    _print(records)
+    _print(results)
     if args.explain:
-        statement = records["hybrid"]["statement"]
-        explain(records["hybrid"]["certificates"][0], statement, build_smoothing(statement))
+        explain(results["hybrid"], 0)
     with atomic_folder(folder) as path:
-        for name, record in records.items():
+        for name, result in results.items():
             place = path if name == "hybrid" else path / name
             place.mkdir(exist_ok=True)
-            rows = [(row["id"], row["successes"], row["n"]) for row in record["certificates"]]
-            write_run(place, runs[name], rows)
-            write_certificates(place / "certificates.json", record, ".json")
-            write_certificates(place / "certificates.csv", record, ".csv")
-            save_figure(record, place / "frontier.png", ".png")
+            assert result.counts.run is not None
+            rows = zip(result.ids, result.successes.tolist(), result.n.tolist(), strict=True)
+            write_run(place, result.counts.run.facts, rows)
+            write(result, place / "certificates.json", ".json")
+            write(result, place / "certificates.csv", ".csv")
+            save_figure(result, place / "frontier.png", ".png")
     say()
     say(f"Wrote {folder}{os.sep} with run.json, counts.csv, certificates.json, certificates.csv and frontier.png;")
     say("the same five for one kind of noise alone in image-only and text-only.")
     say(f"Next: hybrid-rs report {folder}, or hybrid-rs certify {folder} --tau 1e-3")
 
 
-def certify_demo(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Records and `run.json` contents for hybrid, image-only and text-only smoothing."""
+def certify_demo(args: argparse.Namespace) -> dict[str, Certificate]:
+    """Certificates for hybrid, image-only and text-only smoothing."""
     import jax
 
     from hybrid_rs_jax.classifiers import DemoGuard
     from hybrid_rs_jax.data import demo
+    from hybrid_rs_jax.results.certificate import certify_decisions
+    from hybrid_rs_jax.results.counts import Counts
+    from hybrid_rs_jax.results.runs import RUN_FILE, Run, run_record
 
     inputs = demo.held_out_unsafe(args.limit)
     if len(inputs) < args.limit:
@@ -131,7 +135,7 @@ def certify_demo(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
     say(f"{len(inputs)} held-out unsafe inputs, {args.samples:,} noisy copies of each. {STORY}")
     say(f'For example {inputs.ids[0]}: "{inputs.prompts[0]}", with a picture of a {inputs.digits[0]}.')
     total = len(inputs) * args.samples
-    records, runs = {}, {}
+    results: dict[str, Certificate] = {}
     with progress_bar("noisy copies", total * len(smoothings), "copies") as progress:
         for index, (name, smoothing) in enumerate(smoothings.items()):
             successes = hrs.sample_counts(
@@ -144,7 +148,7 @@ def certify_demo(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
                 eligible=demo.suffix_mask(),
                 progress=functools.partial(_advance, progress, index * total),
             )
-            runs[name] = run_record(
+            header = run_record(
                 smoothing,
                 samples=args.samples,
                 seed=args.seed,
@@ -154,40 +158,48 @@ def certify_demo(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
                 classifier=guard.describe(),
                 data={"name": "hybrid_rs_jax.data.demo.held_out_unsafe", "inputs": len(inputs)},
             )
-            counts = Counts(inputs.ids, successes, np.full_like(successes, args.samples), None, runs[name])
+            run = Run.of(Path(RUN_FILE), header)
+            counts = Counts(tuple(inputs.ids), successes, np.full_like(successes, args.samples), run=run)
             budgets = range(MAX_BUDGET + 1) if smoothing.discrete is not None else range(1)
-            records[name] = certify_counts(counts, smoothing, tau, alpha, budgets)
-    return records, runs
+            with library_sentences():
+                result = certify_decisions(counts, smoothing, tau, alpha, budgets)
+            results[name] = cast("Certificate", result)
+    return results
 
 
-def _print(records: dict[str, Any]) -> None:
-    hybrid = records["hybrid"]
-    statement = hybrid["statement"]
-    say(f"Hybrid smoothing ({smoothing_text(statement)}; n = {statement['run']['samples']}):\n")
+def _print(results: Mapping[str, Certificate]) -> None:
+    from hybrid_rs_jax.results.explanations import explanations
+    from hybrid_rs_jax.results.sentences import deployment, guarantee, legend, provisos, threat_model
+
+    hybrid = results["hybrid"]
+    statement = hybrid.statement
+    say(f"Hybrid smoothing ({smoothing_text(describe_smoothing(hybrid.smoothing))}; n = {hybrid.n[0]}):\n")
     print_table(*certificate_rows(hybrid))
     say("\nCompared with smoothing one modality alone (mean over all inputs; not certified counts as 0):\n")
-    print_table(*comparison_rows(records))
+    print_table(*comparison_rows(results))
     say()
-    say(legend_text())
-    for sentence in abstentions(hybrid):
+    say(legend(statement))
+    for sentence in explanations(hybrid):
         say(sentence)
     say()
-    say(statement["guarantee"])
-    say(deployment_text(statement["tau"]))
+    say(guarantee(hybrid.statements))
+    say(f"The attacker: {threat_model(statement)}.")
+    for sentence in provisos(statement):
+        say(sentence)
+    say(deployment(hybrid.statements))
 
 
-def comparison_rows(records: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def comparison_rows(results: Mapping[str, Certificate]) -> tuple[list[str], list[list[str]]]:
     """Mean certified radius per budget and mean certified budget, as in Table 1 of the paper."""
-    budgets = records["hybrid"]["statement"]["budgets"]
+    budgets = results["hybrid"].budgets
     body = []
     for name, title in (("image-only", "Image-only"), ("text-only", "Text-only"), ("hybrid", "Hybrid")):
-        rows = records[name]["certificates"]
-        radius = np.array([row["radius"] for row in rows], np.float64)
+        radius = results[name].radius
         cells = []
         for index in range(len(budgets)):
             certified = index < radius.shape[1] and bool((radius[:, index] >= 0).any())
             cells.append(radius_text(mean(radius[:, index].tolist())) if certified else DASH)
-        body.append([title, floor_text(mean(row["budget"] for row in rows), 2), *cells])
+        body.append([title, floor_text(mean(results[name].budget.tolist()), 2), *cells])
     return ["smoothing", "mean d", *(f"r_{d}" for d in budgets)], body
 
 

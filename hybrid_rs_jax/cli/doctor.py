@@ -104,19 +104,17 @@ def _size_text(guard: Any) -> str:
 
 
 def _prompt_lines(guard: Any) -> Iterator[tuple[str, str]]:
-    view, tokenizer = guard.view, guard.tokenizer
-    picture = view.image_tokens
-    parts = [len(view.tokens.before), picture, len(view.tokens.between), guard.text_length, len(view.tokens.after)]
+    prompt, layout, tokenizer = guard.prompt, guard.prompt.layout, guard.tokenizer
+    picture = prompt.image_tokens
+    parts = [len(layout.before), picture, len(layout.between), guard.text_length, len(layout.after)]
     height, width = guard.image_size
     yield (
         "prompt",
         f"{parts[0]} tokens, picture of {height}x{width} pixels as {parts[1]:,}, {parts[2]} tokens, text of up to "
-        f"{parts[3]}, {parts[4]} tokens, answer of {len(view.answer.beginning)}: {view.positions:,} positions",
+        f"{parts[3]}, {parts[4]} tokens, answer of {len(layout.beginning)}: {prompt.positions:,} positions",
     )
-    names = [
-        ", ".join(repr(tokenizer.decode([token])) for token in ids) for ids in (view.answer.unsafe, view.answer.safe)
-    ]
-    yield "answer", f"begins with {tokenizer.decode(list(view.answer.beginning))!r}"
+    names = [", ".join(repr(tokenizer.decode([token])) for token in ids) for ids in (layout.unsafe, layout.safe)]
+    yield "answer", f"begins with {tokenizer.decode(list(layout.beginning))!r}"
     yield "labels", f"unsafe goes on with {names[0]}, safe with {names[1]}"
     yield "alphabet", f"{guard.vocab_size - 1:,} tokens and PAD, V = {guard.vocab_size:,}"
 
@@ -145,7 +143,7 @@ def _noisy_step(guard: Any, encoded: Any, smoothing: hrs.HybridSmoothing) -> tup
         noisy = jax.vmap(lambda key: smoothing.sample(key, tokens, image, eligible))(keys)
         return apply(parameters, *noisy)
 
-    return step, (parameters, *encoded)
+    return step, (parameters, *encoded.arrays)
 
 
 def _two_copies(step: Any, inputs: Any) -> str:

@@ -34,6 +34,6 @@ def run(args: argparse.Namespace) -> None:
         merge(args.out, args.runs)
         with Ledger.open(args.out) as ledger:
             counts = ledger.counts()
-    inputs = counted(len(set(counts.ids)), "input")
-    say(f"Joined {counted(len(args.runs), 'run')}: {inputs}, {int(counts.n.sum()):,} draws.")
+    inputs = counted(len(counts.ids) - len(counts.undrawn), "input")
+    say(f"Joined {counted(len(args.runs), 'run')}: {inputs}, {counts.draws:,} draws.")
     say(f"Wrote {args.out}. Next: hybrid-rs certify {args.out}")

@@ -15,13 +15,22 @@ import numpy as np
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import json_text
-from hybrid_rs_jax._text import DASH, ceil_probability_text, probability_text, setting_text, span_text
+from hybrid_rs_jax._text import (
+    DASH,
+    ceil_probability_text,
+    ceil_text,
+    down_text,
+    floor_text,
+    setting_text,
+    span_text,
+    up_text,
+)
 from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.cli._plans import SAMPLES, parse_target, target_test
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 from hybrid_rs_jax.report.tables import print_table, say
-from hybrid_rs_jax.results.words import deployment_text, too_few_draws
+from hybrid_rs_jax.results.sentences import run_time_text, too_few_draws
 
 EXAMPLES = """\
 examples:
@@ -34,6 +43,8 @@ examples:
 MOST_DRAWS = 2**53
 #: Stopping rules are designed up to here.
 MOST_STOPPED = 10**7
+#: What the filter at run time may miss, where nothing else is said.
+MISS = 0.01
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
             "tau": tau,
             "alpha": alpha,
             "samples": args.samples,
+            "miss_probability": _miss(args),
             "meaning": (
                 "required_samples: draws that certify if all succeed; affordable_failures: of `samples` draws, "
                 "-1 where even no failure does not certify"
@@ -140,6 +152,7 @@ def _run_target(args: argparse.Namespace, smoothing: hrs.HybridSmoothing, tau: f
             "tau": tau,
             "alpha": alpha,
             "samples": samples,
+            "miss_probability": _miss(args),
             "p_a": test.p_star,
             "complement": test.complement_star,
             "error": test.error,
@@ -156,10 +169,16 @@ def _run_target(args: argparse.Namespace, smoothing: hrs.HybridSmoothing, tau: f
     print(json_text(record)) if args.json else _print_target(record)
 
 
+def _miss(args: argparse.Namespace) -> float:
+    return MISS if args.miss_probability is None else float(args.miss_probability)
+
+
 def _scores(p_star: float) -> list[float]:
-    """Clean scores worth a row: some below the one that is needed, some between it and 1."""
+    """Clean scores worth a row, short numbers: some below the one that is needed, some between it and 1."""
     gap = 1 - p_star
-    return [p_star - gap, p_star, *(1 - gap / part for part in (2, 5, 20, 100)), 1.0] if gap < p_star else [p_star, 1.0]
+    between = [1 - gap / part for part in (2, 5, 20, 100)] if gap < p_star else []
+    below = [p_star - gap] if gap < p_star else []
+    return [*(float(down_text(p)) for p in (*below, p_star, *between)), 1.0]
 
 
 def _print_target(record: dict[str, Any]) -> None:
@@ -173,22 +192,23 @@ def _print_target(record: dict[str, Any]) -> None:
     )
     body = [
         [
-            probability_text(row["p"]),
-            f"{100 * row['certified']:.1f} %",
-            f"{row['mean']:,.1f}",
+            setting_text(row["p"]),
+            f"{floor_text(100 * row['certified'], 1)} %",
+            ceil_text(row["mean"], 1),
             *(f"{row[name]:,}" for name in ("median", "quantile_95", "worst")),
         ]
         for row in rows
     ]
     print_table(["clean score", "certified", "mean draws", "median", "95 %", "worst"], body, left=0)
     say()
+    alternative = ceil_probability_text(statement["alternative"], 1 - statement["alternative"])
     say(
-        f"An input whose clean score does not reach p_A is certified with probability at most {statement['error']:.6f} "
-        f"(alpha = {setting_text(statement['alpha'])}); one of at least "
-        f"{ceil_probability_text(statement['alternative'], 1 - statement['alternative'])} with "
-        f"probability at least {setting_text(statement['power'])}. The figures are exact, not simulated."
+        f"An input whose clean score does not reach p_A is certified with probability at most "
+        f"{up_text(statement['error'])} (alpha = {setting_text(statement['alpha'])}); one of at least {alternative} "
+        f"with probability at least {setting_text(statement['power'])}. The figures come from the law of the stopping rule, "
+        "not from a simulation; shares certified are rounded down, draws up."
     )
-    say(deployment_text(statement["tau"]))
+    say(run_time_text(statement["tau"], statement["miss_probability"], statement["alpha"]))
 
 
 def _probabilities(text: str) -> tuple[float, ...]:
@@ -267,4 +287,4 @@ def _print(record: dict[str, Any]) -> None:
     for row in rows:
         if samples is not None and row["affordable_failures"] < 0:
             say(too_few_draws(samples, row["d"], row["required_samples"]))
-    say(deployment_text(statement["tau"]))
+    say(run_time_text(statement["tau"], statement["miss_probability"], statement["alpha"]))

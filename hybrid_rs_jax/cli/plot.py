@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hybrid_rs_jax._files import atomic_file, check_target
 from hybrid_rs_jax._text import counted, setting_text
-from hybrid_rs_jax.cli._records import add_record_arguments, output_path, read_or_certify
+from hybrid_rs_jax.cli._results import Asked, add_result_arguments, output_path, read_or_certify
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.plots import SUFFIXES, save_figure
 from hybrid_rs_jax.report.tables import say
@@ -34,18 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="picture to write, .png, .pdf or .svg (default: RUN/certificates.png, or FILE with the suffix .png)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite an existing picture")
-    add_record_arguments(parser)
+    add_result_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Read or certify, draw, write."""
     out = output_path(args.source, args.out, ".png")
     check_target(out, SUFFIXES, args.force)
-    record = read_or_certify(args)
-    if "classes" in record["statement"]:
+    result = read_or_certify(args.source, Asked.of(args))
+    risk = result.statements[0].risk
+    if risk.tau is None:
         raise BadInputError(f"{args.source} holds votes per class; `hybrid-rs report` shows them.")
     with atomic_file(out, args.force) as path:
-        save_figure(record, path, out.suffix.lower())
-    statement = record["statement"]
-    inputs = counted(len(record["certificates"]), "input")
-    say(f"Wrote {out} ({inputs}, tau = {setting_text(statement['tau'])}, alpha = {setting_text(statement['alpha'])}).")
+        save_figure(result, path, out.suffix.lower())
+    inputs = counted(len(result), "input")
+    say(f"Wrote {out} ({inputs}, tau = {setting_text(risk.tau)}, alpha = {setting_text(risk.alpha)}).")

@@ -9,15 +9,15 @@ opens from the disk and loads nothing.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hybrid_rs_jax._files import atomic_file, check_target
 from hybrid_rs_jax._text import counted, setting_text
-from hybrid_rs_jax.cli._records import add_record_arguments, output_path, read_or_certify
+from hybrid_rs_jax.cli._results import Asked, add_result_arguments, output_path, read_or_certify
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.report.html import html_report
-from hybrid_rs_jax.report.html_previews import Preview, data_preview, recorded_preview
+from hybrid_rs_jax.report.page import page
+from hybrid_rs_jax.report.previews import Preview, data_preview, recorded_preview
 from hybrid_rs_jax.report.tables import say
 
 EXAMPLES = """\
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="data with the texts and pictures of the inputs: a NumPy archive, a table, or a folder "
         "(default: those of the demo where a run says that it used them, else none)",
     )
-    add_record_arguments(parser)
+    add_result_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,22 +52,17 @@ def run(args: argparse.Namespace) -> None:
     out = output_path(args.source, args.out, ".html")
     check_target(out, (".html",), args.force)
     preview = None if args.data is None else data_preview(args.data)
-    record = read_or_certify(args)
+    result = read_or_certify(args.source, Asked.of(args))
     if preview is not None:
-        _check_data(args.data, preview, record)
-    page = html_report(record, preview or recorded_preview(record))
+        _check_data(args.data, preview, result.ids)
+    written = page(result, preview or recorded_preview(result))
     with atomic_file(out, args.force) as path:
-        path.write_text(page, encoding="utf-8")
-    inputs = counted(len(record["certificates"]), "input")
-    risk = ", ".join(
-        f"{name} = {setting_text(record['statement'][name])}"
-        for name in ("tau", "alpha")
-        if name in record["statement"]
-    )
-    say(f"Wrote {out} ({inputs}, {risk}).")
+        path.write_text(written, encoding="utf-8")
+    risk = result.statements[0].risk
+    tau = "" if risk.tau is None else f"tau = {setting_text(risk.tau)}, "
+    say(f"Wrote {out} ({counted(len(result), 'input')}, {tau}alpha = {setting_text(risk.alpha)}).")
 
 
-def _check_data(path: Path, preview: Preview, record: dict[str, Any]) -> None:
-    ids = [row["id"] for row in record["certificates"]]
+def _check_data(path: Path, preview: Preview, ids: Sequence[str]) -> None:
     if all(preview(name) is None for name in ids):
         raise BadInputError(f"--data {path} has none of the {counted(len(ids), 'input')}, {ids[0]!r} for one.")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
+import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -28,6 +29,10 @@ from hybrid_rs_jax.kernels.record import build_smoothing, smoothing_text
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
 from hybrid_rs_jax.results.runs import run_record
+from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, LOCK_FILE, Ledger, LedgerCounts
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.sampling.run import Progress
 
 EXAMPLES = """\
 examples:
@@ -80,7 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=arguments.integer(0, 2**31 - 1), default=0, metavar="S", help="seed (default: %(default)s)"
     )
     arguments.add_noise_arguments(parser, default_kernel="uniform")
-    parser.add_argument("--no-pixel-noise", action="store_true", help="text-only: tokens alone carry noise")
     arguments.add_risk_arguments(parser)
     add_vlm_arguments(parser)
 
@@ -94,56 +98,67 @@ def run(args: argparse.Namespace) -> None:
     plan, aim = plans.build_plan(args, smoothing, tau, alpha)
     header = _header(args, source, smoothing, plan, aim)
     total = len(source.inputs.ids) if args.limit is None else min(args.limit, len(source.inputs.ids))
-    positions = range(args.shard[0], total, args.shard[1])
-    if not len(positions):
+    indices = range(args.shard[0], total, args.shard[1])
+    if not len(indices):
         raise BadInputError(f"--shard {args.shard[0]}/{args.shard[1]} leaves none of the {total} inputs.")
-    say(f"{counted(len(positions), 'input')}, {smoothing_text(header['smoothing'])}; {plans.plan_text(plan, aim)}")
-    with _interruptible(args.out), library_sentences(), _as_sentence(), _ledger(args, header) as ledger:
-        progress = _draw(args, ledger, source, positions, smoothing, plan)
-        _summary(progress, plan, ledger.counts())
+    say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {plans.plan_text(plan, aim)}")
+    new = not args.resume or not (args.out / LEDGER_FILE).exists()
+    with _terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(args, header, new) as ledger:
+        progress = _draw(args, ledger, source, indices, smoothing, plan)
+        counts = ledger.counts()
+    if counts.skipped and not counts.ids:
+        _refuse_all(args.out, counts.skipped, new)
+    _summary(progress, plan, counts)
     say(f"\nWrote {args.out / 'ledger.sqlite'}. Next: hybrid-rs certify {args.out}")
 
 
 def _draw(
-    args: argparse.Namespace, ledger: Any, source: Source, positions: range, smoothing: hrs.HybridSmoothing, plan: Any
-) -> Any:
-    """Run the engine into the ledger, with progress."""
+    args: argparse.Namespace,
+    ledger: Ledger,
+    source: Source,
+    indices: range,
+    smoothing: hrs.HybridSmoothing,
+    plan: Any,
+) -> Progress:
+    """Run the engine into the ledger, with progress; an interrupt says what is kept."""
     import jax
 
-    from hybrid_rs_jax.sampling.run import Progress, sample_run
+    from hybrid_rs_jax.sampling.run import InterruptedRun, sample_run
 
-    budgets = None if args.per_budget is None else range(args.per_budget + 1)
-    total = len(positions) * (1 if budgets is None else len(budgets))
-    with progress_bar("sampling", total, "inputs", log=True) as advance:
+    with progress_bar("sampling", len(indices), "inputs", log=True) as advance:
         meter = _Meter()
 
         def report(progress: Progress) -> None:
             note = f"{progress.saved:,} draws saved" if progress.saved else ""
             advance(progress.finished + progress.skipped, note, meter.text(progress.classified))
 
-        return sample_run(
-            ledger,
-            source.classifier,
-            source.inputs,
-            positions,
-            smoothing,
-            plan,
-            jax.random.key(args.seed),
-            budgets=budgets,
-            classes=getattr(source.classifier, "classes", None),
-            batch_size=args.batch_size or source.batch_size,
-            mesh=hrs.data_mesh(args.devices),
-            report=report,
-        )
+        try:
+            return sample_run(
+                ledger,
+                source.classifier,
+                source.inputs,
+                indices,
+                smoothing,
+                plan,
+                jax.random.key(args.seed),
+                classes=getattr(source.classifier, "classes", None),
+                batch_size=args.batch_size or source.batch_size,
+                mesh=getattr(source.classifier, "mesh", None) or hrs.data_mesh(args.devices),
+                report=report,
+            )
+        except InterruptedRun as interrupt:
+            kept, lost = ledger.counts().draws, interrupt.progress.lost
+            say(
+                f"Interrupted: {args.out} keeps {counted(kept, 'draw')}, {lost:,} under way were lost; "
+                "--resume goes on from there.",
+                stderr=True,
+            )
+            raise
 
 
-def _ledger(args: argparse.Namespace, header: dict[str, Any]) -> Any:
+def _ledger(args: argparse.Namespace, header: dict[str, Any], new: bool) -> Ledger:
     """A new ledger, or with --resume the one that is there."""
-    from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
-
-    if args.resume and (args.out / LEDGER_FILE).exists():
-        return Ledger.resume(args.out, header, may_change=_may_change)
-    return Ledger.create(args.out, header)
+    return Ledger.create(args.out, header) if new else Ledger.resume(args.out, header, may_change=_may_change)
 
 
 def _may_change(field: str, before: Any, after: Any) -> bool:
@@ -169,15 +184,8 @@ def _header(
     )
     if np.ndim(shared) == 2:
         record["eligible_positions"] = "an own set for each input, part of its digest"
-    budgets = None if args.per_budget is None else list(range(args.per_budget + 1))
-    return {
-        **record,
-        "plan": plan.describe(),
-        "aim": aim,
-        "mode": "shared" if budgets is None else "per budget",
-        "budgets": budgets,
-        "classes": getattr(source.classifier, "classes", None),
-    }
+    classes = getattr(source.classifier, "classes", None)
+    return {**record, "plan": plan.describe(), "aim": aim, "classes": classes}
 
 
 def _served_model(classifier: Any, encoded: Any) -> dict[str, str]:
@@ -221,22 +229,35 @@ def _smoothing(args: argparse.Namespace, source: Source) -> hrs.HybridSmoothing:
     return build_smoothing(given)
 
 
-def _summary(progress: Any, plan: Any, counts: Any) -> None:
+def _summary(progress: Progress, plan: Any, counts: LedgerCounts) -> None:
     """What the session did and what the run holds now."""
-    drawn, what = np.sort(counts.n), "input" if np.all(counts.budget < 0) else "sample"
+    drawn = np.sort(np.concatenate([table.draws for table in counts.streams.values()] or [np.zeros(0, np.int64)]))
     if drawn.size:
         say(
-            f"{progress.finished} of {counted(progress.inputs, what)} done; draws: "
+            f"{progress.finished} of {counted(progress.inputs, 'input')} done; draws: "
             f"{int(drawn[0]):,} to {int(drawn[-1]):,}, median {int(drawn[(drawn.size - 1) // 2]):,}, "
             f"mean {float(drawn.mean()):,.1f}, of at most {plan.max_samples:,}."
         )
     say(f"This session classified {progress.classified:,} noisy copies; {progress.drawn:,} of them count.")
-    if ties := int(counts.ties.sum()):
-        say(f"{ties:,} of all draws were ties: their margin is at rounding level, another batch size may flip them.")
+    if counts.ties:
+        say(
+            f"{counts.ties:,} of all draws were ties: their margin is at rounding level, another batch size may flip "
+            "them."
+        )
     for name, reason in counts.skipped[:5]:
         say(f"Skipped {name}: {reason}")
     if len(counts.skipped) > 5:
         say(f"... and {len(counts.skipped) - 5} more; the ledger holds all reasons.")
+
+
+def _refuse_all(folder: Path, skipped: Sequence[tuple[str, str]], new: bool) -> NoReturn:
+    """Not one input could be used: one cause, and no new run is left that the mended command would stumble over."""
+    if new:
+        for name in (LEDGER_FILE, LOCK_FILE):
+            (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else is in it
+            folder.rmdir()
+    raise BadInputError(f"None of the {counted(len(skipped), 'input')} can be used; the first one: {skipped[0][1]}")
 
 
 class _Meter:
@@ -255,27 +276,21 @@ class _Meter:
         return f"{(classified - self._first) / passed:,.0f} copies/s" if passed > 0 else None
 
 
-class _interruptible:
-    """Turn SIGTERM into an interrupt, and say that nothing is lost."""
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends a run in good order, as Ctrl-C does."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._before: Any = None
+    def stop(signum: int, frame: types.FrameType | None) -> None:
+        raise KeyboardInterrupt
 
-    def __enter__(self) -> None:
-        def stop(signum: int, frame: types.FrameType | None) -> None:
-            raise KeyboardInterrupt
-
-        try:
-            self._before = signal.signal(signal.SIGTERM, stop)
-        except ValueError:  # not in the main thread: leave signals alone
-            self._before = None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-        if kind is KeyboardInterrupt:
-            say(f"Interrupted; what was drawn is in {self._folder}, and --resume goes on from there.", stderr=True)
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's business
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _shard(text: str) -> tuple[int, int]:

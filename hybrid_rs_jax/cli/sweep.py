@@ -73,8 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sigma",
         type=grids.float_grid(lambda x: arguments.SMALLEST <= x <= arguments.LARGEST, "in 1e-12..1e+12"),
         metavar="GRID",
-        help="standard deviations of the pixel noise; left out = text-only",
+        help="standard deviations of the pixel noise",
     )
+    parser.add_argument("--no-pixel-noise", action="store_true", help="text-only: tokens alone carry noise")
     parser.add_argument(
         "--beta",
         type=grids.float_grid(lambda x: 0 < x < 1, "in (0, 1)"),
@@ -101,6 +102,7 @@ def run(args: argparse.Namespace) -> None:
     """Compute block by block, two at a time, and write each one as soon as it is there."""
     given = {name: getattr(args, name) for name in ("beta", "sigma", "vocab_size", "cardinalities")}
     arguments.check_noise_flags(args.kernel, given)
+    arguments.check_pixel_noise(args.sigma is not None, args.no_pixel_noise)
     _check_mode(args)
     check_target(args.out, SUFFIXES, args.force)
     grid = Grid.of(args)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from hybrid_rs_jax._checks import check_open_unit, check_whole
+
 __all__ = ["detection_threshold"]
 
 
@@ -27,8 +29,6 @@ def detection_threshold(samples: int, miss_probability: float) -> float:
     >>> round(detection_threshold(100_000, 0.01), 8)
     4.605e-05
     """
-    if isinstance(samples, bool) or not (samples >= 1 and samples % 1 == 0):
-        raise ValueError(f"samples must be an integer of at least 1, got {samples}.")
-    if not 0 < miss_probability < 1:
-        raise ValueError(f"miss_probability must lie in (0, 1), got {miss_probability}.")
+    samples = check_whole("samples", samples, 1)
+    miss_probability = float(check_open_unit("miss_probability", miss_probability))
     return min(-math.expm1(math.log(miss_probability) / samples) * (1 + 2.0**-50), 1.0)

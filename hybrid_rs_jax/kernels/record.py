@@ -12,7 +12,10 @@ from hybrid_rs_jax.errors import BadInputError, library_sentences
 if TYPE_CHECKING:
     from hybrid_rs_jax.kernels import HybridSmoothing
 
-__all__ = ["KERNELS", "build_smoothing", "describe_smoothing", "smoothing_text"]
+__all__ = ["KERNELS", "SAMPLER", "build_smoothing", "describe_noise", "describe_smoothing", "smoothing_text"]
+
+#: What turns the generator's words into noise; another version gives other draws.
+SAMPLER = "hybrid_rs_jax grid noise, version 1"
 
 #: Fields that each kernel needs; "none" is image-only smoothing.
 KERNELS: dict[str, tuple[str, ...]] = {
@@ -24,14 +27,46 @@ KERNELS: dict[str, tuple[str, ...]] = {
 
 
 def describe_smoothing(smoothing: HybridSmoothing) -> dict[str, Any]:
-    """`{"kernel", its fields, "sigma"}`; kernel "none" is image-only, sigma null is text-only."""
+    """`{"kernel", its fields, "sigma", "step"}`; kernel "none" is image-only, sigma null is text-only.
+
+    `step` is null where the smoothing does not say one; `describe_noise` says which one was drawn with.
+    """
     kernel = smoothing.discrete
     record: dict[str, Any] = {"kernel": "none"}
     if kernel is not None:
         name = type(kernel).__name__.removesuffix("Kernel").lower()
         fields = {f.name: getattr(kernel, f.name) for f in dataclasses.fields(kernel)}  # type: ignore[arg-type]
         record = {"kernel": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}
-    return {**record, "sigma": smoothing.sigma}
+    return {**record, "sigma": smoothing.sigma, "step": smoothing.step}
+
+
+def describe_noise(smoothing: HybridSmoothing, pixels: int) -> dict[str, Any]:
+    """How the noise of a run is drawn, for its header: runs whose noise differs are never added up.
+
+    Args:
+      smoothing: the smoothing distribution.
+      pixels: numbers in one picture, height times width times channels.
+
+    Returns:
+      `generator`, `partitionable` and `sampler`, which fix the draws; `step` of the pixel grid and `outcomes` of the
+      pixel noise, null without it; `total_variation`, the distance of a noisy picture's law from the certified one,
+      rounded up; `off_grid_attackers`, whether attacked pixels may lie off the grid: false, a picture is a picture.
+
+    Raises:
+      ValueError: if sigma is more than 2^16 steps.
+    """
+    from hybrid_rs_jax.kernels._alias import half_width
+
+    step, sigma = smoothing.grid_step, smoothing.sigma
+    return {
+        "generator": "threefry2x32",
+        "partitionable": True,
+        "sampler": SAMPLER,
+        "step": step,
+        "outcomes": None if sigma is None or step is None else 2 * half_width(sigma, step) + 1,
+        "total_variation": smoothing.total_variation(pixels),
+        "off_grid_attackers": False,
+    }
 
 
 def build_smoothing(record: Mapping[str, Any]) -> HybridSmoothing:
@@ -40,7 +75,7 @@ def build_smoothing(record: Mapping[str, Any]) -> HybridSmoothing:
     Raises:
       BadInputError: if a field is missing or out of range, with the field's name.
     """
-    name, sigma = record.get("kernel"), record.get("sigma")
+    name, sigma, step = record.get("kernel"), record.get("sigma"), record.get("step")
     if name not in KERNELS:
         raise BadInputError(f"kernel must be {joined(KERNELS, 'or')}, got {name!r}.")
     missing = [field for field in KERNELS[name] if record.get(field) is None]
@@ -52,7 +87,8 @@ def build_smoothing(record: Mapping[str, Any]) -> HybridSmoothing:
 
     with library_sentences():
         try:
-            return HybridSmoothing(_kernel(name, record), None if sigma is None else float(sigma))
+            numbers = [None if number is None else float(number) for number in (sigma, step)]
+            return HybridSmoothing(_kernel(name, record), *numbers)
         except TypeError as error:
             raise BadInputError(f"The {name} kernel has a field of the wrong type: {error}.") from error
 
@@ -77,11 +113,20 @@ def smoothing_text(record: Mapping[str, Any]) -> str:
     if record["kernel"] == "none":
         parts.append("no token noise")
     else:
-        words = [f"{record['kernel']} kernel", f"beta = {record.get('beta')}"]
+        words = [f"{record['kernel']} kernel", f"beta = {_beta_text(record.get('beta'))}"]
         if record.get("vocab_size"):
             words.append(f"{record['vocab_size']:,} symbols")
         if record.get("cardinalities"):
             words.append(f"{len(record['cardinalities'])} fields")
         parts.append(", ".join(words))
     parts.append("no pixel noise" if record["sigma"] is None else f"sigma = {record['sigma']:g}")
+    if record.get("step") is not None:
+        parts.append(f"steps of {record['step']:.9g}")
     return "; ".join(parts)
+
+
+def _beta_text(beta: Any) -> str:
+    """Beta as the user gave it: what is drawn differs from it by less than 2^-33."""
+    if isinstance(beta, (list, tuple)):
+        return f"[{', '.join(map(_beta_text, beta))}]"
+    return f"{beta:.9g}" if isinstance(beta, float) else str(beta)

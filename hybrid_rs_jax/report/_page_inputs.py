@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 
-import numpy as np
-
-from hybrid_rs_jax._text import at_least_text, budget_text, probability_text, radius_text, up_text
 from hybrid_rs_jax.report._page_sections import text
 from hybrid_rs_jax.report.previews import Preview
-from hybrid_rs_jax.results.result import Bounds, Result
+from hybrid_rs_jax.report.tables import certificate_rows
+from hybrid_rs_jax.results.result import Result
 
 __all__ = ["MOST_ROWS", "PICTURE_BYTES", "count", "filters", "table"]
 
@@ -18,6 +16,8 @@ __all__ = ["MOST_ROWS", "PICTURE_BYTES", "count", "filters", "table"]
 MOST_ROWS = 10_000
 #: Pictures beyond this many bytes are left out, for the same reason.
 PICTURE_BYTES = 24 * 2**20
+#: Columns that are words.
+_WORDS = ("id", "decision")
 
 
 def count(result: Result) -> str:
@@ -34,68 +34,30 @@ def filters(result: Result) -> str:
         return ""
     return (
         f'<label>Certified <select id="filter-budget"><option value="">any</option>{options}</select></label>\n'
-        '<label>with radius at least <input type="number" id="filter-radius" min="0" step="any" placeholder="0"></label>'
+        '<label>with radius at least <input type="number" id="filter-radius" min="0" step="any"></label>'
     )
 
 
 def table(result: Result, preview: Preview | None = None) -> str:
-    """The table, its first `MOST_ROWS` rows."""
+    """The table, its first `MOST_ROWS` rows, with the cells of the terminal's."""
     shown = result[:MOST_ROWS]
-    columns = list(_columns(shown))
-    head = "".join(
-        f'<th scope="col" data-name="{text(name)}" data-kind="{kind}">{text(name)}</th>' for name, kind, _ in columns
+    header, body = certificate_rows(shown, decimals=3)
+    kinds = ["text" if name in _WORDS else "number" for name in header]
+    heads = "".join(
+        f'<th scope="col" data-name="{text(name)}" data-kind="{kind}">{text(name)}</th>'
+        for name, kind in zip(header, kinds, strict=True)
     )
-    names = _names(shown.ids, preview)
+    tags = [f'<td class="{kind}">' if kind == "text" else "<td>" for kind in kinds[1:]]
     lines = (
-        f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>'
-        for name, *cells in zip(names, *(cells for _, _, cells in columns), strict=True)
+        f'<tr><th scope="row">{name}</th>'
+        + "".join(f"{tag}{text(cell)}</td>" for tag, cell in zip(tags, cells[1:], strict=True))
+        + "</tr>"
+        for name, cells in zip(_names(shown.ids, preview), body, strict=True)
     )
     return (
         '<table class="rows" id="rows"><caption class="hidden">Inputs with their certificates; a column head sorts'
-        f'</caption>\n<thead><tr><th scope="col" data-name="input" data-kind="text">input</th>{head}</tr></thead>\n'
-        f"<tbody>{chr(10).join(lines)}</tbody></table>"
+        f"</caption>\n<thead><tr>{heads}</tr></thead>\n<tbody>{chr(10).join(lines)}</tbody></table>"
     )
-
-
-def _columns(result: Result) -> Iterator[tuple[str, str, list[str]]]:
-    """Name, kind and cells of each column but the first."""
-    decision = result.decision
-    if decision is not None:
-        yield "decision", "text", [f'<td class="text">{text(value)}</td>' for value in decision.tolist()]
-    yield "successes", "number", _counts(result.successes)
-    yield "n", "number", _counts(result.n)
-    if result.lower_bound is not None:
-        yield "p_A", "number", _bounds(result.lower_bound, upper=False)
-    if result.upper_bound is not None:
-        yield "upper bound", "number", _bounds(result.upper_bound, upper=True)
-    if result.statements[0].noise.tokens:
-        yield "largest d", "number", [f"<td>{budget_text(d)}</td>" for d in result.budget.tolist()]
-    if result.statements[0].noise.pixels:
-        for d, column in zip(result.budgets, result.radius.T, strict=True):
-            yield f"r_{d}", "number", [f"<td>{radius_text(r)}</td>" for r in column.tolist()]
-
-
-def _counts(values: np.ndarray) -> list[str]:
-    """Integers; where each budget has a sample of its own, all of them, sorted by the first."""
-    if values.ndim == 1:
-        return [f"<td>{value}</td>" for value in values.tolist()]
-    return [f'<td data-value="{row[0]}">{" ".join(map(str, row))}</td>' for row in values.tolist()]
-
-
-def _bounds(bounds: Bounds, upper: bool) -> list[str]:
-    """Confidence bounds, each rounded to its own safe side; the number itself is what a column sorts by."""
-    shape = (len(bounds.p), -1)
-    rows = zip(bounds.p.reshape(shape).tolist(), bounds.complement.reshape(shape).tolist(), strict=True)
-    return [
-        f'<td data-value="{p[0]!r}">{text(" ".join(_bound_text(x, y, upper) for x, y in zip(p, rest, strict=True)))}</td>'
-        for p, rest in rows
-    ]
-
-
-def _bound_text(p: float, complement: float, upper: bool) -> str:
-    if upper:
-        return up_text(p) if p < 1 else "1"
-    return at_least_text(p, complement) if complement < 1e-8 else probability_text(p)
 
 
 def _names(ids: tuple[str, ...], preview: Preview | None) -> Iterator[str]:

@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 
 from hybrid_rs_jax._text import counted, floor_text, mean, percent_text, radius_text, setting_text, span_text, up_text
-from hybrid_rs_jax.kernels.record import smoothing_text
+from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 from hybrid_rs_jax.report.plots import svg_figures
 from hybrid_rs_jax.results import sentences
 from hybrid_rs_jax.results.explanations import explanations
@@ -52,7 +52,7 @@ def source(result: Result) -> str:
     """Data and noise, in one line."""
     run = result.counts.run
     data = None if run is None else run.named("data")
-    noise = smoothing_text(result.statements[0].noise.smoothing)
+    noise = smoothing_text(describe_smoothing(result.statements[0].noise.smoothing))
     return "; ".join([*([data] if data else []), noise]).replace("beta", "β").replace("sigma", "σ")
 
 
@@ -65,7 +65,7 @@ def figures(result: Result) -> str:
         counts = [int((result.decision == name).sum()) for name in ("unsafe", "safe")]
         shown.append((" / ".join(f"{number:,}" for number in counts), "certified unsafe / certified safe"))
     if noise.tokens:
-        shown.append((floor_text(mean(result.budget.tolist()), 2), "mean certified token budget"))
+        shown.append((floor_text(mean(map(float, result.budget)), 2), "mean certified token budget"))
     if noise.pixels:
         middle = float(np.sort(result.radius[:, 0])[(len(result) - 1) // 2])
         shown.append((radius_text(middle), f"median certified radius{at_first}"))
@@ -151,7 +151,10 @@ def summary(result: Result) -> str:
     if asked:
         notes.append("Draws needed: the fewest noisy copies that certify an input at that budget, if all agree.")
     return "\n".join(
-        [_table(header, body, "Summary per token budget"), *(f'<p class="note">{text(note)}</p>' for note in notes if note)]
+        [
+            _table(header, body, "Summary per token budget"),
+            *(f'<p class="note">{text(note)}</p>' for note in notes if note),
+        ]
     )
 
 
@@ -183,7 +186,9 @@ def settings(result: Result) -> str:
         label = rest if title == "Packages" else rest.replace("_", " ")
         row = f"<div><dt>{text(label)}</dt><dd>{text(_value_text(value))}</dd></div>"
         groups.setdefault(title.capitalize(), []).append(row)
-    return "\n".join(f"<section><h3>{text(name)}</h3><dl>{''.join(rows)}</dl></section>" for name, rows in groups.items())
+    return "\n".join(
+        f"<section><h3>{text(name)}</h3><dl>{''.join(rows)}</dl></section>" for name, rows in groups.items()
+    )
 
 
 def _flat(fields: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -9,9 +9,10 @@ const form = document.getElementById("filters");
 const count = document.getElementById("count");
 const whole = count.textContent;
 
-/** The number of a cell: -1 where there is a dash, as in files. */
+/** The number of a cell, which may be written as a difference from one: -1 where there is a dash, as in files. */
 function number(cell) {
-  const value = Number(cell.dataset.value ?? cell.textContent);
+  const [, one, rest] = /^(1 - )?(.*)$/.exec(cell.textContent);
+  const value = one ? 1 - Number(rest) : Number(rest);
   return Number.isNaN(value) ? -1 : value;
 }
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
+from hybrid_rs_jax.results.result import Result
 
 __all__ = ["Preview", "data_preview", "demo_preview", "picture_png", "recorded_preview"]
 
@@ -20,12 +20,10 @@ _SMALLEST, _LARGEST = 128, 256
 _DEMO = "hybrid_rs_jax.data.demo"
 
 
-def recorded_preview(record: Mapping[str, Any]) -> Preview | None:
-    """The preview of the data that a record names, where the package itself has them: the built-in demo."""
-    run = record["statement"].get("run")
-    data = run.get("data") if isinstance(run, dict) else None
-    name = data.get("name") if isinstance(data, dict) else None
-    return demo_preview() if isinstance(name, str) and name.startswith(_DEMO) else None
+def recorded_preview(result: Result) -> Preview | None:
+    """The preview of the data that a result names, where the package itself has them: the built-in demo."""
+    name = None if result.counts.run is None else result.counts.run.named("data")
+    return demo_preview() if name is not None and name.startswith(_DEMO) else None
 
 
 def demo_preview() -> Preview:
@@ -57,17 +55,18 @@ def data_preview(path: Path) -> Preview:
     """
     if path.suffix.lower() == ".npz":
         return _archive(path)
-    from hybrid_rs_jax.data.loaders import open_data
-    from hybrid_rs_jax.data.samples import Sample
+    from hybrid_rs_jax.data.index import open_data
 
-    samples = open_data(path)
-    rows = {record.id: row for row, record in enumerate(samples.records)}
+    data = open_data(path)
+    rows = {name: row for row, name in enumerate(data.ids)}
 
     def preview(name: str) -> tuple[str, bytes | None] | None:
         if (row := rows.get(name)) is None:
             return None
-        sample = samples[row]
-        return samples.records[row].text, picture_png(sample.image) if isinstance(sample, Sample) else None
+        try:
+            return data.texts[row], picture_png(data.read(row).image)
+        except UnreadableInputError:
+            return data.texts[row], None
 
     return preview
 

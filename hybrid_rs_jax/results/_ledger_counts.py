@@ -9,11 +9,12 @@ import numpy as np
 from hybrid_rs_jax._text import counted, joined, span_text
 from hybrid_rs_jax.confidence import FixedSample, SamplingPlan, Verdict, plan_from
 from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.results._ledger_table import LedgerTable, ledger_table
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.facts import thawed
 from hybrid_rs_jax.results.runs import Run
 from hybrid_rs_jax.results.statement import Provisional
-from hybrid_rs_jax.sampling.ledger import Ledger, LedgerCounts
+from hybrid_rs_jax.sampling.ledger import Ledger
 
 __all__ = ["ledger_counts"]
 
@@ -26,14 +27,14 @@ def ledger_counts(folder: Path, partial: bool) -> Counts:
     votes has stopped it early without a plan.
     """
     with library_sentences(), Ledger.open(folder) as ledger:
-        run, table = Run.of(ledger.path, ledger.header), ledger.counts()
+        run, table = Run.of(ledger.path, ledger.header), ledger_table(ledger.counts())
         earlier = tuple(n for header in ledger.history[:-1] if isinstance(n := header.get("samples"), int))
     plan = _plan(folder, run)
     if earlier and not partial:
         raise BadInputError(
-            f"{folder} was extended from n = {joined(earlier)}: if that was decided after a look at its votes, the risk "
-            "is more than alpha. --partial certifies it and says so; --target or --frontier stop by the votes at risk "
-            "alpha in all."
+            f"{folder} was extended from n = {joined(earlier)}: if that was decided after a look at its votes, the "
+            "risk is more than alpha. --partial certifies it and says so; --target or --frontier stop by the votes at "
+            "risk alpha in all."
         )
     columns = np.array([-1] if run.per_budget is None else run.per_budget, np.int64)
     _check_budgets(folder, run, columns, table)
@@ -84,7 +85,7 @@ def _plan(folder: Path, run: Run) -> SamplingPlan | None:
     return plan
 
 
-def _check_budgets(folder: Path, run: Run, columns: np.ndarray, table: LedgerCounts) -> None:
+def _check_budgets(folder: Path, run: Run, columns: np.ndarray, table: LedgerTable) -> None:
     unknown = ~np.isin(table.budget, columns)
     if not np.any(unknown):
         return
@@ -95,7 +96,7 @@ def _check_budgets(folder: Path, run: Run, columns: np.ndarray, table: LedgerCou
     raise BadInputError(f"{folder}: input {table.ids[int(np.argmax(unknown))]!r} has {what}, its header says {legal}.")
 
 
-def _stopped(folder: Path, plan: SamplingPlan | None, partial: bool, table: LedgerCounts) -> np.ndarray:
+def _stopped(folder: Path, plan: SamplingPlan | None, partial: bool, table: LedgerTable) -> np.ndarray:
     """bool[R], where the draws are complete: where the plan has stopped, or on request a fixed one was cut short."""
     if plan is None:
         return np.ones(table.n.shape, bool)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 
-from hybrid_rs_jax.certificate.certify import Side, certified_counts, checked_budgets, checked_counts, worst_case_scores
+from hybrid_rs_jax._checks import check_budgets, check_draws
+from hybrid_rs_jax.certificate.certify import Side, certified_counts, worst_case_scores
 from hybrid_rs_jax.confidence import SamplingPlan
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.results.counts import Counts
@@ -19,6 +20,7 @@ from hybrid_rs_jax.results.statement import Statement, build_statement
 __all__ = ["Certificate", "Decision", "Decisions", "certify", "certify_counts", "certify_decisions"]
 
 Decision = Literal["unsafe", "safe", "both"]
+_SIDES: tuple[Side, Side] = ("above", "below")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,15 +105,13 @@ class Certificate(Result):
         A lower one, rounded down, or an upper one, rounded up, for side "below".
         """
         delta = self.statement.noise.total_variation
-        return worst_case_scores(
-            self.bound, self.complement, self.budgets, epsilon, self.smoothing, self.side, delta
-        )
+        return worst_case_scores(self.bound, self.complement, self.budgets, epsilon, self.smoothing, self.side, delta)
 
     def needed_samples(self) -> np.ndarray:
         """Draws that each budget needs at `eps = 0` if all agree, int64[D]: below that no model can be certified."""
         return np.array(self.statement.needs.draws, np.int64)
 
-    def taken(self, rows: slice | np.ndarray) -> Self:
+    def taken(self, rows: slice | np.ndarray) -> Certificate:
         """The certificates of some of the inputs; the statement stays what it is."""
         columns = {name: getattr(self, name)[rows] for name in ("radius", "budget", "bound", "complement")}
         return dataclasses.replace(self, counts=self.counts.taken(rows), **columns)
@@ -155,12 +155,12 @@ class Decisions(Result):
 
     @property
     def decision(self) -> np.ndarray:
-        """ "unsafe", "safe" or "abstain" for each input."""
+        """Of each input: "unsafe", "safe" or "abstain"."""
         return np.where(self.unsafe.budget >= 0, "unsafe", np.where(self.safe.budget >= 0, "safe", "abstain"))
 
-    def taken(self, rows: slice | np.ndarray) -> Self:
+    def taken(self, rows: slice | np.ndarray) -> Decisions:
         """The decisions about some of the inputs."""
-        return type(self).of(self.unsafe.taken(rows), self.safe.taken(rows))  # type: ignore[return-value]
+        return Decisions.of(self.unsafe.taken(rows), self.safe.taken(rows))
 
 
 def certify(
@@ -209,16 +209,20 @@ def certify(
     >>> certificate.budget.tolist()
     [3, 1]
     """
-    chosen = checked_budgets(budgets)
-    given = checked_counts("successes", counts), checked_counts("n", n)
+    chosen = check_budgets(budgets)
+    given = check_draws("successes", counts, 0), check_draws("n", n)
     successes, draws = (np.atleast_1d(x) for x in np.broadcast_arrays(*given))
     if successes.ndim > 2 or (successes.ndim == 2 and successes.shape[1] != len(chosen)):
         raise ValueError(f"counts must have shape [B] or [B, {len(chosen)}] (inputs, budgets), got {successes.shape}.")
     names = tuple(map(str, range(len(successes)))) if ids is None else tuple(map(str, ids))
     if len(names) != len(successes) or len(set(names)) != len(names):
-        raise ValueError(f"ids must be {len(successes)} different names, got {len(names)}, {len(set(names))} different.")
+        raise ValueError(
+            f"ids must be {len(successes)} different names, got {len(names)}, {len(set(names))} different."
+        )
     per_budget = chosen if successes.ndim == 2 else None
-    return certify_counts(Counts(names, successes, draws, budgets=per_budget, plan=plan), smoothing, tau, alpha, chosen, side)
+    return certify_counts(
+        Counts(names, successes, draws, budgets=per_budget, plan=plan), smoothing, tau, alpha, chosen, side
+    )
 
 
 def certify_counts(
@@ -241,7 +245,7 @@ def certify_counts(
     Raises:
       ValueError: if an argument is out of range, or the shapes do not fit.
     """
-    chosen = checked_budgets(budgets)
+    chosen = check_budgets(budgets)
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie in (0, 1), got {alpha}.")
     if side not in ("above", "below"):
@@ -278,13 +282,23 @@ def certify_decisions(
     Args:
       decision: "unsafe": the score stays above tau; "safe": below; "both": either, at alpha / 2 each.
     """
-    sides: tuple[Side, ...] = {"unsafe": ("above",), "safe": ("below",), "both": ("above", "below")}[decision]
+    if decision == "both":
+        return Decisions.of(*(_with_needs(counts, smoothing, tau, alpha, budgets, side, 2) for side in _SIDES))
+    return _with_needs(counts, smoothing, tau, alpha, budgets, "above" if decision == "unsafe" else "below", 1)
+
+
+def _with_needs(
+    counts: Counts,
+    smoothing: HybridSmoothing,
+    tau: float,
+    alpha: float,
+    budgets: Sequence[int],
+    side: Side,
+    decisions: int,
+) -> Certificate:
+    statement = build_statement(counts, smoothing, float(tau), float(alpha), tuple(budgets), side, decisions)
     with ThreadPoolExecutor(1) as pool:
-        found = []
-        for side in sides:
-            statement = build_statement(counts, smoothing, float(tau), float(alpha), tuple(budgets), side, len(sides))
-            needs = pool.submit(lambda: statement.needs)
-            certificate = certify_counts(counts, smoothing, tau, alpha, budgets, side, decisions=len(sides))
-            known = dataclasses.replace(certificate.statement, known_needs=needs.result())
-            found.append(dataclasses.replace(certificate, statement=known))
-    return found[0] if len(found) == 1 else Decisions.of(*found)
+        needs = pool.submit(getattr, statement, "needs")
+        certificate = certify_counts(counts, smoothing, tau, alpha, budgets, side, decisions=decisions)
+        known = dataclasses.replace(certificate.statement, known_needs=needs.result())
+    return dataclasses.replace(certificate, statement=known)

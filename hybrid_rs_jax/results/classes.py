@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Self
 
 import numpy as np
 
-from hybrid_rs_jax.certificate.certify import checked_budgets
+from hybrid_rs_jax._checks import check_budgets
 from hybrid_rs_jax.certificate.classes import certified_classes, checked_votes
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.results.counts import Counts
@@ -68,7 +67,7 @@ class ClassCertificate(Result):
         """The smoothing distribution."""
         return self.statement.noise.smoothing
 
-    def taken(self, rows: slice | np.ndarray) -> Self:
+    def taken(self, rows: slice | np.ndarray) -> ClassCertificate:
         """The certificates of some of the inputs; the statement stays what it is."""
         names = ("radius", "budget", "label", "p_a", "p_a_complement", "p_b", "p_b_complement")
         columns = {name: getattr(self, name)[rows] for name in names}
@@ -120,7 +119,7 @@ def certify_class_counts(
     if counts.budgets is not None or counts.votes is None:
         raise ValueError("Votes per class are certified from one sample for all budgets, not from one per budget.")
     votes, draws = checked_votes(counts.votes, counts.n)
-    chosen = checked_budgets(budgets)
+    chosen = check_budgets(budgets)
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie in (0, 1), got {alpha}.")
     statement = build_statement(counts, smoothing, None, float(alpha), chosen)

@@ -100,18 +100,20 @@ class Counts:
         if self.ties is None or not self.ties_left_out:
             return self.successes
         if side == "above":
-            return np.maximum(self.successes - self.ties, 0)
-        return np.minimum(self.successes + self.ties, self.n)
+            return np.asarray(np.maximum(self.successes - self.ties, 0))
+        return np.asarray(np.minimum(self.successes + self.ties, self.n))
 
     def taken(self, rows: slice | np.ndarray) -> Counts:
         """The counts of some of the inputs."""
         ids = np.asarray(self.ids, object)[rows]
-        columns = {name: getattr(self, name) for name in ("successes", "n", "ties", "votes")}
         return dataclasses.replace(
             self,
             ids=tuple(ids.tolist()),
+            successes=self.successes[rows],
+            n=self.n[rows],
+            ties=None if self.ties is None else self.ties[rows],
+            votes=None if self.votes is None else self.votes[rows],
             others=tuple(Column(c.name, tuple(np.asarray(c.values, object)[rows].tolist())) for c in self.others),
-            **{name: None if column is None else column[rows] for name, column in columns.items()},
         )
 
 
@@ -163,8 +165,8 @@ def _table_counts(table: Table) -> Counts:
     _refuse_twins(table, names, budget)
     order, ids, budgets = _arranged(table, names, budget)
     shape = (len(ids), len(budgets))
-    columns = (None if column is None else column[order].reshape(shape) for column in (successes, n, ties))
-    return Counts(ids, *columns, budgets=budgets)  # type: ignore[arg-type]
+    ties = None if ties is None else ties[order].reshape(shape)
+    return Counts(ids, successes[order].reshape(shape), n[order].reshape(shape), ties, budgets)
 
 
 def _budget_column(table: Table) -> np.ndarray:
@@ -190,7 +192,9 @@ def _refuse_twins(table: Table, names: list[str], budget: np.ndarray | None) -> 
             )
 
 
-def _arranged(table: Table, names: list[str], budget: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], tuple[int, ...]]:
+def _arranged(
+    table: Table, names: list[str], budget: np.ndarray
+) -> tuple[np.ndarray, tuple[str, ...], tuple[int, ...]]:
     """Rows by input (in order of appearance) and budget; ids; the budgets, which all inputs must share."""
     number = {name: place for place, name in enumerate(dict.fromkeys(names))}
     owner = np.array([number[name] for name in names], np.int64)
@@ -201,9 +205,10 @@ def _arranged(table: Table, names: list[str], budget: np.ndarray) -> tuple[np.nd
     for name, first, end in zip(ids, starts, starts[1:], strict=False):
         have = budget[order][first:end]
         if not np.array_equal(have, budgets):
+            where = table.place(int(order[first:end].max()))
             raise BadInputError(
-                f"{table.place(int(order[first:end].max()))}: id {name!r} has the budgets {span_text(have.tolist())}, but "
-                f"{ids[0]!r} has {span_text(budgets.tolist())}; every id must have the same budgets."
+                f"{where}: id {name!r} has the budgets {span_text(have.tolist())}, but {ids[0]!r} has "
+                f"{span_text(budgets.tolist())}; every id must have the same budgets."
             )
     return order, ids, tuple(budgets.tolist())
 

@@ -7,7 +7,7 @@ from typing import TypeAlias, Union
 
 __all__ = ["NOTHING", "Facts", "Json", "frozen", "thawed"]
 
-Json: TypeAlias = Union[None, bool, int, float, str, tuple["Json", ...], "Facts"]
+Json: TypeAlias = Union[bool, int, float, str, tuple["Json", ...], "Facts", None]
 
 
 class Facts(Mapping[str, Json]):

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -21,6 +21,7 @@ __all__ = ["Bounds", "Result", "Row"]
 
 Numbers = int | tuple[int, ...]
 Reals = float | tuple[float, ...]
+Some = TypeVar("Some", bound="Result")
 
 
 class Bounds(NamedTuple):
@@ -100,9 +101,9 @@ class Result(abc.ABC):
     def __getitem__(self, index: int) -> Row: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self: Some, index: slice) -> Some: ...
 
-    def __getitem__(self, index: int | slice) -> Row | Self:
+    def __getitem__(self: Some, index: int | slice) -> Row | Some:
         if isinstance(index, slice):
             return self.taken(index)
         place = range(len(self))[index]
@@ -112,7 +113,7 @@ class Result(abc.ABC):
         return (Row(self, index) for index in range(len(self)))
 
     @abc.abstractmethod
-    def taken(self, rows: slice | np.ndarray) -> Self:
+    def taken(self: Some, rows: slice | np.ndarray) -> Some:
         """The certificates of some of the inputs; the statement stays what it is."""
 
     # all of them
@@ -123,7 +124,7 @@ class Result(abc.ABC):
         if (bad := ~(np.isfinite(levels) & (levels >= 0))).any():
             raise ValueError(f"epsilon must be finite and at least 0, got {levels[bad].flat[0]}.")
         certified = self.radius.T.reshape(len(self.budgets), -1, *(1,) * levels.ndim) >= levels
-        return certified.mean(axis=1)
+        return np.asarray(certified.mean(axis=1))
 
     def summary(self) -> Summary:
         """One line per budget and the guarantee; `print` shows it."""

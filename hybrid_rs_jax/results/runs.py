@@ -13,7 +13,7 @@ from hybrid_rs_jax._version import __version__
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.kernels.record import build_smoothing, describe_smoothing
-from hybrid_rs_jax.results.facts import Facts, Json, thawed
+from hybrid_rs_jax.results.facts import Facts, Json, frozen, thawed
 from hybrid_rs_jax.results.statement import Target, ThreatName
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
 
@@ -79,7 +79,7 @@ class Run:
             generator=_text(path, noise, "generator"),
             step=_number(path, noise, "step", 0.0),
             total_variation=_number(path, noise, "total_variation", 0.0, 1.0) or 0.0,
-            off_grid=noise.get("off_grid") is True,
+            off_grid=noise.get("off_grid_attackers") is True,
         )
 
     @property
@@ -105,6 +105,7 @@ def run_record(
     dtype: str,
     classifier: Mapping[str, object],
     data: Mapping[str, object],
+    noise: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """What `run.json`, or the header of a ledger, holds: the noise, the draws, the classifier and the data.
 
@@ -117,6 +118,7 @@ def run_record(
       dtype: floating type of the noisy pixels.
       classifier: name of the base classifier and digest of its weights.
       data: where the inputs come from.
+      noise: how the noise is drawn: generator, step of the grid, total variation from the ideal noise.
     """
     return {
         "format": FORMAT,
@@ -128,6 +130,7 @@ def run_record(
         "dtype": dtype,
         "classifier": dict(classifier),
         "data": dict(data),
+        **({} if noise is None else {"noise": dict(noise)}),
         "packages": package_versions(),
     }
 
@@ -144,7 +147,7 @@ def package_versions() -> dict[str, str]:
 
 def write_run(folder: Path, record: Mapping[str, object], rows: Iterable[tuple[str, int, int]]) -> None:
     """Write `run.json` and `counts.csv` (rows of id, successes, n) into `folder` (of an `atomic_folder`)."""
-    write_json(folder / RUN_FILE, record)
+    write_json(folder / RUN_FILE, {name: thawed(frozen(value)) for name, value in record.items()})
     write_csv(folder / "counts.csv", ("id", "successes", "n"), rows)
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "MINUS_ONE",
     "certified",
     "claim",
+    "confidence_text",
     "deployment",
     "guarantee",
     "legend",
@@ -51,8 +52,8 @@ def guarantee(statements: Sequence[Statement]) -> str:
         [*(["token budget d"] if first.noise.tokens else []), *(["l2 radius r_d"] if first.noise.pixels else [])]
     )
     return (
-        f"{_condition(first.provisional)}With probability at least {_confidence(first.risk.alpha)} over the draws, for "
-        f"each input by itself{_together(statements)}: no attack within {within} {_effect(statements)}."
+        f"{_condition(first.provisional)}With probability at least {confidence_text(first.risk.alpha)} over the draws, "
+        f"for each input by itself{_together(statements)}: no attack within {within} {_effect(statements)}."
     )
 
 
@@ -165,8 +166,8 @@ def provisos(statement: Statement, ties: int = 0) -> Iterator[str]:
         )
     elif statement.ties == "counted":
         yield (
-            f"{counted(ties, 'draw')} of all had a margin at rounding level (ties) and count as they fell: the plan that "
-            "stopped the draws has no bound without them. Another batch size may let them fall otherwise."
+            f"{counted(ties, 'draw')} of all had a margin at rounding level (ties) and count as they fell: the plan "
+            "that stopped the draws has no bound without them. Another batch size may let them fall otherwise."
         )
 
 
@@ -187,9 +188,10 @@ def _provisional_text(provisional: Provisional, alpha: float) -> str:
         sizes = joined(provisional.earlier)
         parts.append(f"the run was extended from n = {sizes} to {provisional.planned}")
     looks = 1 + len(provisional.earlier)
-    risk = f" If votes decided, the risk is more than alpha = {setting_text(alpha)}"
-    risk += f", with these {looks} looks at most {looks} alpha." if provisional.earlier and not provisional.partial else "."
-    return f"Provisional: {joined(parts)}.{risk} `--target` and `--frontier` stop by the votes at risk alpha in all."
+    risk = f"If votes decided, the risk is more than alpha = {setting_text(alpha)}"
+    if provisional.earlier and not provisional.partial:
+        risk += f", with these {looks} looks at most {looks} alpha"
+    return f"Provisional: {joined(parts)}. {risk}. `--target` and `--frontier` stop by the votes at risk alpha in all."
 
 
 def _drawn_text(noise: Noise) -> str:
@@ -223,7 +225,9 @@ def legend(statement: Statement) -> str:
 
 def deployment(statements: Sequence[Statement], miss_probability: float = 0.01) -> str:
     """What tau means for a filter that runs a finite number of noisy copies, and what that costs."""
-    return " ".join(_deployed(statement, miss_probability) for statement in statements if statement.risk.tau is not None)
+    return " ".join(
+        _deployed(statement, miss_probability) for statement in statements if statement.risk.tau is not None
+    )
 
 
 def _deployed(statement: Statement, miss_probability: float) -> str:
@@ -234,8 +238,8 @@ def _deployed(statement: Statement, miss_probability: float) -> str:
     chance = up_text(min(math.nextafter(-math.expm1(100 * math.log1p(-tau)) * (1 + 1e-15), 2), 1.0))
     return (
         f"tau = {up_text(tau)}: given that its certificate is right (risk alpha = {setting_text(own)}), an input "
-        f"certified safe is flagged by m fresh noisy copies with probability below 1 - (1 - tau)^m, at most {chance} for "
-        "m = 100, under every attack within its budgets. Each of its requests costs all m copies."
+        f"certified safe is flagged by m fresh noisy copies with probability below 1 - (1 - tau)^m, at most {chance} "
+        "for m = 100, under every attack within its budgets. Each of its requests costs all m copies."
     )
 
 
@@ -257,8 +261,8 @@ def run_time_text(tau: float, miss_probability: float, alpha: float | None = Non
     return (
         f"tau = {down_text(tau)}: a filter that runs {copies} fresh noisy copies of an input, and flags it when at "
         "least one of them is positive, misses an input certified unsafe, under every attack within its budgets, with "
-        f"probability at most {miss} {risk}. Each request costs up to {copies} copies, and an input that is not flagged "
-        "costs all of them, as safe inputs do."
+        f"probability at most {miss} {risk}. Each request costs up to {copies} copies, and an input that is not "
+        "flagged costs all of them, as safe inputs do."
     )
 
 
@@ -273,17 +277,18 @@ def _copies(tau: float, miss_probability: float) -> str:
     return f"{number:,}"
 
 
-def too_few_draws(n: int, budget: int, needed: int, what: str = "") -> str:
-    """Why no input can be certified at a budget, and what would help.
+def too_few_draws(n: int, budget: int, needed: int, decision: str = "") -> str:
+    """Why no input can be certified at a budget (as `decision`, where there are two), and what would help.
 
     >>> too_few_draws(10_000, 6, 23_155)
     'n = 10000 is too small for d = 6: it needs at least 23155 draws.'
     """
-    purpose = f"to be {what} " if what else ""
-    return f"n = {n} is too small for d = {budget}: {purpose}it needs at least {needed} draws."
+    if decision:
+        return f"n = {n} is too small to certify {decision} at d = {budget}: that needs at least {needed} draws."
+    return f"n = {n} is too small for d = {budget}: it needs at least {needed} draws."
 
 
-def _confidence(alpha: float) -> str:
+def confidence_text(alpha: float) -> str:
     """`1 - alpha` in percent, exactly; as a difference where alpha is tiny."""
     if not 1e-6 <= alpha <= 1 - 1e-6:
         return f"1 - {setting_text(alpha)}"

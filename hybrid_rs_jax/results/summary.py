@@ -58,13 +58,16 @@ class Summary:
     def __str__(self) -> str:
         header, rows = self.table()
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows))
+        lines = (
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)
+        )
         return "\n".join([*lines, "", self.guarantee])
 
     def html(self) -> str:
         """A table and a paragraph, for notebooks."""
         header, rows = self.table()
-        return f"<table>{_line(header, 'th')}{''.join(_line(row, 'td') for row in rows)}</table><p>{escape(self.guarantee)}</p>"
+        body = "".join(_line(row, "td") for row in rows)
+        return f"<table>{_line(header, 'th')}{body}</table><p>{escape(self.guarantee)}</p>"
 
 
 def summary(result: Result) -> Summary:

@@ -108,7 +108,7 @@ def test_wrong_top_classes_are_certified_no_more_often_than_alpha():
     [
         (([[5]], IMAGE, 0.1, [0]), "at least 2 classes"),
         (([[0.5, 1.0]], IMAGE, 0.1, [0]), "integers"),
-        (([[5, 5]], IMAGE, 1.5, [0]), r"alpha must lie in \(0, 1\), got 1.5"),
+        (([[5, 5]], IMAGE, 1.5, [0]), r"alpha must lie in \[1e-200, 1\), got 1.5"),
         (([[5, 5]], IMAGE, 0.1, [1, 0]), "budgets must be"),
         (([[-5, 5]], IMAGE, 0.1, [0]), "non-negative"),
     ],

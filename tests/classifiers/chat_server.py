@@ -118,6 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     chat: ChatServer
 
+    def do_GET(self):  # a good vote, for which nobody has asked
+        self.reply(json.dumps({"model": SERVED, "choices": [{"message": {"content": "Unsafe"}}]}).encode(), {})
+
     def do_POST(self):
         chat = self.chat
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -146,6 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif "truncated" in fault:  # the body is complete, its JSON is not
             self.send(200, answer[: len(answer) // 2], {})
+        elif "body" in fault:
+            self.send(200, fault["body"], fault.get("headers", {}))
         elif "status" in fault:
             told = fault.get("told", "not today").replace("{key}", self.headers["Authorization"])
             error = {"message": told, "type": "error", "code": fault.get("code")}

@@ -116,17 +116,6 @@ def test_frontier_mode_spends_alpha_over_its_looks(tmp_path, capsys):
         assert row["p_a"] == hrs.clopper_pearson(row["successes"], 100, weight * 0.01)
 
 
-def test_a_sample_per_budget_is_certified_per_budget(tmp_path, capsys):
-    run = tmp_path / "run"
-    assert main([*DEMO, "--samples", "100", "--per-budget", "2", "--out", str(run)]) == 0
-    capsys.readouterr()
-    assert main(["certify", str(run), "--json"]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert record["statement"]["simultaneous"] is False
-    assert record["statement"]["budgets"] == [0, 1, 2]
-    assert all(len(row["n"]) == 3 for row in record["certificates"])
-
-
 def test_resume_extends_a_run_and_refuses_other_settings_with_a_difference(tmp_path, capsys):
     run = tmp_path / "run"
     assert main([*DEMO, "--samples", "150", "--out", str(run)]) == 0

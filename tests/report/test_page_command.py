@@ -4,15 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from hybrid_rs_jax.report.html import embedded_record
+from hybrid_rs_jax.results.certificates import write_certificates
 from PIL import Image
 from test_html import HYBRID, RUN, Page, record_of
 
 from hybrid_rs_jax import cli
 from hybrid_rs_jax.kernels.record import describe_smoothing
-from hybrid_rs_jax.report.html import embedded_record
-from hybrid_rs_jax.results.certificates import write_certificates
 from hybrid_rs_jax.results.runs import write_run
-from hybrid_rs_jax.sampling.ledger import Ledger
+from hybrid_rs_jax.sampling.ledger import SHARED, CountRow, Ledger
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_votes_per_class_are_shown_with_their_class(capsys, tmp_path):
     header = RUN | {"smoothing": describe_smoothing(HYBRID), "plan": {"plan": "fixed", "n": 1000}, "mode": "shared"}
     with Ledger.create(tmp_path / "votes", header | {"budgets": None, "classes": 3}) as ledger:
         ledger.register([("a", 0, "0" * 64), ("b", 1, "1" * 64)])
-        ledger.append([(0, None, 0, 1000, [980, 15, 5], 0), (1, None, 0, 1000, [300, 350, 350], 0)])
+        ledger.append([CountRow(0, SHARED, 0, 1000, (980, 15, 5)), CountRow(1, SHARED, 0, 1000, (300, 350, 350))])
     assert report(capsys, tmp_path / "votes")[0] == 0
     certificates = record_in(tmp_path / "votes" / "certificates.html")["certificates"]
     assert [(row["label"], row["votes"]) for row in certificates] == [(0, [980, 15, 5]), (1, [300, 350, 350])]

@@ -1,10 +1,10 @@
 """Pictures are drawn for every kind of certificate, in every format."""
 
 import pytest
+from hybrid_rs_jax.results.certificates import certificate_record
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.report.plots import SUFFIXES, plot_certified_accuracy, plot_frontier, save_figure
-from hybrid_rs_jax.results.certificates import certificate_record
 
 KERNEL = hrs.UniformKernel(0.25, 512)
 SMOOTHINGS = {

@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from hybrid_rs_jax.results.certificates import certificate_record, read_certificates, write_certificates
+from hybrid_rs_jax.results.words import deployment_text, guarantee_text, threat_model
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import write_json
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.kernels.record import build_smoothing, describe_smoothing, smoothing_text
-from hybrid_rs_jax.results.certificates import certificate_record, read_certificates, write_certificates
-from hybrid_rs_jax.results.words import deployment_text, guarantee_text, threat_model
 
 UNIFORM = hrs.UniformKernel(0.25, 512)
 

@@ -9,7 +9,7 @@ from hybrid_rs_jax.confidence import FixedSample, SequentialTest, Verdict
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.results.counts import read_counts
 from hybrid_rs_jax.results.runs import read_run
-from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
+from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, CountRow, Ledger, Stream
 
 HEADER = "id,successes,n\n"
 PER_BUDGET = "id,successes,n,budget\n"
@@ -119,7 +119,9 @@ SHARED = {
 def run_folder(folder, header, records, skipped=()):
     with Ledger.create(folder, header) as ledger:
         ledger.register((f"input {i}", i, f"digest {i}") for i in range(5))
-        ledger.append(records)
+        for index, budget, first, draws, counts, ties in records:
+            stream = Stream("shared") if budget is None else Stream("budget", (budget,))
+            ledger.append([CountRow(index, stream, first, draws, tuple(np.atleast_1d(counts).tolist()), ties)])
         for index in skipped:
             ledger.skip(index, f"input {index}", "its picture is cut off")
     return folder

@@ -1,5 +1,6 @@
 """Killed, out of space, not allowed to write, two at once: what was recorded stays, and nothing is half there."""
 
+import contextlib
 import json
 import os
 import random
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from ledger_child import COUNT, INPUTS, block, successes
 
-from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger, LedgerError, Tally
+from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, LOCK_FILE, SHARED, CountRow, Ledger, LedgerError
 
 CHILD = Path(__file__).with_name("ledger_child.py")
 HEADER = {"seed": 1}
@@ -28,13 +29,8 @@ def create(folder):
 
 def expected(blocks):
     """What a ledger with so many whole blocks holds."""
-    return {
-        (i, None): Tally(
-            0, COUNT * blocks, sum(successes(i, k) for k in range(blocks)), sum(k % 3 for k in range(blocks))
-        )
-        for i in range(INPUTS)
-        if blocks
-    }
+    totals = [(sum(successes(i, k) for k in range(blocks)), sum(k % 3 for k in range(blocks))) for i in range(INPUTS)]
+    return [CountRow(i, SHARED, 0, COUNT * blocks, (k,), ties) for i, (k, ties) in enumerate(totals) if blocks]
 
 
 def child(*arguments):
@@ -78,10 +74,10 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged_and_leaves_nothing_h
         told += kill(writer)
         acknowledged = int(told.split()[-1]) + 1
         with Ledger.open(folder) if attempt % 2 else Ledger.resume(folder, HEADER) as ledger:
-            tallies = ledger.tallies()
-        blocks, before = tallies[0, None].drawn // COUNT, blocks
+            rows = ledger.rows()
+        blocks, before = rows[0].draws // COUNT, blocks
         assert before < acknowledged <= blocks <= acknowledged + 1
-        assert tallies == expected(blocks)
+        assert rows == expected(blocks)
 
 
 def test_a_log_that_is_cut_off_or_flipped_gives_a_beginning_of_what_was_written(tmp_path):
@@ -102,9 +98,9 @@ def test_a_log_that_is_cut_off_or_flipped_gives_a_beginning_of_what_was_written(
         (copy / LEDGER_FILE).write_bytes(data)
         (copy / log.name).write_bytes(bytes(broken[:at] if trial % 2 else broken))
         with Ledger.resume(copy, HEADER) as ledger:
-            tallies = ledger.tallies()
-        blocks = tallies[0, None].drawn // COUNT if tallies else 0
-        assert tallies == expected(blocks)
+            rows = ledger.rows()
+        blocks = rows[0].draws // COUNT if rows else 0
+        assert rows == expected(blocks)
         seen.add(blocks)
     assert len(seen) > 3
 
@@ -121,8 +117,8 @@ def test_a_file_that_may_not_grow_keeps_what_it_has_and_goes_on_later(tmp_path):
     )
     assert told["after_failure"] == [COUNT * blocks] * INPUTS
     with Ledger.resume(folder, HEADER) as ledger:
-        assert ledger.tallies() == expected(blocks + 1)
-    assert os.listdir(folder) == [LEDGER_FILE]
+        assert ledger.rows() == expected(blocks + 1)
+    assert sorted(os.listdir(folder)) == [LOCK_FILE, LEDGER_FILE]
 
 
 @pytest.fixture
@@ -135,6 +131,13 @@ def small_disk(tmp_path):
         pytest.skip("needs the right to mount a small file system")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(path):
+    """Take all the space that is left."""
+    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(512))
 
 
 def append_until_refused(ledger):
@@ -153,16 +156,17 @@ def test_a_full_disk_keeps_what_it_has_and_goes_on_once_there_is_space(small_dis
     with Ledger.resume(folder, HEADER) as ledger:
         blocks, sentence = append_until_refused(ledger)
         assert "could not be written (database or disk is full); everything recorded before is kept" in sentence
-        assert ledger.tallies() == expected(blocks)
+        assert ledger.rows() == expected(blocks)
     with Ledger.open(folder) as ledger:
-        assert ledger.tallies() == expected(blocks)
+        assert ledger.rows() == expected(blocks)
     assert blocks > 10
+    fill(small_disk / "more ballast")
     with pytest.raises(LedgerError, match="could not be written"):
         Ledger.create(small_disk / "another", HEADER)
     ballast.unlink()
     with Ledger.resume(folder, HEADER) as ledger:
         ledger.append(block(blocks))
-        assert ledger.tallies() == expected(blocks + 1)
+        assert ledger.rows() == expected(blocks + 1)
 
 
 @pytest.fixture
@@ -190,7 +194,7 @@ def test_a_read_only_folder_can_be_read_but_not_written(public_folder):
     told = read_as_another(public_folder)
     assert told["found"] == {str(i): COUNT for i in range(INPUTS)}
     assert len(told["refused"]) == 2
-    assert os.listdir(public_folder) == [LEDGER_FILE]
+    assert sorted(os.listdir(public_folder)) == [LOCK_FILE, LEDGER_FILE]
 
 
 @pytest.mark.parametrize("index", ["kept", "lost"])
@@ -206,7 +210,7 @@ def test_the_log_of_a_killed_writer_is_read_in_a_read_only_folder_too(public_fol
     found = read_as_another(public_folder)["found"]
     assert sorted(os.listdir(public_folder)) == before
     with Ledger.open(public_folder) as ledger:
-        assert found == {str(i): tally.drawn for (i, _), tally in ledger.tallies().items()}
+        assert found == {str(row.index): row.draws for row in ledger.rows()}
 
 
 def test_a_kill_while_the_file_is_closed_is_undone(tmp_path, public_folder):
@@ -215,15 +219,15 @@ def test_a_kill_while_the_file_is_closed_is_undone(tmp_path, public_folder):
     stranger = sqlite3.connect(tmp_path / "run" / LEDGER_FILE, isolation_level=None)
     stranger.execute("PRAGMA cache_size = 1")
     stranger.execute("BEGIN")
-    stranger.executemany("INSERT INTO inputs VALUES (?, ?, '', 0)", ((i, f"wrong {i}") for i in range(100, 3000)))
+    stranger.executemany("INSERT INTO inputs VALUES (?, ?, '', NULL, 0)", ((i, f"wrong {i}") for i in range(100, 3000)))
     shutil.copytree(tmp_path / "run", public_folder)
     stranger.close()
-    assert sorted(os.listdir(public_folder)) == [LEDGER_FILE, f"{LEDGER_FILE}-journal"]
+    assert sorted(os.listdir(public_folder)) == [LOCK_FILE, LEDGER_FILE, f"{LEDGER_FILE}-journal"]
     assert read_as_another(public_folder)["found"] == {}
     for attempt in (lambda: Ledger.open(public_folder), lambda: Ledger.resume(public_folder, HEADER)):
         with attempt() as ledger:
             assert ledger.counts().undrawn == [f"input {i}" for i in range(INPUTS)]
-    assert os.listdir(public_folder) == [LEDGER_FILE]
+    assert sorted(os.listdir(public_folder)) == [LOCK_FILE, LEDGER_FILE]
 
 
 def test_a_live_run_can_be_read_by_somebody_who_may_not_write(public_folder):
@@ -239,14 +243,14 @@ def test_a_reader_sees_whole_transactions_while_the_writer_goes_on_and_starts_ag
     folder = tmp_path / "run"
     create(folder)
     with Ledger.open(folder) as early:
-        assert early.tallies() == {}
+        assert early.rows() == []
         for blocks in (1, 4):
             with Ledger.resume(folder, HEADER) as writer, Ledger.open(folder) as reader:
                 for number in range(blocks - 1, blocks + 2):
                     writer.append(block(number))
                     for each in (early, reader):
-                        assert each.tallies() == expected(number + 1)
-            assert early.tallies() == expected(blocks + 2)
+                        assert each.rows() == expected(number + 1)
+            assert early.rows() == expected(blocks + 2)
 
 
 def test_a_reader_beside_a_busy_writer_never_sees_half_a_transaction(tmp_path):
@@ -258,9 +262,9 @@ def test_a_reader_beside_a_busy_writer_never_sees_half_a_transaction(tmp_path):
         seen = set()
         with Ledger.open(folder) as ledger:
             for _ in range(30):
-                tallies = ledger.tallies()
-                assert tallies == expected(tallies[0, None].drawn // COUNT)
-                seen.add(tallies[0, None].drawn)
+                rows = ledger.rows()
+                assert rows == expected(rows[0].draws // COUNT)
+                seen.add(rows[0].draws)
         assert len(seen) > 1
     finally:
         kill(writer)
@@ -278,7 +282,7 @@ def test_only_one_writer_at_a_time(tmp_path):
         kill(writer)
     with Ledger.resume(folder, HEADER), pytest.raises(LedgerError, match=f"being written by process {os.getpid()}"):
         Ledger.resume(folder, HEADER)
-    assert os.listdir(folder) == [LEDGER_FILE]
+    assert sorted(os.listdir(folder)) == [LOCK_FILE, LEDGER_FILE]
 
 
 def test_open_files_do_not_pile_up(tmp_path):
