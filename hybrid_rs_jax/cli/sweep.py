@@ -202,7 +202,7 @@ class Grid:
 
             alpha = ALPHA if options.alpha is None else options.alpha
             bound = clopper_pearson_bound(options.samples, options.samples, alpha)
-            scores, complement = {"samples": options.samples, "p_a": bound.p}, bound.complement
+            scores, complement = {"samples": np.asarray(options.samples), "p_a": bound.p}, bound.complement
         result = "radius" if options.radius else "worst_case"
         return cls(scores, complement, axes, options.beta, options.sigma, result)
 
