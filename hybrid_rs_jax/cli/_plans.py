@@ -70,7 +70,7 @@ def build_plan(
         plan = target_test(d, epsilon, smoothing, tau, alpha, args.samples)
         return plan, {"d": d, "epsilon": epsilon, "tau": tau, "alpha": alpha}
     if args.frontier:
-        from hybrid_rs_jax.certificate.staging import TOLERANCE, frontier_plan
+        from hybrid_rs_jax.certificate.frontier import TOLERANCE, frontier_plan
 
         tolerance = TOLERANCE if args.tolerance is None else args.tolerance
         budgets = range(9 if smoothing.discrete is not None else 1)

@@ -8,15 +8,28 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.kernels.absorbing import AbsorbingKernel
     from hybrid_rs_jax.kernels.base import DiscreteKernel
     from hybrid_rs_jax.kernels.categorical import CategoricalKernel
+    from hybrid_rs_jax.kernels.conditional import Conditional
+    from hybrid_rs_jax.kernels.deletion import DeletionKernel, Edits
     from hybrid_rs_jax.kernels.smoothing import HybridSmoothing
     from hybrid_rs_jax.kernels.uniform import UniformKernel
 
-__all__ = ["AbsorbingKernel", "CategoricalKernel", "DiscreteKernel", "HybridSmoothing", "UniformKernel"]
+__all__ = [
+    "AbsorbingKernel",
+    "CategoricalKernel",
+    "Conditional",
+    "DeletionKernel",
+    "DiscreteKernel",
+    "Edits",
+    "HybridSmoothing",
+    "UniformKernel",
+]
 
 _HOMES = {
     "absorbing": "AbsorbingKernel",
     "base": "DiscreteKernel",
     "categorical": "CategoricalKernel",
+    "conditional": "Conditional",
+    "deletion": "DeletionKernel Edits",
     "smoothing": "HybridSmoothing",
     "uniform": "UniformKernel",
 }

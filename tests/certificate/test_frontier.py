@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.certificate.staging import frontier_plan
+from hybrid_rs_jax.certificate.frontier import frontier_plan
 from hybrid_rs_jax.confidence import Verdict, plan_from
 
 BOTH = hrs.HybridSmoothing(hrs.UniformKernel(0.25, 512), 0.25)
