@@ -60,5 +60,5 @@ def test_the_risk_of_all_looks_together_is_at_most_alpha():
 
 
 def test_a_negative_tolerance_is_refused():
-    with pytest.raises(ValueError, match=r"tolerance must be at least 0, got -1.0\.$"):
+    with pytest.raises(ValueError, match=r"tolerance must be finite and at least 0, got -1.0\.$"):
         frontier_plan(BOTH, TAU, ALPHA, MOST, tolerance=-1.0)
