@@ -20,12 +20,14 @@ import numpy as np
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import counted
+from hybrid_rs_jax.classifiers.base import Abilities
 from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.cli import _plans as plans
 from hybrid_rs_jax.cli._sources import Source, first_readable, open_source
 from hybrid_rs_jax.cli._vlm_arguments import add_vlm_arguments
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.kernels.record import build_smoothing, smoothing_text
+from hybrid_rs_jax.kernels import run_key
+from hybrid_rs_jax.kernels.record import build_smoothing, describe_noise, rounding_text, smoothing_text
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
 from hybrid_rs_jax.results.runs import run_record
@@ -121,8 +123,6 @@ def _draw(
     plan: Any,
 ) -> Progress:
     """Run the engine into the ledger, with progress; an interrupt says what is kept."""
-    import jax
-
     from hybrid_rs_jax.sampling.run import InterruptedRun, sample_run
 
     with progress_bar("sampling", len(indices) * plan.max_samples, "draws", log=True) as advance:
@@ -139,8 +139,8 @@ def _draw(
                 indices,
                 smoothing,
                 plan,
-                jax.random.key(args.seed),
-                classes=getattr(source.classifier, "classes", None),
+                run_key(args.seed),
+                classes=Abilities.of(source.classifier).classes,
                 batch_size=args.batch_size or source.batch_size,
                 mesh=getattr(source.classifier, "mesh", None) or hrs.data_mesh(args.devices),
                 report=report,
@@ -171,6 +171,8 @@ def _header(
     """Everything that defines the draws."""
     first = first_readable(source.inputs)
     shared = getattr(source.inputs, "eligible", first.eligible)
+    with library_sentences():
+        noise = describe_noise(smoothing, first.image.size)
     record = run_record(
         smoothing,
         samples=plan.max_samples,
@@ -180,10 +182,11 @@ def _header(
         dtype=str(first.image.dtype),
         classifier=source.model | _served_model(source.classifier, first),
         data=source.data,
+        noise=noise,
     )
     if np.ndim(shared) == 2:
         record["eligible_positions"] = "an own set for each input, part of its digest"
-    classes = getattr(source.classifier, "classes", None)
+    classes = Abilities.of(source.classifier).classes
     return {**record, "plan": plan.describe(), "aim": aim, "classes": classes}
 
 
@@ -243,6 +246,8 @@ def _summary(progress: Progress, plan: Any, counts: LedgerCounts) -> None:
             f"{counts.ties:,} of all draws were ties: their margin is at rounding level, another batch size may flip "
             "them."
         )
+    if progress.rounded:
+        say(rounding_text(progress.rounded))
     for name, reason in counts.skipped[:5]:
         say(f"Skipped {name}: {reason}")
     if len(counts.skipped) > 5:

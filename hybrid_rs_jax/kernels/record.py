@@ -6,13 +6,21 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hybrid_rs_jax._text import joined
+from hybrid_rs_jax._text import ceil_text, joined
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.kernels import HybridSmoothing
 
-__all__ = ["KERNELS", "SAMPLER", "build_smoothing", "describe_noise", "describe_smoothing", "smoothing_text"]
+__all__ = [
+    "KERNELS",
+    "SAMPLER",
+    "build_smoothing",
+    "describe_noise",
+    "describe_smoothing",
+    "rounding_text",
+    "smoothing_text",
+]
 
 #: What turns the generator's words into noise; another version gives other draws.
 SAMPLER = "hybrid_rs_jax grid noise, version 1"
@@ -130,6 +138,14 @@ def smoothing_text(record: Mapping[str, Any]) -> str:
     if record.get("step") is not None:
         parts.append(f"steps of {record['step']:.9g}")
     return "; ".join(parts)
+
+
+def rounding_text(change: float) -> str:
+    """What was done to pixels that lay off the grid; `change` is the largest change."""
+    return (
+        f"Pixels were rounded to the grid of the noise, by at most {ceil_text(change, 6)}: certificates are about the "
+        "rounded pictures."
+    )
 
 
 def _beta_text(beta: Any) -> str:

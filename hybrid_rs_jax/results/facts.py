@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias, Union
 
-__all__ = ["NOTHING", "Facts", "Json", "frozen", "thawed"]
+__all__ = ["Facts", "Json", "frozen", "thawed"]
 
 Json: TypeAlias = Union[bool, int, float, str, tuple[object, ...], "Facts", None]
 
@@ -37,13 +37,6 @@ class Facts(Mapping[str, Json]):
 
     def __repr__(self) -> str:
         return f"Facts({self._items!r})"
-
-    def without(self, *names: str) -> Facts:
-        """The same without these names."""
-        return Facts({name: value for name, value in self._items.items() if name not in names})
-
-
-NOTHING = Facts({})
 
 
 def frozen(value: object) -> Json:

@@ -249,7 +249,7 @@ class DeviceBackend(Backend):
     def __init__(self, drawing: _Drawing, program: Program, abilities: Abilities, classes: int | None):
         super().__init__(drawing, depth=2, classes=classes)
         self._apply, self._abilities = program.apply, abilities
-        self._parameters = jax.tree.map(self._on_mesh, program.constants)
+        self._parameters = jax.tree.map(self._on_mesh, program.parameters)
 
     def submit(self, slot: np.ndarray, copy: np.ndarray) -> tuple[Any, int, Callable[[int], str]]:
         """Start one step."""

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hybrid_rs_jax.classifiers._vlm_alphabet import PAD
-from hybrid_rs_jax.classifiers._vlm_labels import first_label
 from vlm_checkpoint import IMAGE, POLICY, SIDE, make_checkpoint, picture, torch, transformers
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.classifiers import BaseClassifier, VlmGuard
-from hybrid_rs_jax.classifiers.vlm.prompt import PAD, first_label
+from hybrid_rs_jax.classifiers.vlm.prompt import PAD
+from hybrid_rs_jax.classifiers.vlm.settings import first_label
 from hybrid_rs_jax.confidence import FixedSample
 from hybrid_rs_jax.models import make_mesh
 from hybrid_rs_jax.sampling import data_mesh, sample
@@ -148,11 +147,11 @@ def test_policy_first_equals_pytorch_with_the_tokens_in_that_order(onevision, po
 def test_masses_of_several_spellings_are_added(onevision, policy):
     model, folder = onevision
     guard = VlmGuard.from_pretrained(
-        folder, policy=policy, text_length=24, labels=("Unsafe|user|the", "Safe|is"), answer="{label}"
+        folder, policy=policy, text_length=24, labels=("Unsafe|user|or", "Safe|is"), answer="{label}"
     )
     tokens, images, _ = encode(guard, TEXTS[:1])
     inputs = reference_inputs(folder, reference_prompt(folder, TEXTS[0]), images[0], guard.prompt.image_tokens)
-    unsafe, safe = label_ids(folder, "Unsafe", "user", "the"), label_ids(folder, "Safe", "is")
+    unsafe, safe = label_ids(folder, "Unsafe", "user", "or"), label_ids(folder, "Safe", "is")
     expected = reference_margin(model, inputs, unsafe, safe)
     np.testing.assert_allclose(guard.margin(tokens, images)[0], expected, rtol=0, atol=1e-4)
 

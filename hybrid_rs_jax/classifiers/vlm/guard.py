@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import as_text
+from hybrid_rs_jax.classifiers._votes import votes_from_margins
 from hybrid_rs_jax.classifiers.vlm.forward import CompiledPrompt, compile_prompt
 from hybrid_rs_jax.classifiers.vlm.prompt import (
     PAD,
@@ -25,13 +26,12 @@ from hybrid_rs_jax.classifiers.vlm.prompt import (
     PromptLayout,
     Tokens,
     chat_template,
-    first_label,
     lay_out,
     load_tokenizer,
     ordinary_tokens,
     text_digest,
 )
-from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings, Policy
+from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings, Policy, first_label
 from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.data.pictures import fit
 from hybrid_rs_jax.kernels.grid import check_pictures
@@ -75,7 +75,8 @@ class Checkpoint:
         folder = checkpoint_folder(source)
         config = load_config(folder)
         sizes = ARCHITECTURES[Fields(config).choice("model_type", _FAMILIES)].read_config(config)
-        policy, preprocessor, tokenizer = settings.read_policy(), load_preprocessor(folder), load_tokenizer(folder)
+        policy, preprocessor = settings.read_policy(), load_preprocessor(folder)
+        tokenizer = load_tokenizer(folder, sizes.decoder if sizes.image_token_id < 0 else None)
         tokens, rows = Tokens(tokenizer, sizes.image_token_id), sizes.text.vocab_size
         alphabet = Alphabet(ordinary_tokens(tokens, rows) if settings.alphabet is None else settings.alphabet, rows)
         return cls(folder, sizes, tokens, chat_template(folder, tokenizer), preprocessor, policy, alphabet)
@@ -309,7 +310,8 @@ class VlmGuard:
 
     def _decisions(self, prompt: CompiledPrompt, tokens: Any, images: Any) -> Any:
         if not self.on_host:
-            return _votes(prompt.margin(jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32)))
+            margin = prompt.margin(jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32))
+            return margin > 0 if isinstance(margin, jax.core.Tracer) else votes_from_margins(margin)
         answers = self._answers(prompt, tokens, images)
         return np.array([first_label(text, self.settings.spellings) is True for text in answers])
 
@@ -374,18 +376,6 @@ class VlmGuard:
             outside = values[(values < 0) | (values >= self.vocab_size)]
             if outside.size:
                 raise ValueError(f"tokens must lie in the noise alphabet 0..{self.vocab_size - 1}, got {outside[0]}.")
-
-
-def _votes(margins: Array) -> Array:
-    """Unsafe where the margin is above 0; a margin that is no finite number is no vote."""
-    if not isinstance(margins, jax.core.Tracer):
-        values = np.asarray(margins)
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f"The checkpoint gives a margin of {values[~np.isfinite(values)][0]}: its weights or its dtype cannot "
-                "be used."
-            )
-    return margins > 0
 
 
 def _pixels(image: Any) -> Float32[np.ndarray, "h w 3"]:

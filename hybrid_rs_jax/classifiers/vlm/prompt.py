@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ __all__ = [
     "PromptLayout",
     "Tokens",
     "chat_template",
-    "first_label",
     "lay_out",
     "load_tokenizer",
     "ordinary_tokens",
@@ -38,14 +36,18 @@ _MARK, _PROBE = "hybrid-rs-user-text-5c1e", "a"
 _BORDERS = ("\n", ".", "a")  # that an appended text may stand behind without merging with them
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, model_type: str | None = None) -> Any:
     """The fast tokenizer of a checkpoint; code of the checkpoint is never run.
+
+    Args:
+      folder: of the checkpoint.
+      model_type: "qwen2" or "llama", where config.json is not one of transformers; None to have it looked up there.
 
     Raises:
       ValueError: if transformers is not installed, or the folder holds no tokenizer that it can read.
     """
     try:
-        from transformers import AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
     except ImportError as error:
         raise ValueError(
             "A vision-language guard needs transformers for tokenizer and chat template: "
@@ -54,7 +56,8 @@ def load_tokenizer(folder: Path) -> Any:
     if not any(kind_of(folder / name) == "file" for name in _TOKENIZER_FILES):
         raise ValueError(f"{folder} holds no tokenizer: expected tokenizer.json beside the weights.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        named = {} if model_type is None else {"config": AutoConfig.for_model(model_type)}
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **named)
     except Exception as error:  # transformers raises whatever it stumbles over
         raise ValueError(f"The tokenizer in {folder} cannot be read: {_first_line(error)}.") from error
     if not tokenizer.is_fast:
@@ -185,11 +188,13 @@ class Tokens:
         return tuple(ids), tuple(places)
 
     def alone(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text by itself, without tokens that begin a prompt."""
+        """Token ids of a text of the user by itself, without tokens that begin a prompt."""
+        self._refuse_placeholder(text)
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def behind(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text that stands behind another one with which it does not merge."""
+        """Token ids of a text of the user that stands behind another one with which it does not merge."""
+        self._refuse_placeholder(text)
         for border in _BORDERS:
             found = self.tokenizer(border + text, add_special_tokens=False, return_offsets_mapping=True)
             ids, places = found["input_ids"], found["offset_mapping"]
@@ -197,6 +202,11 @@ class Tokens:
             if all(start >= len(border) for start, _ in places[first:]):
                 return tuple(ids[first:])
         return self.alone(text)
+
+    def _refuse_placeholder(self, text: str) -> None:
+        """Where the placeholder is no token, its letters would be read as ordinary ones here, and not in that code."""
+        if self.image_token == _NO_TOKEN and self.image in text:
+            raise ValueError(f"Its text holds the token {self.image!r}, which stands for the picture.")
 
     def shown(self, token: int) -> str:
         """A token as the tokenizer names it."""
@@ -360,13 +370,6 @@ def ordinary_tokens(tokens: Tokens, rows: int) -> list[int]:
     special = {*tokenizer.all_special_ids, tokens.image_token}
     special |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     return sorted({number for number in tokenizer.get_vocab().values() if number < rows} - special)
-
-
-def first_label(text: str, spellings: Sequence[Sequence[str]]) -> bool | None:
-    """Whether the first label in a generated answer is one for unsafe; None where it holds neither."""
-    words = sorted({word for words in spellings for word in words}, key=len, reverse=True)
-    found = re.search(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", text)
-    return None if found is None else found.group() in spellings[0]
 
 
 def text_digest(*texts: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-__all__ = ["ANSWER", "LABEL", "LABELS", "POLICIES", "TEXT", "GuardSettings", "Policy"]
+__all__ = ["ANSWER", "LABEL", "LABELS", "POLICIES", "TEXT", "GuardSettings", "Policy", "first_label"]
 
 #: Policies that the package brings along.
 POLICIES = ("combination", "text_only", "image_only")
@@ -130,6 +131,13 @@ class GuardSettings:
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
+
+
+def first_label(text: str, spellings: Sequence[Sequence[str]]) -> bool | None:
+    """Whether the first label in a generated answer is one for unsafe; None where it holds neither."""
+    words = sorted({word for words in spellings for word in words}, key=len, reverse=True)
+    found = re.search(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", text)
+    return None if found is None else found.group() in spellings[0]
 
 
 def _policy_file(name: str) -> tuple[str, str]:

@@ -176,8 +176,6 @@ class Ledger:
     def tallies(self) -> dict[tuple[int, Stream], CountRow]:
         """What has been drawn, by (index, stream): where to go on, for skipped inputs too.
 
-        Its first draw is 0 except in a run on a part of the sample that is to be merged.
-
         Raises:
           LedgerError: if the draws of an input have a gap (which is named).
         """
@@ -279,10 +277,8 @@ class Ledger:
         found = schema.differences(self.header, asked)
         refused = [each for each in found if may_change is None or not may_change(*each)]
         if refused:
-            lines = "\n  ".join(each.text() for each in refused)
-            raise LedgerError(
-                f"{self.path.parent} holds a run with other settings, which cannot be continued:\n  {lines}"
-            )
+            lines = "".join(f"\n  {each.text()}" for each in refused)
+            raise LedgerError(f"{self.path.parent} holds a run with other settings, which cannot be continued:{lines}")
         if found:
             with self._transaction():
                 schema.add_header(self._connection, schema.canonical(asked))
@@ -324,9 +320,8 @@ def _lock(folder: Path, cleanup: contextlib.ExitStack) -> None:
         with contextlib.suppress(OSError):
             number = path.read_text(encoding="ascii", errors="replace")
         who = f"process {number}" if number.isdigit() else "another process"
-        raise LedgerError(
-            f"{folder} is being written by {who}; wait until that ends, or stop it, and use --resume."
-        ) from error
+        sentence = f"{folder} is being written by {who}; wait until that ends, or stop it, and use --resume."
+        raise LedgerError(sentence) from error
     except (OSError, NotImplementedError) as error:
         why = getattr(error, "strerror", None) or error
         raise LedgerError(f"{path} could not be written or locked ({why}); use a local disk.") from error
