@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         worst_case_probability,
     )
     from hybrid_rs_jax.classifiers.base import BaseClassifier
-    from hybrid_rs_jax.confidence import clopper_pearson, detection_threshold
+    from hybrid_rs_jax.confidence import clopper_pearson, detection_threshold, mean_lower_bound
     from hybrid_rs_jax.kernels import AbsorbingKernel, CategoricalKernel, HybridSmoothing, UniformKernel
     from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
     from hybrid_rs_jax.results import (
@@ -64,6 +64,7 @@ __all__ = [
     "detection_threshold",
     "frontier_table",
     "largest_probability",
+    "mean_lower_bound",
     "read_certificates",
     "read_counts",
     "required_probability",
@@ -79,7 +80,7 @@ _HOMES = {
         "required_samples worst_case_probability"
     ),
     "classifiers": "BaseClassifier",
-    "confidence": "clopper_pearson detection_threshold",
+    "confidence": "clopper_pearson detection_threshold mean_lower_bound",
     "kernels": "AbsorbingKernel CategoricalKernel HybridSmoothing UniformKernel",
     "likelihood_ratio": "LikelihoodRatio",
     "results": "Certificate ClassCertificate certify certify_classes read_certificates read_counts",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import reprlib
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,8 @@ SMALLEST_ALPHA, SMALLEST_TEST_ALPHA = 1e-200, 1e-100
 # Draws: above 2^53 not every integer is a float64, and a bound could rest on a rounded count; the law of a sequential
 # test is a table over draws and failures.
 MOST_DRAWS, MOST_TEST_DRAWS = 2**53, 10**7
+# Unsafe copies that flag an input: the tail of the rule is summed term by term.
+MOST_FLAGS = 100_000
 # Pixel noise, l2 budgets in its units: within these limits no product of them leaves the range of float64.
 SMALLEST_SIGMA, LARGEST_SIGMA = 1e-12, 1e12
 # Discrete budgets, from the outermost limit to the innermost:
@@ -209,8 +210,8 @@ def _checked(name: str, values: object, good: Callable[[np.ndarray], Any], legal
     """Numbers, as they came or as float64, of which each is good."""
     try:
         array = np.asarray(values)
-        # fractions and integers beyond 64 bits; bfloat16. None would become NaN
-        if array.dtype.kind == "V" or (array.dtype.kind == "O" and all(isinstance(x, Real) for x in array.flat)):
+        # bfloat16; fractions, integers beyond 64 bits, JAX scalars. Only None would become NaN
+        if array.dtype.kind == "V" or (array.dtype.kind == "O" and not any(x is None for x in array.flat)):
             array = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError):
         array = np.asarray("")

@@ -21,10 +21,13 @@ __all__ = ["cpu_device", "float64_on_cpu", "own_settings"]
 def own_settings() -> Iterator[None]:
     """JAX's settings that would change or end a correct computation, at their defaults.
 
-    Rank promotion is used on purpose. A NaN of an idle lane is no error (debug_nans, debug_infs), arrays of NumPy are
-    handed over by the way (transfer_guard), and loops are compiled (disable_jit).
+    The generator is threefry2x32 in its partitionable form. Rank promotion is used on purpose. A NaN of an idle lane is
+    no error (debug_nans, debug_infs), arrays of NumPy are handed over by the way (transfer_guard), and loops are
+    compiled (disable_jit).
     """
     with (
+        jax.default_prng_impl("threefry2x32"),
+        jax.threefry_partitionable(True),
         jax.numpy_rank_promotion("allow"),
         jax.debug_nans(False),
         jax.debug_infs(False),

@@ -247,7 +247,8 @@ def _needed(
     if delta == 0:
         return p, complement
     less = _down(_down(complement - delta))
-    return np.minimum(_up(_up(p + delta)), 1.0), np.where(complement < 0, -1.0, np.where(less > 0, less, -1.0))
+    rest = np.where((complement < 0) | (less <= 0), -1.0, less)
+    return np.asarray(np.minimum(_up(_up(p + delta)), 1.0)), rest
 
 
 def _enough(p: np.ndarray, complement: np.ndarray, need_p: np.ndarray, need_rest: np.ndarray) -> np.ndarray:
@@ -278,7 +279,7 @@ def _planned_draws(p: np.ndarray, complement: np.ndarray, risk: float, side: Sid
     needed = np.full(p.shape, -1, np.int64)
     for n, agreeing in _strongest_stops(plan, side):
         k = agreeing if side == "above" else n - agreeing
-        bound, rest = (float(x) for x in clean_bound(k, n, risk, side, plan))
+        bound, rest = (float(x[0]) for x in clean_bound(np.array([k]), np.array([n]), risk, side, plan))
         bound, rest = (bound, rest) if side == "above" else (rest, bound)
         good = _enough(np.asarray(bound), np.asarray(rest), p, complement)
         needed = np.where((needed < 0) & good, n, needed)
@@ -320,9 +321,9 @@ def _distinct(successes: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndar
     return pairs, back.reshape(k.shape)
 
 
-def _up(x: np.ndarray) -> np.ndarray:
-    return np.nextafter(x, np.inf)
+def _up(x: object) -> np.ndarray:
+    return np.asarray(np.nextafter(np.asarray(x, np.float64), np.inf))
 
 
-def _down(x: np.ndarray) -> np.ndarray:
-    return np.nextafter(x, -np.inf)
+def _down(x: object) -> np.ndarray:
+    return np.asarray(np.nextafter(np.asarray(x, np.float64), -np.inf))

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import path_text
+from hybrid_rs_jax.classifiers.base import BaseClassifier
 from hybrid_rs_jax.cli._vlm_arguments import is_checkpoint, open_guard, refuse_vlm_arguments, vlm_settings
 from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
@@ -46,13 +46,14 @@ class Source:
     batch_size: int = 2000
 
 
-def open_source(args: argparse.Namespace) -> Source:
+def open_source(args: argparse.Namespace, pixel_range: tuple[int | float, int | float] | None = None) -> Source:
     """Open `--model` and `--data`.
 
     Args:
       args: `model` is "demo", "package.module:name" of a classifier that is importable from here, or the folder (hub
         id) of a vision-language checkpoint; `data` is "demo", a NumPy archive with tokens and images, or for a
         checkpoint a data set of texts and pictures. Flags of checkpoints where the command has them.
+      pixel_range: of the pixels of an archive, what becomes 0 and 1; see `load_npz`.
 
     Raises:
       BadInputError: if one of them cannot be opened, or a flag does not fit the model.
@@ -70,9 +71,10 @@ def open_source(args: argparse.Namespace) -> Source:
         legal = "demo or a NumPy archive (.npz) with tokens and images"
         raise BadInputError(f"--data must be {legal}, got {path_text(data)}.")
     with library_sentences():
-        arrays = load_npz(path)
+        arrays = load_npz(path, pixel_range)
     # each input has its own digest in the ledger, so that data may grow between two sessions
-    return Source(classifier, arrays, None, PLAIN_UNIT, described, {"name": "npz", "file": path.name})
+    named = {"name": "npz", "file": path.name} | ({} if pixel_range is None else {"pixel_range": list(pixel_range)})
+    return Source(classifier, arrays, None, PLAIN_UNIT, described, named)
 
 
 def first_readable(inputs: Inputs) -> Input:
@@ -134,14 +136,14 @@ def _imported(name: str) -> tuple[Any, dict[str, Any]]:
         sys.path.insert(0, here)
     try:
         classifier: Any = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's own module raises
+    except (Exception, SystemExit) as error:  # whatever the user's own module raises
         raise BadInputError(f"--model {name}: {module_name} cannot be imported: {error!r}.") from error
     source = getattr(classifier, "__file__", None)
     for part in attribute.split("."):
         if not hasattr(classifier, part):
             raise BadInputError(f"--model {name}: {module_name} has no {attribute}.")
         classifier = getattr(classifier, part)
-    if not isinstance(classifier, hrs.BaseClassifier) or isinstance(classifier, type):
+    if not isinstance(classifier, BaseClassifier) or isinstance(classifier, type):
         raise BadInputError(f"--model {name} must be a classifier, called with (tokens, images), got {classifier!r}.")
     described = classifier.describe() if hasattr(classifier, "describe") else {}
     digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None

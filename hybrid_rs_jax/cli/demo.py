@@ -22,7 +22,8 @@ from hybrid_rs_jax._text import DASH, floor_text, mean, radius_text
 from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.cli._explain import explain
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
+from hybrid_rs_jax.kernels import run_key
+from hybrid_rs_jax.kernels.record import describe_noise, describe_smoothing, rounding_text, smoothing_text
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import certificate_rows, print_table, say
 
@@ -112,13 +113,12 @@ def run(args: argparse.Namespace) -> None:
 
 def certify_demo(args: argparse.Namespace) -> dict[str, Certificate]:
     """Certificates for hybrid, image-only and text-only smoothing."""
-    import jax
-
     from hybrid_rs_jax.classifiers import DemoGuard
     from hybrid_rs_jax.data import demo
     from hybrid_rs_jax.results.certificate import certify_decisions
     from hybrid_rs_jax.results.counts import Counts
     from hybrid_rs_jax.results.runs import RUN_FILE, Run, run_record
+    from hybrid_rs_jax.sampling.engine import check_pixels
 
     inputs = demo.held_out_unsafe(args.limit)
     if len(inputs) < args.limit:
@@ -134,6 +134,7 @@ def certify_demo(args: argparse.Namespace) -> dict[str, Certificate]:
     }
     say(f"{len(inputs)} held-out unsafe inputs, {args.samples:,} noisy copies of each. {STORY}")
     say(f'For example {inputs.ids[0]}: "{inputs.prompts[0]}", with a picture of a {inputs.digits[0]}.')
+    say(rounding_text(check_pixels(inputs.images, smoothings["hybrid"])))
     total = len(inputs) * args.samples
     results: dict[str, Certificate] = {}
     with progress_bar("noisy copies", total * len(smoothings), "copies") as progress:
@@ -144,7 +145,7 @@ def certify_demo(args: argparse.Namespace) -> dict[str, Certificate]:
                 inputs.images,
                 smoothing,
                 args.samples,
-                jax.random.key(args.seed),
+                run_key(args.seed),
                 eligible=demo.suffix_mask(),
                 progress=functools.partial(_advance, progress, index * total),
             )
@@ -157,6 +158,7 @@ def certify_demo(args: argparse.Namespace) -> dict[str, Certificate]:
                 dtype=str(inputs.images.dtype),
                 classifier=guard.describe(),
                 data={"name": "hybrid_rs_jax.data.demo.held_out_unsafe", "inputs": len(inputs)},
+                noise=describe_noise(smoothing, inputs.images[0].size),
             )
             run = Run.of(Path(RUN_FILE), header)
             counts = Counts(tuple(inputs.ids), successes, np.full_like(successes, args.samples), run=run)

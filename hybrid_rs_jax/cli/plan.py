@@ -205,8 +205,8 @@ def _print_target(record: dict[str, Any]) -> None:
     say(
         f"An input whose clean score does not reach p_A is certified with probability at most "
         f"{up_text(statement['error'])} (alpha = {setting_text(statement['alpha'])}); one of at least {alternative} "
-        f"with probability at least {setting_text(statement['power'])}. The figures come from the law of the stopping rule, "
-        "not from a simulation; shares certified are rounded down, draws up."
+        f"with probability at least {setting_text(statement['power'])}. The figures come from the law of the stopping "
+        "rule, not from a simulation; shares certified are rounded down, draws up."
     )
     say(run_time_text(statement["tau"], statement["miss_probability"], statement["alpha"]))
 

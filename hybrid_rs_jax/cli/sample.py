@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import signal
 import threading
-import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,13 +18,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import counted
+from hybrid_rs_jax.classifiers.base import Abilities
 from hybrid_rs_jax.cli import _arguments as arguments
 from hybrid_rs_jax.cli import _plans as plans
 from hybrid_rs_jax.cli._sources import Source, first_readable, open_source
 from hybrid_rs_jax.cli._vlm_arguments import add_vlm_arguments
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.kernels.record import build_smoothing, smoothing_text
+from hybrid_rs_jax.kernels import run_key
+from hybrid_rs_jax.kernels.record import build_smoothing, describe_noise, rounding_text, smoothing_text
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
 from hybrid_rs_jax.results.runs import run_record
@@ -102,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     if not len(indices):
         raise BadInputError(f"--shard {args.shard[0]}/{args.shard[1]} leaves none of the {total} inputs.")
     say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {plans.plan_text(plan, aim)}")
-    new = not args.resume or not (args.out / LEDGER_FILE).exists()
+    new = not args.resume or kind_of(args.out / LEDGER_FILE) is None
     with _terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(args, header, new) as ledger:
         progress = _draw(args, ledger, source, indices, smoothing, plan)
         counts = ledger.counts()
@@ -121,16 +123,13 @@ def _draw(
     plan: Any,
 ) -> Progress:
     """Run the engine into the ledger, with progress; an interrupt says what is kept."""
-    import jax
-
     from hybrid_rs_jax.sampling.run import InterruptedRun, sample_run
 
-    with progress_bar("sampling", len(indices), "inputs", log=True) as advance:
-        meter = _Meter()
+    with progress_bar("sampling", len(indices) * plan.max_samples, "draws", log=True) as advance:
 
         def report(progress: Progress) -> None:
-            note = f"{progress.saved:,} draws saved" if progress.saved else ""
-            advance(progress.finished + progress.skipped, note, meter.text(progress.classified))
+            note = f"{progress.finished + progress.skipped:,} of {counted(progress.inputs, 'input')}"
+            advance(progress.settled, note, progress.classified)
 
         try:
             return sample_run(
@@ -140,8 +139,8 @@ def _draw(
                 indices,
                 smoothing,
                 plan,
-                jax.random.key(args.seed),
-                classes=getattr(source.classifier, "classes", None),
+                run_key(args.seed),
+                classes=Abilities.of(source.classifier).classes,
                 batch_size=args.batch_size or source.batch_size,
                 mesh=getattr(source.classifier, "mesh", None) or hrs.data_mesh(args.devices),
                 report=report,
@@ -172,6 +171,8 @@ def _header(
     """Everything that defines the draws."""
     first = first_readable(source.inputs)
     shared = getattr(source.inputs, "eligible", first.eligible)
+    with library_sentences():
+        noise = describe_noise(smoothing, first.image.size)
     record = run_record(
         smoothing,
         samples=plan.max_samples,
@@ -181,10 +182,11 @@ def _header(
         dtype=str(first.image.dtype),
         classifier=source.model | _served_model(source.classifier, first),
         data=source.data,
+        noise=noise,
     )
     if np.ndim(shared) == 2:
         record["eligible_positions"] = "an own set for each input, part of its digest"
-    classes = getattr(source.classifier, "classes", None)
+    classes = Abilities.of(source.classifier).classes
     return {**record, "plan": plan.describe(), "aim": aim, "classes": classes}
 
 
@@ -244,6 +246,8 @@ def _summary(progress: Progress, plan: Any, counts: LedgerCounts) -> None:
             f"{counts.ties:,} of all draws were ties: their margin is at rounding level, another batch size may flip "
             "them."
         )
+    if progress.rounded:
+        say(rounding_text(progress.rounded))
     for name, reason in counts.skipped[:5]:
         say(f"Skipped {name}: {reason}")
     if len(counts.skipped) > 5:
@@ -258,22 +262,6 @@ def _refuse_all(folder: Path, skipped: Sequence[tuple[str, str]], new: bool) -> 
         with contextlib.suppress(OSError):  # something else is in it
             folder.rmdir()
     raise BadInputError(f"None of the {counted(len(skipped), 'input')} can be used; the first one: {skipped[0][1]}")
-
-
-class _Meter:
-    """Copies per second over this session."""
-
-    def __init__(self) -> None:
-        self._begin: float | None = None
-        self._first = 0
-
-    def text(self, classified: int) -> str | None:
-        """The rate since the first batch, which holds the compilation."""
-        if self._begin is None:
-            self._begin, self._first = time.monotonic(), classified
-            return None
-        passed = time.monotonic() - self._begin
-        return f"{(classified - self._first) / passed:,.0f} copies/s" if passed > 0 else None
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_rs_jax._files import parse_json
+from hybrid_rs_jax._files import kind_of, parse_json
 from hybrid_rs_jax.data.index import RawInput
 from hybrid_rs_jax.data.inputs import Inputs
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
@@ -200,7 +200,7 @@ class _Journal:
 
     def _open(self, path: Path) -> None:
         header = {"curate": _JOURNAL_VERSION, "settings": self._settings}
-        content = path.read_bytes() if path.exists() else b""
+        content = path.read_bytes() if kind_of(path) is not None else b""
         complete = content[: content.rfind(b"\n") + 1]
         if not complete and not _line(header).encode().startswith(content):
             raise BadInputError(f"{path} exists and is not a journal of curate; choose another name.")

@@ -6,13 +6,21 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hybrid_rs_jax._text import joined
+from hybrid_rs_jax._text import ceil_text, joined
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.kernels import HybridSmoothing
 
-__all__ = ["KERNELS", "SAMPLER", "build_smoothing", "describe_noise", "describe_smoothing", "smoothing_text"]
+__all__ = [
+    "KERNELS",
+    "SAMPLER",
+    "build_smoothing",
+    "describe_noise",
+    "describe_smoothing",
+    "rounding_text",
+    "smoothing_text",
+]
 
 #: What turns the generator's words into noise; another version gives other draws.
 SAMPLER = "hybrid_rs_jax grid noise, version 1"
@@ -76,8 +84,8 @@ def build_smoothing(record: Mapping[str, Any]) -> HybridSmoothing:
       BadInputError: if a field is missing or out of range, with the field's name.
     """
     name, sigma, step = record.get("kernel"), record.get("sigma"), record.get("step")
-    if name not in KERNELS:
-        raise BadInputError(f"kernel must be {joined(KERNELS, 'or')}, got {name!r}.")
+    if not isinstance(name, str) or name not in KERNELS:
+        raise BadInputError(f"kernel must be {joined(KERNELS, 'or')}, got {name!r:.80}.")
     missing = [field for field in KERNELS[name] if record.get(field) is None]
     if missing:
         raise BadInputError(f"The {name} kernel needs {joined(missing)}.")
@@ -87,8 +95,9 @@ def build_smoothing(record: Mapping[str, Any]) -> HybridSmoothing:
 
     with library_sentences():
         try:
-            numbers = [None if number is None else float(number) for number in (sigma, step)]
-            return HybridSmoothing(_kernel(name, record), *numbers)
+            numbers = {"sigma": sigma, "step": step}
+            given = {field: None if value is None else _number(field, value) for field, value in numbers.items()}
+            return HybridSmoothing(_kernel(name, record), **given)
         except TypeError as error:
             raise BadInputError(f"The {name} kernel has a field of the wrong type: {error}.") from error
 
@@ -99,12 +108,18 @@ def _kernel(name: str, record: Mapping[str, Any]) -> Any:
     if name == "none":
         return None
     given = record["beta"]
-    beta: Any = tuple(float(b) for b in given) if isinstance(given, list) else float(given)
+    beta: Any = tuple(_number("beta", b) for b in given) if isinstance(given, list) else _number("beta", given)
     if name == "uniform":
         return UniformKernel(beta, record["vocab_size"])
     if name == "absorbing":
         return AbsorbingKernel(beta, record.get("mask_token", 0))
     return CategoricalKernel(beta, tuple(record["cardinalities"]))
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadInputError(f"{name} must be a number, got {value!r:.80}.")
+    return float(value)
 
 
 def smoothing_text(record: Mapping[str, Any]) -> str:
@@ -123,6 +138,14 @@ def smoothing_text(record: Mapping[str, Any]) -> str:
     if record.get("step") is not None:
         parts.append(f"steps of {record['step']:.9g}")
     return "; ".join(parts)
+
+
+def rounding_text(change: float) -> str:
+    """What was done to pixels that lay off the grid; `change` is the largest change."""
+    return (
+        f"Pixels were rounded to the grid of the noise, by at most {ceil_text(change, 6)}: certificates are about the "
+        "rounded pictures."
+    )
 
 
 def _beta_text(beta: Any) -> str:

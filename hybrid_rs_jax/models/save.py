@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax.models._keys import KeyTable, Target
 from hybrid_rs_jax.models._safetensors import INDEX, SHARD_BYTES, SINGLE, json_text, write_tensors, write_text
 from hybrid_rs_jax.models._vision_language import VisionLanguageModel
@@ -91,7 +92,7 @@ def stored_tensors(network: VisionLanguageModel) -> dict[str, tuple[tuple[int, .
 
 
 def _check(network: VisionLanguageModel, config: Mapping[str, Any], folder: Path) -> None:
-    if any((folder / name).exists() for name in ("config.json", SINGLE, INDEX)):
+    if any(kind_of(folder / name) is not None for name in ("config.json", SINGLE, INDEX)):
         raise ValueError(f"{folder} holds a checkpoint already; choose another folder.")
     read: Any = type(network)
     if read.read_config(dict(config)) != network.config:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
 from hybrid_rs_jax.results.result import Result
 
@@ -74,7 +75,7 @@ def data_preview(path: Path) -> Preview:
 def _archive(path: Path) -> Preview:
     from hybrid_rs_jax.data.inputs import load_npz
 
-    if not path.is_file():
+    if kind_of(path) != "file":
         raise BadInputError(f"{path} does not exist.")
     with library_sentences():
         inputs = load_npz(path)

@@ -27,16 +27,23 @@ class Pace:
 
     def __init__(self, total: int, unit: str, clock: Callable[[], float] = time.monotonic):
         self.total, self.unit, self.done, self.note = total, unit, 0, ""
-        self._clock, self._rate = clock, ""
-        self._first: tuple[float, int] | None = None
-        self._last = 0.0
+        self._clock = clock
+        self._first: tuple[float, int, int] | None = None
+        self._last, self._worked = 0.0, 0
 
-    def advance(self, done: int, note: str = "", rate: str | None = None) -> None:
-        """Report that `done` of the total are done; `rate` instead of the measured one, where another is meant."""
+    def advance(self, done: int, note: str = "", worked: int | None = None) -> None:
+        """Report how far it is.
+
+        Args:
+          done: of the total, what needs no more work.
+          note: shown behind the rest.
+          worked: what was worked on for it, of which the rate is told; default `done`. Sampling that stops early does
+            more than it works on.
+        """
         self._last = self._clock()
-        self.done, self.note, self._rate = done, note, rate or ""
+        self.done, self.note, self._worked = done, note, done if worked is None else worked
         if self._first is None:
-            self._first = self._last, done
+            self._first = self._last, done, self._worked
 
     @property
     def percent(self) -> int:
@@ -45,25 +52,26 @@ class Pace:
 
     @property
     def per_second(self) -> float | None:
-        """Done per second since the first report; None before the second one."""
-        if self._first is None or not (self._last > self._first[0] and self.done > self._first[1]):
-            return None
-        return (self.done - self._first[1]) / (self._last - self._first[0])
+        """Worked on per second since the first report; None before the second one."""
+        return None if self._first is None else self._speed(self._first[2], self._worked)
 
     @property
     def seconds_left(self) -> float | None:
         """Seconds from now to the end at this pace; None while it is not known."""
-        speed = self.per_second
-        passed = self._clock() - self._last
-        return None if speed is None else max((self.total - self.done) / speed - passed, 0.0)
+        speed = None if self._first is None else self._speed(self._first[1], self.done)
+        return None if not speed else max((self.total - self.done) / speed - (self._clock() - self._last), 0.0)
+
+    def _speed(self, before: int, now: int) -> float | None:
+        passed = 0.0 if self._first is None else self._last - self._first[0]
+        return (now - before) / passed if passed > 0 and now > before else None
 
     def rate_text(self) -> str:
         """As in "5,300 draws/s", "0.25 draws/s" or nothing; "compiling" before the first report."""
         if self._first is None:
             return "compiling"
         speed = self.per_second
-        if self._rate or speed is None:
-            return self._rate
+        if speed is None:
+            return ""
         return f"{speed:,.0f} {self.unit}/s" if speed >= 10 else f"{speed:.2g} {self.unit}/s"
 
     def left_text(self) -> str:
@@ -83,7 +91,7 @@ class Pace:
 
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, unit: str, log: bool = False) -> Iterator[Callable[..., None]]:
-    """Give a function to be called as `advance(done, note="", rate=None)`; shows share, rate and remaining time.
+    """Give a function to be called as `Pace.advance` is; shows share, rate and remaining time.
 
     Args:
       title: what is being done.

@@ -76,13 +76,12 @@ def _plan(folder: Path, run: Run) -> SamplingPlan | None:
     """The plan of the run; None where it names none (its draws count as they are, as far as they go)."""
     if run.plan is None:
         return None
+    if run.classes is not None and (kind := run.plan.get("plan")) != "fixed":
+        raise BadInputError(f"{folder}: votes per class have no plan that stops early, got {kind!r}.")
     description = thawed(run.plan)
     assert isinstance(description, dict)
     with library_sentences():
-        plan = plan_from(description)
-    if run.classes is not None and not isinstance(plan, FixedSample):
-        raise BadInputError(f"{folder}: votes per class have no plan that stops early, got {description['plan']!r}.")
-    return plan
+        return plan_from(description)
 
 
 def _check_budgets(folder: Path, run: Run, columns: np.ndarray, table: LedgerTable) -> None:

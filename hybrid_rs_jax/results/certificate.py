@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from hybrid_rs_jax._checks import check_budgets, check_draws
+from hybrid_rs_jax._checks import check_budgets, check_draws, check_risk, check_side
 from hybrid_rs_jax.certificate.certify import Side, certified_counts, worst_case_scores
-from hybrid_rs_jax.confidence import SamplingPlan
+from hybrid_rs_jax.confidence import FixedSample, SamplingPlan
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.result import Bounds, Result
@@ -171,7 +171,7 @@ def certify(
     alpha: float,
     budgets: Sequence[int] = range(9),
     *,
-    side: Side = "above",
+    side: str = "above",
     plan: SamplingPlan | None = None,
     ids: Sequence[str] | None = None,
 ) -> Certificate:
@@ -220,9 +220,21 @@ def certify(
             f"ids must be {len(successes)} different names, got {len(names)}, {len(set(names))} different."
         )
     per_budget = chosen if successes.ndim == 2 else None
+    if isinstance(plan, FixedSample):
+        plan.lower_bound(draws, successes, 0.5)  # refuses what is not complete
+        plan = None
     return certify_counts(
-        Counts(names, successes, draws, budgets=per_budget, plan=plan), smoothing, tau, alpha, chosen, side
+        Counts(names, successes, draws, budgets=per_budget, plan=plan),
+        smoothing,
+        tau,
+        alpha,
+        chosen,
+        _side(side),
     )
+
+
+def _side(side: str) -> Side:
+    return "above" if check_side(side) == "above" else "below"
 
 
 def certify_counts(
@@ -246,10 +258,7 @@ def certify_counts(
       ValueError: if an argument is out of range, or the shapes do not fit.
     """
     chosen = check_budgets(budgets)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}.")
-    if side not in ("above", "below"):
-        raise ValueError(f"side must be 'above' or 'below', got {side!r}.")
+    alpha = float(check_risk(alpha))
     if counts.votes is not None:
         raise ValueError("The counts are votes per class; certify_classes certifies those.")
     if counts.budgets is not None and counts.budgets != chosen:

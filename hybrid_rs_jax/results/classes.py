@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hybrid_rs_jax._checks import check_budgets
+from hybrid_rs_jax._checks import check_budgets, check_risk
 from hybrid_rs_jax.certificate.classes import certified_classes, checked_votes
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.results.counts import Counts
@@ -105,7 +105,7 @@ def certify_classes(
     array, draws = checked_votes(votes, n)
     ids = tuple(map(str, range(len(array))))
     counts = Counts(ids, np.zeros(len(array), np.int64), draws, votes=array)
-    return certify_class_counts(counts, smoothing, alpha, budgets)
+    return certify_class_counts(counts, smoothing, alpha, check_budgets(budgets))
 
 
 def certify_class_counts(
@@ -120,8 +120,7 @@ def certify_class_counts(
         raise ValueError("Votes per class are certified from one sample for all budgets, not from one per budget.")
     votes, draws = checked_votes(counts.votes, counts.n)
     chosen = check_budgets(budgets)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}.")
+    alpha = float(check_risk(alpha))
     statement = build_statement(counts, smoothing, None, float(alpha), chosen)
     delta = statement.noise.total_variation
     ties = 0 if counts.ties is None else counts.ties

@@ -170,9 +170,9 @@ def _table_counts(table: Table) -> Counts:
 
 
 def _budget_column(table: Table) -> np.ndarray:
-    missing = [cell is None for cell in table.columns["budget"]]
-    if any(missing):
-        row = missing.index(True)
+    given = [cell is not None for cell in table.columns["budget"]]
+    if not all(given):
+        row = given.index(not given[0])
         raise BadInputError(f"{table.place(row)}: budget is given on some lines and not on others.")
     return table.integers("budget", 0, MOST_BUDGET)
 

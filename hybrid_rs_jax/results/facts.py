@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias, Union
 
-__all__ = ["NOTHING", "Facts", "Json", "frozen", "thawed"]
+__all__ = ["Facts", "Json", "frozen", "thawed"]
 
-Json: TypeAlias = Union[bool, int, float, str, tuple["Json", ...], "Facts", None]
+Json: TypeAlias = Union[bool, int, float, str, tuple[object, ...], "Facts", None]
 
 
 class Facts(Mapping[str, Json]):
@@ -38,13 +38,6 @@ class Facts(Mapping[str, Json]):
     def __repr__(self) -> str:
         return f"Facts({self._items!r})"
 
-    def without(self, *names: str) -> Facts:
-        """The same without these names."""
-        return Facts({name: value for name, value in self._items.items() if name not in names})
-
-
-NOTHING = Facts({})
-
 
 def frozen(value: object) -> Json:
     """A JSON value as an immutable one; arrays become tuples, objects `Facts`."""
@@ -57,7 +50,7 @@ def frozen(value: object) -> Json:
     raise TypeError(f"JSON has no word for {type(value).__name__}")
 
 
-def thawed(value: Json) -> object:
+def thawed(value: object) -> object:
     """Plain JSON: dictionaries and lists."""
     if isinstance(value, Facts):
         return {name: thawed(part) for name, part in value.items()}

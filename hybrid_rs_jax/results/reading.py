@@ -77,7 +77,7 @@ class _Stored:
             raise ValueError("its kernel must be a name")
         sigma = self.statement["sigma"]
         return build_smoothing(
-            {**self.statement, "sigma": None if sigma is None else _number(sigma, "sigma", 0, 1e300)}
+            {**self.statement, "sigma": None if sigma is None else _number(sigma, "sigma", 0.0, 1e300)}
         )
 
     @property
@@ -89,11 +89,11 @@ class _Stored:
 
     @property
     def tau(self) -> float:
-        return _number(self.statement["tau"], "tau", 0, 1)
+        return _number(self.statement["tau"], "tau", 0.0, 1.0)
 
     @property
     def alpha(self) -> float:
-        return _number(self.statement["alpha"], "alpha", 0, 1)
+        return _number(self.statement["alpha"], "alpha", 0.0, 1.0)
 
     @property
     def counts(self) -> Counts:
@@ -224,9 +224,9 @@ def _needs(stored: Object) -> Needs | None:
     if "needed_share_complement" not in stored:
         return None
     draws = tuple(_integer(n, "needed_samples", -1) for n in _list(stored["needed_samples"], "needed_samples"))
-    complement = _number(stored["needed_share_complement"], "needed_share_complement", -2, 2)
+    complement = _number(stored["needed_share_complement"], "needed_share_complement", -2.0, 2.0)
     share = stored["needed_share"]
-    return Needs(draws, 1.0 if share is None else _number(share, "needed_share", 0, 2), complement)
+    return Needs(draws, 1.0 if share is None else _number(share, "needed_share", 0.0, 2.0), complement)
 
 
 def _largest(radius: np.ndarray, budgets: tuple[int, ...]) -> np.ndarray:

@@ -152,7 +152,7 @@ def statement_record(result: Result) -> Object:
         found |= _needs(result)
     found |= {"minus_one": MINUS_ONE, "package": first.package}
     if counts.run is not None:
-        found["run"] = thawed(counts.run.facts.without("smoothing"))
+        found["run"] = thawed(counts.run.facts)
     if counts.skipped or counts.unfinished:
         found |= {"skipped": dict(counts.skipped), "unfinished": list(counts.unfinished)}
     return found
@@ -167,8 +167,8 @@ def _needs(part: Certificate) -> Object:
         "needed_share_complement": needs.complement,
     }
     rows = silent_rows(part)
-    counts = part.counts
-    shares = len(np.unique(np.reshape(counts.successes[rows] / counts.n[rows], (len(rows), -1))[:, :1]))
+    share = (part.successes / part.n)[rows]
+    shares = len(np.unique(share if share.ndim == 1 else share[:, 0]))
     if part.plan is None and 0 < shares <= _SHARES:
         draws = draws_at_share(part, rows)
         found["abstaining"] = {part.ids[row]: n or -1 for row, n in zip(rows.tolist(), draws, strict=True)}

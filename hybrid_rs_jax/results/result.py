@@ -6,7 +6,7 @@ import abc
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -225,9 +225,9 @@ class Row:
         return int(self.result.budget[self.index])
 
 
-def _numbers(values: np.ndarray) -> Numbers:
-    return tuple(int(x) for x in values) if np.ndim(values) else int(values)
+def _numbers(values: np.ndarray | np.integer[Any]) -> Numbers:
+    return tuple(int(x) for x in values) if isinstance(values, np.ndarray) else int(values)
 
 
-def _reals(values: np.ndarray) -> Reals:
-    return tuple(float(x) for x in values) if np.ndim(values) else float(values)
+def _reals(values: np.ndarray | np.floating[Any]) -> Reals:
+    return tuple(float(x) for x in values) if isinstance(values, np.ndarray) else float(values)

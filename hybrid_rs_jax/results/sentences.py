@@ -292,4 +292,5 @@ def confidence_text(alpha: float) -> str:
     """`1 - alpha` in percent, exactly; as a difference where alpha is tiny."""
     if not 1e-6 <= alpha <= 1 - 1e-6:
         return f"1 - {setting_text(alpha)}"
-    return f"{((1 - Decimal(repr(alpha))) * 100).normalize():f} %"
+    percent = ((1 - Decimal(repr(alpha))) * 100).normalize()
+    return format(percent, "f") + " %"

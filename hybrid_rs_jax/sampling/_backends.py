@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 
-from hybrid_rs_jax._jax_settings import own_jax_settings
+from hybrid_rs_jax._jax import own_settings
 from hybrid_rs_jax.classifiers._votes import foreign_label, foreign_margin, refusal, votes_from_labels
 from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier
 from hybrid_rs_jax.kernels import HybridSmoothing
@@ -103,7 +103,7 @@ def make_backend(
     """
     abilities = Abilities.of(classifier)
     mesh = data_mesh() if mesh is None else mesh
-    with own_jax_settings():
+    with own_settings():
         drawing = _Drawing(smoothing, key, batch_size, slots, row, mesh)
         if abilities.on_host:
             return HostBackend(drawing, classifier, abilities, classes)
@@ -218,7 +218,7 @@ class Backend(abc.ABC):
 
     def load(self, slots: Sequence[int], rows: Sequence[Row]) -> None:
         """Put inputs into slots."""
-        with own_jax_settings():
+        with own_settings():
             self.drawing.load(slots, rows)
 
     @abc.abstractmethod
@@ -249,14 +249,14 @@ class DeviceBackend(Backend):
     def __init__(self, drawing: _Drawing, program: Program, abilities: Abilities, classes: int | None):
         super().__init__(drawing, depth=2, classes=classes)
         self._apply, self._abilities = program.apply, abilities
-        self._parameters = jax.tree.map(self._on_mesh, program.constants)
+        self._parameters = jax.tree.map(self._on_mesh, program.parameters)
 
     def submit(self, slot: np.ndarray, copy: np.ndarray) -> tuple[Any, int, Callable[[int], str]]:
         """Start one step."""
         drawing = self.drawing
         where = drawing.places(slot, copy)
         static = (self._apply, self._abilities.tie_tolerance, self._classes)
-        with own_jax_settings():
+        with own_settings():
             try:
                 step = _step(*static, self._parameters, drawing.noise, drawing.slots, drawing.key, *where)
             except jax.errors.JAXTypeError as error:
@@ -317,7 +317,7 @@ class HostBackend(Backend):
     def submit(self, slot: np.ndarray, copy: np.ndarray) -> None:
         """Draw the noise and queue the batch."""
         drawing = self.drawing
-        with own_jax_settings():
+        with own_settings():
             noisy = _noisy(drawing.noise, drawing.slots, drawing.key, *drawing.places(slot, copy))
         self._steps.append(_Step(noisy, slot.size, drawing.naming(slot, copy)))
         self._ask()

@@ -30,14 +30,14 @@ Batch = tuple[Array, Array]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A traced classifier: `apply(constants, tokens, images)`.
+    """A classifier as a pure function: `apply(parameters, tokens, images)`.
 
     Classifiers whose traces read the same share one `apply`, so that the engine compiles once, and what a trace has
     captured is an argument: another value of a global never meets an old program.
     """
 
     apply: Callable[..., Any]
-    constants: list[Any]
+    parameters: Any
 
 
 def traced(classifier: BaseClassifier, like: tuple[Any, Any], batches: list[Batch]) -> Program | str:
@@ -65,7 +65,7 @@ def traced(classifier: BaseClassifier, like: tuple[Any, Any], batches: list[Batc
             program = _program(jax.make_jaxpr(classifier)(*batch))
         except Exception as error:
             return f"JAX cannot trace it again ({type(error).__name__})"
-        again = np.asarray(jax.jit(program.apply)(program.constants, *batch))
+        again = np.asarray(jax.jit(program.apply)(program.parameters, *batch))
         if again.shape != decisions.shape or not np.array_equal(again, decisions):
             return "called again on the same noisy copies it decides otherwise than its traced program"
     return _program(closed)

@@ -36,6 +36,8 @@ class Progress:
       finished, skipped: of these, decided or not usable.
       drawn: draws of this session that count; classified: all of them, those dropped beyond a stop included.
       saved: draws that the finished inputs did not need, of the most that they could have taken.
+      settled: of the most draws that all inputs could take, those that are drawn (by sessions before, too), saved, or
+        not to be had of an input that is not usable; at the end all of them.
       lost: draws that were at the classifier when the session was ended, and do not count.
       rounded: the largest change of a clean pixel by rounding to the grid of the noise.
     """
@@ -46,6 +48,7 @@ class Progress:
     drawn: int = 0
     classified: int = 0
     saved: int = 0
+    settled: int = 0
     lost: int = 0
     rounded: float = 0.0
 
@@ -100,6 +103,7 @@ def sample_run(
     """
     tasks = list(_tasks(ledger, indices, SHARED, plan))
     progress = Progress(inputs=len(indices), finished=len(indices) - len(tasks))
+    progress.settled = progress.finished * plan.max_samples + sum(task.drawn for task in tasks)
     ends: dict[int, int] = {}
     taken: list[_Task] = []
 
@@ -110,6 +114,7 @@ def sample_run(
             except UnreadableInputError as error:
                 writer.skip(task.index, str(error))
                 progress.skipped += 1
+                progress.settled += plan.max_samples - task.drawn
                 continue
             progress.rounded = max(progress.rounded, rounded)
             writer.register(task.index, encoded.digest())
@@ -130,10 +135,13 @@ def sample_run(
                 for row, first, count, votes, ties in zip(*columns, strict=True):
                     writer.add(_counted(taken[row], first, count, votes, ties))
                     ends[int(row)] = int(first + count)
-                progress.drawn += int(resolved.count.sum())
+                drawn = int(resolved.count.sum())
+                saved = sum(plan.max_samples - ends.pop(int(row)) for row in resolved.finished)
+                progress.drawn += drawn
                 progress.classified += resolved.classified
                 progress.finished += resolved.finished.size
-                progress.saved += sum(plan.max_samples - ends.pop(int(row)) for row in resolved.finished)
+                progress.saved += saved
+                progress.settled += drawn + saved
                 writer.commit_if_due()
                 if report is not None:
                     report(progress)

@@ -172,8 +172,8 @@ def test_adaptive_attack_beats_random_tries_on_the_demo_guard():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"d": -1}, "d must hold integers of at least 0, got -1"),
-        ({"d": 0.5}, "d must hold integers of at least 0, got 0.5"),
+        ({"d": -1}, "d must be a non-negative integer of at most 1000000, got -1"),
+        ({"d": 0.5}, "d must be a non-negative integer of at most 1000000, got 0.5"),
         ({"epsilon": -0.1}, "epsilon must be finite and at least 0, got -0.1"),
         ({"epsilon": np.inf}, "epsilon must be finite and at least 0, got inf"),
         ({"d": np.zeros(3, int)}, r"d must be a scalar or have shape \(2,\), got \(3,\)"),

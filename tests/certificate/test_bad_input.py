@@ -54,6 +54,7 @@ BAD = {
     "budgets": [((-1, 0), "-1"), ((1, 0), "[1, 0]"), ((0, 0), "[0, 0]"), ((), "[]")],
     "size": [(1, "1"), (-4, "-4")],
     "samples": [(0, "0"), (-5, "-5")],
+    "ids": [(("a",), "1"), (("a", "a"), "1 different")],
     "plan": [(SequentialTest(0.75, 0.01, 100), "9 of 10"), (FixedSample(5), "10")],
 }
 #: a table does not care about the order of its budgets

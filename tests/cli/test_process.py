@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_rs_jax import cli
-from hybrid_rs_jax.cli import _process, certify
+from hybrid_rs_jax.cli import _process, app
 from hybrid_rs_jax.errors import BadInputError
 
 NOISE = ["--kernel", "none", "--sigma", "0.5", "--tau", "0.1"]
@@ -63,13 +63,14 @@ def test_whatever_it_says_it_stays_one_line(capsys, error):
 
 @pytest.mark.parametrize("how", ["flag", "environment"])
 def test_the_traceback_is_there_when_it_is_asked_for(capsys, monkeypatch, how):
-    monkeypatch.setattr(certify, "read_counts", lambda path: raising(KeyError("n"))())
+    monkeypatch.setattr(app, "_run", lambda argv: raising(KeyError(str(argv)))())
     if how == "environment":
         monkeypatch.setenv("HYBRID_RS_DEBUG", "1")
     assert cli.main([*CERTIFY, *(["--debug"] if how == "flag" else [])]) == 1
     err = capsys.readouterr().err
     assert "Traceback (most recent call last)" in err
     assert err.splitlines()[-1].startswith("hybrid-rs: this is a fault of hybrid-rs: KeyError")
+    assert str(CERTIFY) in err  # the flag is the process's own, and no command sees it
 
 
 def test_without_debug_there_is_no_traceback(capsys, monkeypatch):
@@ -83,6 +84,11 @@ def test_too_little_memory_is_said_and_is_no_fault(capsys, error):
     assert _process.guarded(raising(error)) == 2
     assert "not enough memory" in (err := capsys.readouterr().err)
     assert "9 TiB" in err
+
+
+def test_an_interrupt_is_status_130(capsys):
+    assert _process.guarded(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "hybrid-rs: interrupted.\n"
 
 
 # Streams

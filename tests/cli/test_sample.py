@@ -10,6 +10,7 @@ import pytest
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.cli import main
 from hybrid_rs_jax.results.counts import read_counts
+from hybrid_rs_jax.sampling.ledger import Ledger
 
 DEMO = ["sample", "--model", "demo", "--data", "demo", "--limit", "4", "--batch-size", "500"]
 OWN = """
@@ -192,3 +193,28 @@ def test_bad_input_is_refused_in_one_sentence(change, sentence, own, capsys):
     printed = capsys.readouterr()
     assert re.search(sentence, printed.err + printed.out)
     assert status == 2 or "Skipped" in printed.out
+
+
+def test_a_run_whose_inputs_are_all_skipped_ends_with_one_cause_and_leaves_nothing_in_the_way(own, capsys):
+    arguments = [*own, "--model", "own_filter:classify", "--out", "run"]
+    assert main([*arguments, "--vocab-size", "2"]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"hybrid-rs: error: None of the 6 inputs can be used; the first one: [^\n]*\n", error)
+    assert not Path("run").exists()
+    assert main(arguments) == 0, "the mended command needs no other folder"
+
+
+def test_what_is_drawn_stays_where_a_resumed_run_can_use_no_input_any_more(own, capsys):
+    arguments = [*own, "--model", "own_filter:classify", "--out", "run"]
+    assert main(arguments) == 0
+    with np.load("inputs.npz") as archive:
+        np.savez("inputs.npz", **{**archive, "tokens": np.full((6, 5), 60)})
+    assert main([*arguments, "--samples", "90", "--resume"]) == 2
+    assert "None of the 6 inputs can be used" in capsys.readouterr().err
+    with Ledger.open(Path("run")) as ledger:
+        assert [row.draws for row in ledger.rows()] == [80] * 6
+
+
+def test_a_sample_per_budget_is_no_longer_drawn(own, capsys):
+    assert main([*own, "--model", "own_filter:classify", "--per-budget", "2", "--out", "run"]) == 2
+    assert "--per-budget" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_upper_bound_lies_above_the_lower_one():
 
 @pytest.mark.parametrize(
     ("k", "n", "alpha", "value"),
-    [(11, 10, 0.01, "11 of 10"), (2.5, 10, 0.01, "2.5"), (3, 0, 0.01, "got 0"), (3, 10, 1.0, "1.0")],
+    [(11, 10, 0.01, "11 of 10"), (2.5, 10, 0.01, "2.5"), (3, 0, 0.01, "0"), (3, 10, 1.0, "1.0")],
 )
 def test_bad_counts_of_the_upper_bound_raise_one_sentence(k, n, alpha, value):
     with pytest.raises(ValueError, match=rf"^[^\n]*got [^\n]*{value}[^\n]*\.$"):

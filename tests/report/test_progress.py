@@ -87,12 +87,13 @@ def test_the_share_is_floored_and_nothing_to_do_is_all_done(clock):
     assert Pace(0, "draws", clock).percent == 100
 
 
-def test_another_rate_can_be_meant(clock):
-    pace = Pace(10, "inputs", clock)
-    pace.advance(1)
-    clock.now += 1
-    pace.advance(2, rate="700 copies/s")
-    assert "700 copies/s" in str(pace)
+def test_what_is_done_without_work_counts_for_the_time_left_and_not_for_the_rate(clock):
+    pace = Pace(1_000, "draws", clock)
+    pace.advance(100, worked=50)
+    clock.now += 10
+    pace.advance(300, worked=150)
+    assert pace.per_second == 10
+    assert pace.seconds_left == 35
 
 
 def test_in_a_log_lines_come_even_while_the_first_batch_compiles(monkeypatch):
@@ -121,7 +122,7 @@ def test_in_a_log_a_short_run_says_nothing_and_an_error_ends_the_lines(capsys):
     with pytest.raises(KeyError):
         fail()
     with progress_bar("sampling", 10, "draws") as advance:
-        advance(10, "note", rate="fast")
+        advance(10, "note", worked=3)
     assert capsys.readouterr().err == ""
     assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
 

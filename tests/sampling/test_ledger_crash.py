@@ -1,6 +1,7 @@
 """Killed, out of space, not allowed to write, two at once: what was recorded stays, and nothing is half there."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 from ledger_child import COUNT, INPUTS, block, successes
 
@@ -283,6 +285,58 @@ def test_only_one_writer_at_a_time(tmp_path):
     with Ledger.resume(folder, HEADER), pytest.raises(LedgerError, match=f"being written by process {os.getpid()}"):
         Ledger.resume(folder, HEADER)
     assert sorted(os.listdir(folder)) == [LOCK_FILE, LEDGER_FILE]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock here")])
+def test_a_file_system_without_locks_is_refused_in_one_sentence_and_can_be_read(tmp_path, monkeypatch, error):
+    create(tmp_path / "run")
+
+    def refuse(lock, *_, **__):
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    for attempt in (lambda: Ledger.resume(tmp_path / "run", HEADER), lambda: Ledger.create(tmp_path / "new", HEADER)):
+        with pytest.raises(LedgerError, match=r"ledger\.lock could not be written or locked [^\n]*use a local disk\.$"):
+            attempt()
+    with Ledger.open(tmp_path / "run") as ledger:
+        assert len(ledger.counts().undrawn) == INPUTS
+
+
+def test_a_file_system_without_shared_memory_keeps_what_is_committed_too(tmp_path, monkeypatch):
+    """A write-ahead log needs memory that processes share; network drives have none, and refuse it."""
+    folder = tmp_path / "run"
+    create(folder)
+
+    class Refusing(sqlite3.Connection):
+        def execute(self, statement, *values):
+            if "WAL" in statement:
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(statement, *values)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **o: connect(*a, factory=Refusing, **o))
+    with Ledger.resume(folder, HEADER) as writer:
+        for number in range(3):
+            writer.append(block(number))
+            with Ledger.open(folder) as reader:
+                assert reader.rows() == expected(number + 1)
+        assert not (folder / f"{LEDGER_FILE}-wal").exists()
+
+
+def test_what_the_log_held_is_gone_with_it_and_the_rest_is_whole(tmp_path):
+    """Somebody removes the log of a killed writer: what was moved into the file before is still there."""
+    folder = tmp_path / "run"
+    create(folder)
+    with Ledger.resume(folder, HEADER) as ledger:
+        ledger.append(block(0))
+    writer = start_writer(folder)
+    wait_for(writer, 5)
+    kill(writer)
+    for suffix in ("-wal", "-shm"):
+        (folder / f"{LEDGER_FILE}{suffix}").unlink()
+    for attempt in (lambda: Ledger.open(folder), lambda: Ledger.resume(folder, HEADER)):
+        with attempt() as ledger:
+            assert ledger.rows() == expected(1)
 
 
 def test_open_files_do_not_pile_up(tmp_path):

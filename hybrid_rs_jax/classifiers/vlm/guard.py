@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import as_text
 from hybrid_rs_jax.classifiers._votes import votes_from_margins
 from hybrid_rs_jax.classifiers.vlm.forward import CompiledPrompt, compile_prompt
@@ -103,7 +104,7 @@ class Checkpoint:
         and sizes, so nothing shorter tells them apart.
         """
         whole = hashlib.sha256()
-        for path in sorted({path for name in _DIGESTED for path in self.folder.glob(name) if path.is_file()}):
+        for path in sorted({path for name in _DIGESTED for path in self.folder.glob(name) if kind_of(path) == "file"}):
             with path.open("rb") as file:
                 whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return whole.hexdigest()

@@ -14,6 +14,7 @@ from typing import Any
 
 import filelock
 
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax.errors import LedgerError
 from hybrid_rs_jax.sampling.ledger import schema, version_1
 from hybrid_rs_jax.sampling.ledger.counts import MOST_INPUTS, SHARED, CountRow, LedgerCounts, Stream, columns
@@ -73,7 +74,7 @@ class Ledger:
             folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as cleanup:
             _lock(folder, cleanup)
-            if (folder / LEDGER_FILE).exists():
+            if kind_of(folder / LEDGER_FILE) is not None:
                 raise LedgerError(f"{folder} already holds a run; --resume continues it.")
             create_file(folder, [body])
             return cls._writer(folder, cleanup.pop_all())
@@ -174,8 +175,6 @@ class Ledger:
 
     def tallies(self) -> dict[tuple[int, Stream], CountRow]:
         """What has been drawn, by (index, stream): where to go on, for skipped inputs too.
-
-        Its first draw is 0 except in a run on a part of the sample that is to be merged.
 
         Raises:
           LedgerError: if the draws of an input have a gap (which is named).
@@ -278,10 +277,8 @@ class Ledger:
         found = schema.differences(self.header, asked)
         refused = [each for each in found if may_change is None or not may_change(*each)]
         if refused:
-            lines = "\n  ".join(each.text() for each in refused)
-            raise LedgerError(
-                f"{self.path.parent} holds a run with other settings, which cannot be continued:\n  {lines}"
-            )
+            lines = "".join(f"\n  {each.text()}" for each in refused)
+            raise LedgerError(f"{self.path.parent} holds a run with other settings, which cannot be continued:{lines}")
         if found:
             with self._transaction():
                 schema.add_header(self._connection, schema.canonical(asked))
@@ -323,9 +320,8 @@ def _lock(folder: Path, cleanup: contextlib.ExitStack) -> None:
         with contextlib.suppress(OSError):
             number = path.read_text(encoding="ascii", errors="replace")
         who = f"process {number}" if number.isdigit() else "another process"
-        raise LedgerError(
-            f"{folder} is being written by {who}; wait until that ends, or stop it, and use --resume."
-        ) from error
+        sentence = f"{folder} is being written by {who}; wait until that ends, or stop it, and use --resume."
+        raise LedgerError(sentence) from error
     except (OSError, NotImplementedError) as error:
         why = getattr(error, "strerror", None) or error
         raise LedgerError(f"{path} could not be written or locked ({why}); use a local disk.") from error
@@ -385,12 +381,12 @@ def _open_reader(path: Path, cleanup: contextlib.ExitStack) -> sqlite3.Connectio
         try:
             connection.execute("SELECT 1 FROM sqlite_master").fetchall()
         except sqlite3.OperationalError:
-            if os.access(path.parent, os.W_OK) and not beside[1].exists():
+            if os.access(path.parent, os.W_OK) and kind_of(beside[1]) is None:
                 raise
         else:
             return connection
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-        for file in (path, *(each for each in beside if each.is_file())):
+        for file in (path, *(each for each in beside if kind_of(each) == "file")):
             shutil.copyfile(file, folder / file.name)
         return cleanup.enter_context(contextlib.closing(_connect(folder / path.name, "rw")))
 
@@ -398,7 +394,7 @@ def _open_reader(path: Path, cleanup: contextlib.ExitStack) -> sqlite3.Connectio
 def _require_file(path: Path) -> None:
     """Raise one sentence where there is no ledger, or an empty file."""
     with reading(path):
-        if not path.is_file():
+        if kind_of(path) != "file":
             raise LedgerError(f"{path.parent} holds no run: it has no {path.name}.")
         if path.stat().st_size == 0:
             raise LedgerError(f"{path} is empty: restore it from a copy, or remove it and start the run again.")
