@@ -13,6 +13,7 @@ import dataclasses
 import pickle
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -235,7 +236,8 @@ def read_pt(path: Path) -> dict[str, np.ndarray]:
     except ImportError as error:
         raise BadInputError('Converting needs PyTorch: pip install "hybrid-rs-jax[parity]".') from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise BadInputError(f"{path} does not exist.") from error
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
