@@ -90,7 +90,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     ("changes", "sentence"),
     [
         ({"steps": 0}, "steps must be an integer in 1"),
-        ({"batch_size": 2.5}, "batch_size must be an integer in 1"),
+        ({"batch_size": 0}, "batch_size must be an integer in 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive"),
         ({"average": 1.0}, r"average must lie in \(0, 1\)"),
@@ -99,7 +99,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     ],
 )
 def test_plans_that_make_no_sense_are_refused(changes, sentence):
-    with pytest.raises((ValueError, TypeError), match=sentence):
+    with pytest.raises(ValueError, match=sentence):
         plan(**changes)
 
 
@@ -117,5 +117,5 @@ def test_plans_that_make_no_sense_are_refused(changes, sentence):
     ],
 )
 def test_pictures_and_settings_that_do_not_fit_are_refused(images, changes, sentence):
-    with pytest.raises(Exception, match=sentence):
+    with pytest.raises(ValueError, match=sentence):
         train(CONFIG, RULE, images, plan(**changes), mesh=data_mesh(2))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from hybrid_rs_jax._files import atomic_file
 from hybrid_rs_jax.models.denoiser.config import UNetConfig
@@ -95,7 +95,7 @@ class _State:
 def train(
     config: UNetConfig,
     rule: Diffusion,
-    images: Float[np.ndarray, "pictures height width channels"],
+    images: np.ndarray,
     plan: TrainingPlan,
     *,
     checkpoint: Path | None = None,
@@ -108,7 +108,7 @@ def train(
     Args:
       config: of the network.
       rule: what the network is asked; `fractional=True` for one that is told the very level of the noise.
-      images: clean, in [0, 1].
+      images: clean, in [0, 1], floats [pictures, height, width, channels].
       plan: steps, rates, levels of noise, seed.
       checkpoint: a file that holds the state of the run; where it exists the run goes on from there.
       mesh: devices with the axis "data" that share each batch; None: one device.
@@ -193,7 +193,8 @@ def _update(
 
     def update(parameters: Any, mean: Any, state: Any, data: Array, step: Array) -> Any:
         loss, slopes = jax.value_and_grad(loss_of)(parameters, data, step)
-        changes, state = optimizer.update(slopes, state, parameters)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
+            changes, state = optimizer.update(slopes, state, parameters)
         parameters = _optax().apply_updates(parameters, changes)
         if plan.average is not None:
             # a mean over the first steps would remember the random start for long: it begins as a plain mean
