@@ -147,9 +147,7 @@ class Functional:
 
 
 def test_a_pure_function_that_cannot_be_traced_is_one_sentence():
-    with pytest.raises(
-        ValueError, match=r"^The classifier .*Functional cannot be traced by JAX; declare"
-    ):
+    with pytest.raises(ValueError, match=r"^The classifier .*Functional cannot be traced by JAX; declare"):
         draw(Functional())
 
 
