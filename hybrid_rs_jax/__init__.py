@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     )
     from hybrid_rs_jax.classifiers.base import BaseClassifier
     from hybrid_rs_jax.confidence import clopper_pearson, detection_threshold, mean_lower_bound
-    from hybrid_rs_jax.kernels import AbsorbingKernel, CategoricalKernel, HybridSmoothing, UniformKernel
+    from hybrid_rs_jax.kernels import (
+        AbsorbingKernel,
+        CategoricalKernel,
+        Conditional,
+        DeletionKernel,
+        Edits,
+        HybridSmoothing,
+        UniformKernel,
+    )
     from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
     from hybrid_rs_jax.results import (
         Certificate,
@@ -49,6 +57,9 @@ __all__ = [
     "ClassCertificate",
     "Draws",
     "FrontierTable",
+    "Conditional",
+    "DeletionKernel",
+    "Edits",
     "HybridSmoothing",
     "LikelihoodRatio",
     "SmoothedClassifier",
@@ -81,7 +92,7 @@ _HOMES = {
     ),
     "classifiers": "BaseClassifier",
     "confidence": "clopper_pearson detection_threshold mean_lower_bound",
-    "kernels": "AbsorbingKernel CategoricalKernel HybridSmoothing UniformKernel",
+    "kernels": "AbsorbingKernel CategoricalKernel Conditional DeletionKernel Edits HybridSmoothing UniformKernel",
     "likelihood_ratio": "LikelihoodRatio",
     "results": "Certificate ClassCertificate certify certify_classes read_certificates read_counts",
     "sampling": "Draws data_mesh sample sample_counts",

@@ -9,7 +9,7 @@ from hybrid_rs_jax.certificate.bounds import (
     required_samples,
     worst_case_probability,
 )
-from hybrid_rs_jax.certificate.table import FrontierTable, frontier_table
+from hybrid_rs_jax.certificate.frontier import FrontierTable, frontier_table
 
 __all__ = [
     "FrontierTable",

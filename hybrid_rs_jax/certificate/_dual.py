@@ -34,6 +34,8 @@ __all__ = [
     "Probability",
     "Threshold",
     "dual",
+    "normal_cdf",
+    "normal_pdf",
     "normal_quantile",
     "prepare",
     "smallest_rho",
@@ -116,6 +118,10 @@ def smallest_rho(dtype: np.dtype) -> float:
 
 def normal_cdf(x: Array) -> Array:
     return 0.5 * jax.lax.erfc(-x * x.dtype.type(_SQRT_HALF))
+
+
+def normal_pdf(z: Array) -> Array:
+    return jnp.exp(-z * z / 2) * z.dtype.type(_INV_SQRT_2PI)
 
 
 def normal_quantile(probability: Probability) -> Array:

@@ -7,6 +7,7 @@ matters, and nothing depends on the caller's own arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from hybrid_rs_jax._checks import (
 )
 from hybrid_rs_jax.certificate import _batches
 from hybrid_rs_jax.confidence import LowerBound, clopper_pearson_bound
-from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.kernels import Conditional, DeletionKernel, Edits, HybridSmoothing
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
 
 __all__ = [
@@ -73,13 +74,14 @@ def worst_case_bounds(
     """`worst_case_probability` with an upper bound beside it: how tight the number is. Shapes [*broadcast]."""
     p, q = check_complement("p_a", p_a, complement)
     epsilon = check_epsilon(epsilon)
-    p, q, d, epsilon = np.broadcast_arrays(p, q, check_budget_array(d), epsilon)
+    budgets = _budgets(d, smoothing, np.asarray(p_a).shape)
+    p, q, lanes_budget, epsilon = np.broadcast_arrays(p, q, budgets.place, epsilon)
     rho, lost = _rho(epsilon, smoothing)
 
     def solve(ratio: LikelihoodRatio, lanes: np.ndarray) -> np.ndarray:
         return np.stack(_batches.worst_case_lanes(ratio, p.flat[lanes], q.flat[lanes], rho.flat[lanes]))
 
-    bounds = _per_budget(d, smoothing, solve, rows=2, worst=np.minimum)
+    bounds = _per_budget(budgets.values, lanes_budget, smoothing, solve, rows=2, worst=np.minimum)
     lower, upper = (np.where(lost, 0.0, row.reshape(p.shape)) for row in bounds)
     return lower, upper
 
@@ -108,6 +110,7 @@ def largest_probability(
     0.7622
     """
     p, q = check_complement("p_b", p_b, complement, upper=True)
+    _budgets(d, smoothing, np.asarray(p_b).shape)
     lower, _ = worst_case_bounds(q, d, epsilon, smoothing, complement=p)
     return _scalar(np.minimum(1.0, (1.0 - lower) * _UP))
 
@@ -151,13 +154,14 @@ def certified_radius(
     tau_q = np.asarray(1 - tau_p)
     if side == "below":
         p, q, tau_p, tau_q = q, p, tau_q * _UP, tau_p
-    p, q, d, tau_p, tau_q = np.broadcast_arrays(p, q, check_budget_array(d), tau_p, tau_q)
+    budgets = _budgets(d, smoothing, np.asarray(p_a).shape)
+    p, q, lanes_budget, tau_p, tau_q = np.broadcast_arrays(p, q, budgets.place, tau_p, tau_q)
 
     def solve(ratio: LikelihoodRatio, lanes: np.ndarray) -> np.ndarray:
         columns = (column.flat[lanes] for column in (p, q, tau_p, tau_q))
         return _batches.radius_lanes(ratio, *columns)[None]
 
-    rho = _per_budget(d, smoothing, solve, rows=1, worst=np.minimum)[0].reshape(p.shape)
+    rho = _per_budget(budgets.values, lanes_budget, smoothing, solve, rows=1, worst=np.minimum)[0].reshape(p.shape)
     if smoothing.sigma is None:
         return _scalar(np.where(rho >= 0, 0.0, -1.0))
     return _scalar(np.where(rho > 0, rho * smoothing.sigma * _DOWN, rho))
@@ -194,6 +198,10 @@ def certified_budget(
     >>> certified_budget([0.5, 0.999, 0.99999], smoothing, tau=4.6e-5).tolist()
     [0, 4, 7]
     """
+    if smoothing.conditional:
+        raise ValueError(
+            "certified_budget has no meaning for conditional draws: each score belongs to its own d, got one for all."
+        )
     p, q = check_complement("p_a", p_a, complement)
     tau_p, epsilon = check_tau(tau), check_epsilon(epsilon)
     p, q, tau_p, epsilon = np.broadcast_arrays(p, q, tau_p, epsilon)
@@ -247,7 +255,8 @@ def required_probability(d: object, epsilon: object, smoothing: HybridSmoothing,
 def required_bound(d: object, epsilon: object, smoothing: HybridSmoothing, tau: object) -> LowerBound:
     """`required_probability` and its complement, negative where no probability certifies."""
     tau_p, epsilon = check_tau(tau), check_epsilon(epsilon)
-    d, epsilon, tau_p = np.broadcast_arrays(check_budget_array(d), epsilon, tau_p)
+    budgets = _budgets(d, smoothing)
+    lanes_budget, epsilon, tau_p = np.broadcast_arrays(budgets.place, epsilon, tau_p)
     rho, lost = _rho(epsilon, smoothing)
 
     def solve(ratio: LikelihoodRatio, lanes: np.ndarray) -> np.ndarray:
@@ -267,8 +276,8 @@ def required_bound(d: object, epsilon: object, smoothing: HybridSmoothing, tau: 
             complement = np.where(short, -1.0, complement)
         return np.stack([p, -complement])
 
-    p, minus = _per_budget(d, smoothing, solve, rows=2, worst=np.maximum)
-    p, complement = p.reshape(d.shape), -minus.reshape(d.shape)
+    p, minus = _per_budget(budgets.values, lanes_budget, smoothing, solve, rows=2, worst=np.maximum)
+    p, complement = p.reshape(tau_p.shape), -minus.reshape(tau_p.shape)
     # near one the complement has the digits: the float64 just above, whose own complement is exact
     above = 1 - np.clip(complement, 0, 1)
     above = np.where(1 - above > complement, np.nextafter(above, 2), above)
@@ -318,17 +327,59 @@ def required_samples(
     return _scalar(np.where(possible, n, -1))
 
 
+class _Budgets(NamedTuple):
+    """Discrete budgets of some shape: the distinct ones, and for each place the index of its own."""
+
+    values: list[int | Edits]
+    place: np.ndarray
+
+
+def _budgets(d: object, smoothing: HybridSmoothing, score_shape: tuple[int, ...] | None = None) -> _Budgets:
+    """Checked budgets; a score of shape `score_shape` that came from conditional draws must belong to one of them."""
+    array = np.asarray(d, object) if _holds_edits(d) else check_budget_array(d)
+    if array.dtype == object:
+        values = list(dict.fromkeys(array.flat))
+        kernel = smoothing.discrete
+        if not isinstance(kernel.kernel if isinstance(kernel, Conditional) else kernel, DeletionKernel):
+            raise ValueError(f"Edits are budgets of the deletion kernel, not of {kernel!r}, got {values[0]!r}.")
+        index = np.array([values.index(budget) for budget in array.flat], np.int64).reshape(array.shape)
+    else:
+        distinct, index = np.unique(array, return_inverse=True)
+        values, index = distinct.tolist(), index.reshape(array.shape)
+    if smoothing.conditional and score_shape is not None:
+        _check_own_scores(index, score_shape, values)
+    return _Budgets(values, index)
+
+
+def _holds_edits(d: object) -> bool:
+    if isinstance(d, (list, tuple)):
+        return any(_holds_edits(part) for part in d)
+    return isinstance(d, Edits) or (isinstance(d, np.ndarray) and d.dtype == object and _holds_edits(d.tolist()))
+
+
+def _check_own_scores(index: np.ndarray, score_shape: tuple[int, ...], values: list[int | Edits]) -> None:
+    """Conditional draws: along an axis on which d varies there must be a score for each d."""
+    lengths = (1,) * (index.ndim - len(score_shape)) + tuple(score_shape)[-index.ndim :] if index.ndim else ()
+    for axis, length in enumerate(lengths):
+        if length == 1 and np.any(index != index.take([0], axis)):
+            raise ValueError(
+                f"A score from conditional draws belongs to one d: give one for each budget, got shape {score_shape} "
+                f"for d = {values}."
+            )
+
+
 def _per_budget(
-    d: np.ndarray,
+    budgets: list[int | Edits],
+    index: np.ndarray,
     smoothing: HybridSmoothing,
     solve: Callable[[LikelihoodRatio, np.ndarray], np.ndarray],
     rows: int,
     worst: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """Group lanes by budget, solve each group for every candidate law, keep the worst. Shape [rows, lanes]."""
-    result = np.empty((rows, d.size))
-    for budget, lanes in _groups(d.ravel()):
-        parts = [solve(ratio, lanes) for ratio in smoothing.likelihood_ratios(budget)]
+    result = np.empty((rows, index.size))
+    for number, lanes in _groups(index.ravel()):
+        parts = [solve(ratio, lanes) for ratio in smoothing.likelihood_ratios(budgets[number])]
         value = parts[0]
         for part in parts[1:]:
             value = worst(value, part)

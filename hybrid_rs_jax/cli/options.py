@@ -182,7 +182,7 @@ class StoppingOptions:
         Raises:
           BadInputError: if the flags contradict each other, or the target cannot be certified with so few draws.
         """
-        from hybrid_rs_jax.certificate.staging import TOLERANCE, frontier_plan
+        from hybrid_rs_jax.certificate.frontier import TOLERANCE, frontier_plan
         from hybrid_rs_jax.confidence import FixedSample
 
         self.check()
@@ -197,7 +197,7 @@ class StoppingOptions:
 
     def aim(self, tau: float, alpha: float) -> dict[str, object] | None:
         """What early stopping is for, as the header of a run says it; None: a fixed number of draws."""
-        from hybrid_rs_jax.certificate.staging import TOLERANCE
+        from hybrid_rs_jax.certificate.frontier import TOLERANCE
 
         if self.target is not None:
             return {"d": self.target[0], "epsilon": self.target[1], "tau": tau, "alpha": alpha}

@@ -153,7 +153,11 @@ def sweep(
     grid = Grid.of(options)
     if grid.cells > MOST_CELLS:
         raise BadInputError(f"The grid has {grid.cells:,} cells; at most {MOST_CELLS:,} are computed in one sweep.")
-    about: dict[str, object] = {"kernel": options.kernel, "vocab_size": options.vocab_size, "cardinalities": options.cardinalities}
+    about: dict[str, object] = {
+        "kernel": options.kernel,
+        "vocab_size": options.vocab_size,
+        "cardinalities": options.cardinalities,
+    }
     about |= {"tau": options.threshold} if options.radius else {}
     about |= {"package": f"hybrid_rs_jax {__version__}"}
     with (

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.kernels.absorbing import AbsorbingKernel
     from hybrid_rs_jax.kernels.base import DiscreteKernel
     from hybrid_rs_jax.kernels.categorical import CategoricalKernel
+    from hybrid_rs_jax.kernels.conditional import Conditional
+    from hybrid_rs_jax.kernels.deletion import DeletionKernel, Edits
     from hybrid_rs_jax.kernels.grid import GRID_STEP, off_grid_radius
     from hybrid_rs_jax.kernels.smoothing import HybridSmoothing
     from hybrid_rs_jax.kernels.uniform import UniformKernel
@@ -17,7 +19,10 @@ __all__ = [
     "GRID_STEP",
     "AbsorbingKernel",
     "CategoricalKernel",
+    "Conditional",
+    "DeletionKernel",
     "DiscreteKernel",
+    "Edits",
     "HybridSmoothing",
     "UniformKernel",
     "off_grid_radius",
@@ -29,6 +34,8 @@ _HOMES = {
     "absorbing": "AbsorbingKernel",
     "base": "DiscreteKernel",
     "categorical": "CategoricalKernel",
+    "conditional": "Conditional",
+    "deletion": "DeletionKernel Edits",
     "grid": "GRID_STEP off_grid_radius",
     "smoothing": "HybridSmoothing",
     "uniform": "UniformKernel",

@@ -87,9 +87,14 @@ class CategoricalKernel:
     def likelihood_ratios(self, d: int) -> tuple[LikelihoodRatio, ...]:
         """Laws of which one is the worst for at most `d` changed fields."""
         d = min(check_budget(d), len(self.cardinalities))
-        return tuple(_product(attacked) for attacked in self._worst_sets(d))
+        return tuple(_product(attacked) for attacked in self.worst_sets(d))
 
-    def _worst_sets(self, d: int) -> list[tuple[tuple[int, float], ...]]:
+    def worst_sets(self, d: int) -> list[tuple[tuple[int, float], ...]]:
+        """Sets of `d` fields, `(K, beta)` each, of which one is the worst to lose.
+
+        Raises:
+          ValueError: if more than 4,096 remain.
+        """
         fields = sorted(self.fields)
         if len({beta for _, beta in fields}) == 1:
             # in rational arithmetic: a field on the wrong side would leave the worst set out

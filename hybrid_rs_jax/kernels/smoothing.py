@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from hybrid_rs_jax._checks import check_budget, check_sigma
+from hybrid_rs_jax._checks import check_budget, check_budgets, check_sigma
 from hybrid_rs_jax.kernels import grid
 from hybrid_rs_jax.kernels._threefry import Words, key_words
 from hybrid_rs_jax.kernels.base import DiscreteKernel, token_noise
+from hybrid_rs_jax.kernels.conditional import Conditional
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
 
 __all__ = ["HybridNoise", "HybridSmoothing"]
@@ -72,11 +73,25 @@ class HybridSmoothing:
             return 0.0
         return grid.total_variation(self.sigma, self.grid_step, pixels)
 
-    def likelihood_ratios(self, d: int) -> tuple[LikelihoodRatio, ...]:
+    def likelihood_ratios(self, d: Any) -> tuple[LikelihoodRatio, ...]:
         """Candidate laws of the discrete log ratio at budget `d`; the certificate takes the worst."""
         if self.discrete is not None:
             return self.discrete.likelihood_ratios(d)
         return (identity() if check_budget(d) == 0 else singular(),)
+
+    @property
+    def conditional(self) -> bool:
+        """Are draws conditional? Then a score belongs to one budget (see `Conditional`)."""
+        return isinstance(self.discrete, Conditional)
+
+    def check_budgets(self, budgets: object) -> tuple[Any, ...]:
+        """Budgets of a certificate or table: increasing numbers of tokens, or what the kernel takes instead.
+
+        Raises:
+          ValueError: if they are none.
+        """
+        own = getattr(self.discrete, "check_budgets", check_budgets)
+        return tuple(own(budgets))
 
     def noise(self, dtype: Any) -> HybridNoise:
         """The sampler with its numbers, for a compiled program; pixels come in `dtype`.

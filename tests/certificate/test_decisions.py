@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.certificate.certify import certified_counts, needed_samples, worst_case_scores
-from hybrid_rs_jax.certificate.staging import frontier_plan
+from hybrid_rs_jax.certificate.frontier import frontier_plan
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest, clopper_pearson_bound, clopper_pearson_upper_bound
 from hybrid_rs_jax.results.classes import certify_class_counts
 from hybrid_rs_jax.results.counts import Counts

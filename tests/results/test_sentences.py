@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._text import at_least_text, down_text, setting_text, sum_text, up_text
-from hybrid_rs_jax.certificate.staging import frontier_plan
+from hybrid_rs_jax.certificate.frontier import frontier_plan
 from hybrid_rs_jax.confidence import SequentialTest, clopper_pearson_bound
 from hybrid_rs_jax.report.tables import certificate_rows
 from hybrid_rs_jax.results.certificate import certify_decisions

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.certificate.staging import frontier_plan
+from hybrid_rs_jax.certificate.frontier import frontier_plan
 from hybrid_rs_jax.confidence import Verdict, plan_from
 
 BOTH = hrs.HybridSmoothing(hrs.UniformKernel(0.25, 512), 0.25)
@@ -60,5 +60,5 @@ def test_the_risk_of_all_looks_together_is_at_most_alpha():
 
 
 def test_a_negative_tolerance_is_refused():
-    with pytest.raises(ValueError, match=r"tolerance must be at least 0, got -1.0\.$"):
+    with pytest.raises(ValueError, match=r"tolerance must be finite and at least 0, got -1.0\.$"):
         frontier_plan(BOTH, TAU, ALPHA, MOST, tolerance=-1.0)
