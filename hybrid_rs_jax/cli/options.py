@@ -174,9 +174,7 @@ class StoppingOptions:
         if self.tolerance is not None and not self.frontier:
             raise BadInputError("--tolerance has a meaning with --frontier only.")
 
-    def plan(
-        self, smoothing: HybridSmoothing, tau: float, alpha: float, total_variation: float = 0.0
-    ) -> SamplingPlan:
+    def plan(self, smoothing: HybridSmoothing, tau: float, alpha: float, total_variation: float = 0.0) -> SamplingPlan:
         """The sampling plan, for noise that is `total_variation` away from the ideal one.
 
         Raises:
