@@ -22,6 +22,7 @@ from hybrid_rs_jax.cli._values import (
     labels,
     open_unit,
     positive,
+    risk_level,
     target,
 )
 from hybrid_rs_jax.errors import BadInputError, library_sentences
@@ -43,6 +44,7 @@ __all__ = [
     "RiskOptions",
     "Seed",
     "StoppingOptions",
+    "Level",
     "Unit",
     "check_fields",
     "check_noise",
@@ -54,6 +56,7 @@ TAU, ALPHA, BETA, SAMPLES = 4.6e-5, 0.01, 0.25, 10_000
 
 KernelName = Literal["uniform", "absorbing", "categorical", "none"]
 Unit = Annotated[float, flag(open_unit, "P")]
+Level = Annotated[float, flag(risk_level, "A")]
 Positive = Annotated[float, flag(positive, "X")]
 AtLeastZero = Annotated[float, flag(at_least_zero, "X")]
 Count = Annotated[int, flag(integer(1, 2**31 - 1), "N")]
@@ -139,7 +142,7 @@ class RiskOptions:
 
     tau: Unit | None = None
     """decision threshold on the smoothed score, in (0, 1) (default: 4.6e-05)"""
-    alpha: Unit | None = None
+    alpha: Level | None = None
     """risk level per input, in (0, 1), chosen before the counts are seen (default: 0.01)"""
 
     @property
