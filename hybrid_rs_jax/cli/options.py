@@ -166,8 +166,10 @@ class StoppingOptions:
         if self.tolerance is not None and not self.frontier:
             raise BadInputError("--tolerance has a meaning with --frontier only.")
 
-    def plan(self, smoothing: "HybridSmoothing", tau: float, alpha: float) -> "SamplingPlan":
-        """The sampling plan.
+    def plan(
+        self, smoothing: "HybridSmoothing", tau: float, alpha: float, total_variation: float = 0.0
+    ) -> "SamplingPlan":
+        """The sampling plan, for noise that is `total_variation` away from the ideal one.
 
         Raises:
           BadInputError: if the flags contradict each other, or the target cannot be certified with so few draws.
@@ -177,7 +179,7 @@ class StoppingOptions:
 
         self.check()
         if self.target is not None:
-            return target_test(*self.target, smoothing, tau, alpha, self.samples)
+            return target_test(*self.target, smoothing, tau, alpha, self.samples, total_variation)
         if not self.frontier:
             return FixedSample(self.samples)
         budgets = range(9 if smoothing.discrete is not None else 1)
@@ -256,20 +258,27 @@ class GuardOptions:
 
 
 def target_test(
-    d: int, epsilon: float, smoothing: "HybridSmoothing", tau: float, alpha: float, max_samples: int
+    d: int,
+    epsilon: float,
+    smoothing: "HybridSmoothing",
+    tau: float,
+    alpha: float,
+    max_samples: int,
+    total_variation: float = 0.0,
 ) -> "SequentialTest":
-    """The sequential test of "is p_A high enough for (d, epsilon)?".
+    """The sequential test of "is p_A high enough for (d, epsilon)?", with noise so far from the ideal one.
 
     Raises:
       BadInputError: if the target cannot be certified, or not with so few draws.
     """
-    from hybrid_rs_jax.certificate.bounds import required_bound, required_samples
+    from hybrid_rs_jax.certificate.certify import needed_bound, needed_samples
     from hybrid_rs_jax.confidence import SequentialTest
 
     check_target(d, epsilon, smoothing)
     with library_sentences():
-        need = required_bound(d, epsilon, smoothing, tau)
-        draws = int(required_samples(d, epsilon, smoothing, tau, alpha))
+        need = needed_bound(d, epsilon, smoothing, tau, total_variation=total_variation)
+        needed = needed_samples([d], smoothing, tau, alpha, epsilon=epsilon, total_variation=total_variation)
+    draws = int(needed[0])
     where = f"d = {d}, eps = {setting_text(epsilon)} at tau = {setting_text(tau)}"
     if need.complement <= 0 or draws < 0:
         raise BadInputError(f"No number of draws (up to 2^53) certifies {where} with this noise.")

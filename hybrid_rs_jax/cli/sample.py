@@ -108,7 +108,7 @@ def sample(
     pixel_range
         of the pixels of an archive: what becomes 0 and 1, e.g. 0,255
     """
-    from hybrid_rs_jax.cli._sources import open_source
+    from hybrid_rs_jax.cli._sources import first_readable, open_source
     from hybrid_rs_jax.kernels.record import smoothing_text
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE
 
@@ -116,7 +116,9 @@ def sample(
     risk, work = risk or RiskOptions(), work or WorkOptions()
     source = open_source(model, data, guard or GuardOptions(), pixel_range, share_image=noise.no_pixel_noise)
     smoothing = _smoothing(noise, source, demo=data == "demo")
-    plan = stopping.plan(smoothing, risk.threshold, risk.level)
+    with library_sentences():
+        delta = smoothing.total_variation(first_readable(source.inputs).image.size)
+    plan = stopping.plan(smoothing, risk.threshold, risk.level, delta)
     header = _header(source, smoothing, plan, stopping.aim(risk.threshold, risk.level), work.seed)
     indices = work.indices(len(source.inputs.ids))
     say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {stopping.text(risk)}")
