@@ -7,7 +7,6 @@ matters, and nothing depends on the caller's own arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from hybrid_rs_jax._checks import (
     MOST_DRAWS,
     SEARCHED_BUDGET,
     check_budget,
-    check_budget_array,
     check_complement,
     check_epsilon,
     check_risk,
@@ -23,8 +21,9 @@ from hybrid_rs_jax._checks import (
     check_tau,
 )
 from hybrid_rs_jax.certificate import _batches
+from hybrid_rs_jax.certificate._budgets import check_lanes
 from hybrid_rs_jax.confidence import LowerBound, clopper_pearson_bound
-from hybrid_rs_jax.kernels import Conditional, DeletionKernel, Edits, HybridSmoothing
+from hybrid_rs_jax.kernels import Edits, HybridSmoothing
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
 
 __all__ = [
@@ -74,7 +73,7 @@ def worst_case_bounds(
     """`worst_case_probability` with an upper bound beside it: how tight the number is. Shapes [*broadcast]."""
     p, q = check_complement("p_a", p_a, complement)
     epsilon = check_epsilon(epsilon)
-    budgets = _budgets(d, smoothing, np.asarray(p_a).shape)
+    budgets = check_lanes(d, smoothing, np.asarray(p_a).shape)
     p, q, lanes_budget, epsilon = np.broadcast_arrays(p, q, budgets.place, epsilon)
     rho, lost = _rho(epsilon, smoothing)
 
@@ -110,7 +109,7 @@ def largest_probability(
     0.7622
     """
     p, q = check_complement("p_b", p_b, complement, upper=True)
-    _budgets(d, smoothing, np.asarray(p_b).shape)
+    check_lanes(d, smoothing, np.asarray(p_b).shape)
     lower, _ = worst_case_bounds(q, d, epsilon, smoothing, complement=p)
     return _scalar(np.minimum(1.0, (1.0 - lower) * _UP))
 
@@ -154,7 +153,7 @@ def certified_radius(
     tau_q = np.asarray(1 - tau_p)
     if side == "below":
         p, q, tau_p, tau_q = q, p, tau_q * _UP, tau_p
-    budgets = _budgets(d, smoothing, np.asarray(p_a).shape)
+    budgets = check_lanes(d, smoothing, np.asarray(p_a).shape)
     p, q, lanes_budget, tau_p, tau_q = np.broadcast_arrays(p, q, budgets.place, tau_p, tau_q)
 
     def solve(ratio: LikelihoodRatio, lanes: np.ndarray) -> np.ndarray:
@@ -255,7 +254,7 @@ def required_probability(d: object, epsilon: object, smoothing: HybridSmoothing,
 def required_bound(d: object, epsilon: object, smoothing: HybridSmoothing, tau: object) -> LowerBound:
     """`required_probability` and its complement, negative where no probability certifies."""
     tau_p, epsilon = check_tau(tau), check_epsilon(epsilon)
-    budgets = _budgets(d, smoothing)
+    budgets = check_lanes(d, smoothing)
     lanes_budget, epsilon, tau_p = np.broadcast_arrays(budgets.place, epsilon, tau_p)
     rho, lost = _rho(epsilon, smoothing)
 
@@ -325,47 +324,6 @@ def required_samples(
     for _ in range(3):
         n = np.where(enough(n), n, n + 1)
     return _scalar(np.where(possible, n, -1))
-
-
-class _Budgets(NamedTuple):
-    """Discrete budgets of some shape: the distinct ones, and for each place the index of its own."""
-
-    values: list[int | Edits]
-    place: np.ndarray
-
-
-def _budgets(d: object, smoothing: HybridSmoothing, score_shape: tuple[int, ...] | None = None) -> _Budgets:
-    """Checked budgets; a score of shape `score_shape` that came from conditional draws must belong to one of them."""
-    array = np.asarray(d, object) if _holds_edits(d) else check_budget_array(d)
-    if array.dtype == object:
-        values = list(dict.fromkeys(array.flat))
-        kernel = smoothing.discrete
-        if not isinstance(kernel.kernel if isinstance(kernel, Conditional) else kernel, DeletionKernel):
-            raise ValueError(f"Edits are budgets of the deletion kernel, not of {kernel!r}, got {values[0]!r}.")
-        index = np.array([values.index(budget) for budget in array.flat], np.int64).reshape(array.shape)
-    else:
-        distinct, index = np.unique(array, return_inverse=True)
-        values, index = distinct.tolist(), index.reshape(array.shape)
-    if smoothing.conditional and score_shape is not None:
-        _check_own_scores(index, score_shape, values)
-    return _Budgets(values, index)
-
-
-def _holds_edits(d: object) -> bool:
-    if isinstance(d, (list, tuple)):
-        return any(_holds_edits(part) for part in d)
-    return isinstance(d, Edits) or (isinstance(d, np.ndarray) and d.dtype == object and _holds_edits(d.tolist()))
-
-
-def _check_own_scores(index: np.ndarray, score_shape: tuple[int, ...], values: list[int | Edits]) -> None:
-    """Conditional draws: along an axis on which d varies there must be a score for each d."""
-    lengths = (1,) * (index.ndim - len(score_shape)) + tuple(score_shape)[-index.ndim :] if index.ndim else ()
-    for axis, length in enumerate(lengths):
-        if length == 1 and np.any(index != index.take([0], axis)):
-            raise ValueError(
-                f"A score from conditional draws belongs to one d: give one for each budget, got shape {score_shape} "
-                f"for d = {values}."
-            )
 
 
 def _per_budget(
