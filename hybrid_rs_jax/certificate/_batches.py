@@ -32,7 +32,7 @@ Lanes = tuple[np.ndarray, ...]
 def worst_case_lanes(ratio: LikelihoodRatio, p: np.ndarray, complement: np.ndarray, rho: np.ndarray) -> Lanes:
     """`(lower, upper)` of the worst-case score for lanes that share one likelihood ratio."""
 
-    def block(padded: LikelihoodRatio, count: Any, p: Any, complement: Any, rho: Any) -> Lanes:
+    def block(padded: LikelihoodRatio, count: Any, p: Any, complement: Any, rho: Any) -> tuple[Any, ...]:
         result = solve_worst_case(padded, Probability(p, complement), rho, count)
         return result.lower, result.upper
 
@@ -44,7 +44,9 @@ def radius_lanes(
 ) -> np.ndarray:
     """Certified `rho` for lanes that share one likelihood ratio."""
 
-    def block(padded: LikelihoodRatio, count: Any, p: Any, q: Any, tau: Any, tau_q: Any, max_steps: Any) -> Lanes:
+    def block(
+        padded: LikelihoodRatio, count: Any, p: Any, q: Any, tau: Any, tau_q: Any, max_steps: Any
+    ) -> tuple[Any, ...]:
         result = solve_radius(padded, Probability(p, q), Probability(tau, tau_q), max_steps, count)
         return result.rho, result.finished
 
@@ -62,14 +64,14 @@ def radius_lanes(
 def required_lanes(ratio: LikelihoodRatio, tau: np.ndarray, tau_complement: np.ndarray, rho: np.ndarray) -> Lanes:
     """`(p, 1 - p)` that certify `rho` at `tau`, for lanes that share one likelihood ratio."""
 
-    def block(padded: LikelihoodRatio, count: Any, tau: Any, tau_q: Any, rho: Any) -> Lanes:
+    def block(padded: LikelihoodRatio, count: Any, tau: Any, tau_q: Any, rho: Any) -> tuple[Any, ...]:
         return tuple(solve_required(padded, Probability(tau, tau_q), rho, count))
 
     return _run(block, ratio, (tau, tau_complement, rho))
 
 
 def _run(
-    block: Callable[..., Lanes],
+    block: Callable[..., tuple[Any, ...]],
     ratio: LikelihoodRatio,
     columns: Sequence[np.ndarray],
     size: int | None = None,

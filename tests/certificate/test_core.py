@@ -282,7 +282,7 @@ def test_float32_core_is_sound():
     for case in float32_questions(500, seed=32):
         channels = case.channels
         ratios = smoothing_of(case).likelihood_ratios(case.d)
-        ratios = [pad(ratio, 64) for ratio in ratios]
+        ratios = [pad(ratio, 128) for ratio in ratios]
         p_a, rho, tau = (np.float32(x) for x in (case.p_a, case.epsilon, case.tau))
         bounds = [worst(p_a, ratio, rho) for ratio in ratios]
         found = min(float(radius(p_a, ratio, tau)) for ratio in ratios)
