@@ -13,6 +13,8 @@ __all__ = ["descend", "project_l2", "random_images", "to_grid"]
 
 #: Directions of random starts: the integers of a normal whose standard deviation is so many steps.
 _DIRECTION_STEPS = 64.0
+#: An offset this close to whole steps is whole: what is left is rounding.
+_WHOLE = 1e-2
 
 
 def project_l2(
@@ -71,7 +73,7 @@ def to_grid(
     room = jnp.square(epsilon / unit) - jnp.square(whole).sum(axis=1)
     spent = jnp.cumsum(jnp.take_along_axis(cost, order, axis=1), axis=1)
     rank = jnp.argsort(order, axis=1)
-    taken = jnp.take_along_axis(spent <= room[:, None], rank, axis=1) & (rest > 0)
+    taken = jnp.take_along_axis(spent <= room[:, None], rank, axis=1) & (rest > _WHOLE)
     levels = jnp.rint(centre / unit) + (whole + jnp.where(taken, jnp.sign(offset), 0)).reshape(images.shape)
     return levels * unit
 

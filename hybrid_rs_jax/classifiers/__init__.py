@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         TextDecision,
     )
     from hybrid_rs_jax.classifiers.demo_guard import DemoGuard
+    from hybrid_rs_jax.classifiers.denoised import Denoised
     from hybrid_rs_jax.classifiers.host import HostClassifier
     from hybrid_rs_jax.classifiers.vlm import VlmGuard
 
@@ -26,6 +27,7 @@ __all__ = [
     "ChatError",
     "ChatStatistics",
     "DemoGuard",
+    "Denoised",
     "FirstTokenDecision",
     "HostClassifier",
     "TextDecision",
@@ -36,6 +38,7 @@ _HOMES = {
     "base": "BaseClassifier",
     "chat": "ChatClassifier ChatError ChatStatistics FirstTokenDecision TextDecision",
     "demo_guard": "DemoGuard",
+    "denoised": "Denoised",
     "host": "HostClassifier",
     "vlm": "VlmGuard",
 }

@@ -26,6 +26,7 @@ __all__ = ["DEBUG_VARIABLE", "guarded"]
 DEBUG_VARIABLE = "HYBRID_RS_DEBUG"
 # Exit statuses; what is above 128 is 128 + the number of a signal, as shells have it.
 _DONE, _FAULT, _BAD_INPUT, _INTERRUPTED, _NO_READER, _TERMINATED = 0, 1, 2, 130, 141, 143
+_LONGEST_WORD = 300
 _OUT_OF_DEVICE_MEMORY = "RESOURCE_EXHAUSTED"
 
 
@@ -36,7 +37,7 @@ def guarded(command: Callable[[], int], debug: bool = False) -> int:
       command: what to run; gives its status.
       debug: show the traceback of an error, too.
     """
-    _keep_the_cpu()
+    _own_environment()
     with _open_streams(), _signals_as_errors():
         stdout, stderr = _Patient(sys.stdout), _Patient(sys.stderr)
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
@@ -70,7 +71,8 @@ def _run(command: Callable[[], int], debug: bool) -> int:
 def _told(sentence: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"hybrid-rs: {' '.join(sentence.split())}", file=sys.stderr)
+    words = (word if len(word) <= _LONGEST_WORD else f"{word[: _LONGEST_WORD // 2]}..." for word in sentence.split())
+    print(f"hybrid-rs: {' '.join(words)}", file=sys.stderr)  # a value of any length must not bury the sentence
     return status
 
 
@@ -177,8 +179,16 @@ def _signals_as_errors() -> Iterator[None]:
             signal.signal(name, signal.SIG_DFL)
 
 
-def _keep_the_cpu() -> None:
-    """Let JAX have the CPU beside what JAX_PLATFORMS names: bounds are computed there, whatever draws the noise."""
+def _own_environment() -> None:
+    """What the environment asks of JAX, where a command line cannot do with it; too late once JAX is imported.
+
+    The CPU is kept beside what JAX_PLATFORMS names: bounds are computed there, whatever draws the noise. Guards
+    against transfers are for finding them, and loading a network is one.
+    """
+    if "jax" in sys.modules:
+        return
+    for name in [name for name in os.environ if name.startswith("JAX_TRANSFER_GUARD")]:
+        del os.environ[name]
     platforms = [name.strip() for name in os.environ.get("JAX_PLATFORMS", "").split(",") if name.strip()]
-    if platforms and "cpu" not in platforms and "jax" not in sys.modules:
+    if platforms and "cpu" not in platforms:
         os.environ["JAX_PLATFORMS"] = ",".join([*platforms, "cpu"])

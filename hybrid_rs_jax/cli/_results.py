@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Group, Parameter
 
 from hybrid_rs_jax._files import kind_of, path_text
 from hybrid_rs_jax._text import span_text
-from hybrid_rs_jax.cli import _arguments as arguments
+from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer
+from hybrid_rs_jax.cli.options import ALPHA, TAU, RiskOptions, check_fields
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 if TYPE_CHECKING:
@@ -18,58 +20,32 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.results.classes import ClassCertificate
     from hybrid_rs_jax.results.counts import Counts
 
-__all__ = ["Asked", "add_result_arguments", "certified", "output_path", "read_or_certify"]
+__all__ = ["ResultOptions", "certified", "output_path", "read_or_certify"]
 
 #: Largest discrete budget where none is asked for.
 BUDGET = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """What a user asks of counts; None: what the run was made for, or the default.
+@Parameter(name="*", group=Group("What is certified"))
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions(RiskOptions):
+    """What a user asks of counts; None: what the run was made for, or the default."""
 
-    Attributes:
-      tau, alpha: threshold and risk level.
-      max_budget: the discrete budgets 0..max_budget are certified.
-      decision: "unsafe", "safe" or "both".
-      partial: certify a fixed number of draws that was cut short or extended, too.
-    """
-
-    tau: float | None = None
-    alpha: float | None = None
-    max_budget: int | None = None
-    decision: Decision | None = None
+    max_budget: Annotated[int, flag(integer(0, MAX_BUDGET), "D")] | None = None
+    """certify the discrete budgets 0..D (default: 8; no more than there are fields; 0 for image-only)"""
     partial: bool = False
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> Asked:
-        """From the flags of a command; those that it does not have are not asked."""
-        return cls(args.tau, args.alpha, args.max_budget, getattr(args, "decision", None), args.partial)
+    """certify a fixed number of draws that was cut short or extended, too; the result says so"""
 
     @property
     def flags(self) -> list[str]:
         """The flags that were given."""
-        given = {"--tau": self.tau, "--alpha": self.alpha, "--max-budget": self.max_budget, "--decision": self.decision}
-        return [flag for flag, value in given.items() if value is not None] + ["--partial"] * self.partial
+        given = {"--tau": self.tau, "--alpha": self.alpha, "--max-budget": self.max_budget}
+        return [name for name, value in given.items() if value is not None] + ["--partial"] * self.partial
 
 
-def add_result_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that ask for another threshold, risk or budget than those of a finished certificate."""
-    arguments.add_risk_arguments(parser)
-    parser.add_argument(
-        "--max-budget",
-        type=arguments.integer(0, arguments.MAX_BUDGET),
-        metavar="D",
-        help=f"certify the discrete budgets 0..D (default: {BUDGET}; no more than there are fields; 0 for image-only)",
-    )
-    parser.add_argument(
-        "--partial",
-        action="store_true",
-        help="certify a fixed number of draws that was cut short or extended, too; the result says so",
-    )
-
-
-def certified(counts: Counts, smoothing: HybridSmoothing, asked: Asked) -> Certificate | Decisions | ClassCertificate:
+def certified(
+    counts: Counts, smoothing: HybridSmoothing, asked: ResultOptions, decision: Decision | None = None
+) -> Certificate | Decisions | ClassCertificate:
     """Certify `counts` as asked; a run that was stopped early was meant for a threshold of its own.
 
     Raises:
@@ -79,18 +55,18 @@ def certified(counts: Counts, smoothing: HybridSmoothing, asked: Asked) -> Certi
     from hybrid_rs_jax.results.classes import certify_class_counts
 
     target = None if counts.run is None else counts.run.target
-    tau = asked.tau or (arguments.TAU if target is None else target.tau)
-    alpha = asked.alpha or (arguments.ALPHA if target is None else target.alpha)
+    tau = asked.tau or (TAU if target is None else target.tau)
+    alpha = asked.alpha or (ALPHA if target is None else target.alpha)
     budgets = _budgets(asked.max_budget, smoothing, counts)
     with library_sentences():
         if counts.votes is None:
-            return certify_decisions(counts, smoothing, tau, alpha, budgets, asked.decision or "unsafe")
-        if asked.tau is not None or asked.decision is not None:
+            return certify_decisions(counts, smoothing, tau, alpha, budgets, decision or "unsafe")
+        if asked.tau is not None or decision is not None:
             raise BadInputError("--tau and --decision have no meaning for votes per class: the largest score wins.")
         return certify_class_counts(counts, smoothing, alpha, budgets)
 
 
-def read_or_certify(source: Path, asked: Asked) -> Certificate | Decisions | ClassCertificate:
+def read_or_certify(source: Path, asked: ResultOptions) -> Certificate | Decisions | ClassCertificate:
     """What the file `source` holds; of a run its certificates, or its counts certified as asked."""
     from hybrid_rs_jax.results.counts import read_counts
     from hybrid_rs_jax.results.files import read_certificates
@@ -132,5 +108,5 @@ def _budgets(max_budget: int | None, smoothing: HybridSmoothing, counts: Counts)
         if fields is not None:
             largest = min(largest, len(fields))
         budgets = tuple(range((largest if max_budget is None else max_budget) + 1))
-    arguments.check_fields(smoothing, budgets[-1])
+    check_fields(smoothing, budgets[-1])
     return budgets

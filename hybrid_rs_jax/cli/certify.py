@@ -7,13 +7,15 @@ its own). alpha is chosen before the counts are seen; tau may be chosen afterwar
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from hybrid_rs_jax._files import atomic_file, check_target, kind_of
-from hybrid_rs_jax.cli import _arguments as arguments
-from hybrid_rs_jax.cli._results import Asked, add_result_arguments, certified
+from hybrid_rs_jax.cli._results import ResultOptions, certified
+from hybrid_rs_jax.cli.options import NoiseOptions
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import print_result, say
 
@@ -26,45 +28,62 @@ examples:
 _SHOWN = 10
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `certify`."""
-    parser.add_argument("counts", metavar="COUNTS", type=Path, help="run folder, or a table (.csv, .jsonl, .parquet)")
-    arguments.add_noise_arguments(
-        parser, default_kernel=None, note="needed unless COUNTS is a run folder, which says it itself"
-    )
-    add_result_arguments(parser)
-    parser.add_argument(
-        "--decision",
-        choices=("unsafe", "safe", "both"),
-        help="certify that the score stays above tau (unsafe), below it (safe), or either (alpha / 2 each); "
-        "default: unsafe",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write FILE (.json, .csv, .parquet or .tex)")
-    parser.add_argument("--force", action="store_true", help="let --out overwrite an existing file")
+def certify(
+    counts: Annotated[Path, Parameter(metavar="COUNTS")],
+    /,
+    *,
+    noise: NoiseOptions | None = None,
+    asked: ResultOptions | None = None,
+    decision: Literal["unsafe", "safe", "both"] | None = None,
+    format: Literal["table", "json", "csv", "latex"] = "table",
+    json: bool = False,
+    out: Annotated[Path, Parameter(metavar="FILE")] | None = None,
+    force: bool = False,
+) -> None:
+    """Read counts, certify, write, print.
 
-
-def run(args: argparse.Namespace) -> None:
-    """Read counts, certify, write, print."""
+    Parameters
+    ----------
+    counts
+        run folder, or a table (.csv, .jsonl, .parquet)
+    decision
+        certify that the score stays above tau (unsafe), below it (safe), or either (alpha / 2 each)
+        (default: unsafe)
+    format
+        what is printed (default: table)
+    json
+        short for --format json
+    out
+        also write FILE (.json, .csv, .parquet or .tex)
+    force
+        let --out overwrite an existing file
+    """
     from hybrid_rs_jax.results.counts import read_counts
-    from hybrid_rs_jax.results.files import SUFFIXES, write
+    from hybrid_rs_jax.results.files import SUFFIXES, csv_lines, write
+    from hybrid_rs_jax.results.latex import latex_table
     from hybrid_rs_jax.results.record import json_lines
 
-    if args.out is not None:
-        check_target(args.out, SUFFIXES, args.force)
-        if kind_of(args.out) and kind_of(args.counts) == "file" and args.out.samefile(args.counts):
-            raise BadInputError(f"--out {args.out} is the file of the counts; choose another name.")
-    asked = Asked.of(args)
-    counts = read_counts(args.counts, partial=asked.partial)
-    smoothing = arguments.smoothing_from(args, None if counts.run is None else counts.run.smoothing)
-    result = certified(counts, smoothing, asked)
-    if args.out is not None:
-        with atomic_file(args.out, args.force) as path:
-            write(result, path, args.out.suffix.lower())
-    if args.json:
+    noise, asked = noise or NoiseOptions(), asked or ResultOptions()
+    if json and format not in ("table", "json"):
+        raise BadInputError(f"--json contradicts --format {format}; leave one of them out.")
+    if out is not None:
+        check_target(out, SUFFIXES, force)
+        if kind_of(out) and kind_of(counts) == "file" and out.samefile(counts):
+            raise BadInputError(f"--out {out} is the file of the counts; choose another name.")
+    table = read_counts(counts, partial=asked.partial)
+    smoothing = noise.smoothing() if table.run is None else noise.repeated(table.run.smoothing)
+    result = certified(table, smoothing, asked, decision)
+    if out is not None:
+        with atomic_file(out, force) as path:
+            write(result, path, out.suffix.lower())
+    if json or format == "json":
         sys.stdout.writelines(json_lines(result))
         print()
-        return
-    print_result(result, _SHOWN)
-    if args.out is not None:
-        say(f"\nWrote {args.out}.")
+    elif format == "csv":
+        sys.stdout.writelines(csv_lines(result))
+    elif format == "latex":
+        print(latex_table(result), end="")
+    else:
+        print_result(result, _SHOWN)
+        if out is not None:
+            say(f"\nWrote {out}.")

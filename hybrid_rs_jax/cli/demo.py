@@ -7,23 +7,21 @@ joint token and pixel attacks, and compared with smoothing one modality alone.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import numpy as np
+from cyclopts import Parameter
 
-import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import atomic_folder, check_target_folder, free_folder
 from hybrid_rs_jax._text import DASH, floor_text, mean, radius_text
-from hybrid_rs_jax.cli import _arguments as arguments
-from hybrid_rs_jax.cli._explain import explain
+from hybrid_rs_jax.cli._values import flag, integer
+from hybrid_rs_jax.cli.options import ALPHA, Positive, Seed, Unit
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.kernels import run_key
-from hybrid_rs_jax.kernels.record import describe_noise, describe_smoothing, rounding_text, smoothing_text
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import certificate_rows, print_table, say
 
@@ -48,53 +46,62 @@ STORY = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `demo`."""
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help=f"folder to create (default: {FOLDER}, or {FOLDER}-2, ...)"
-    )
-    parser.add_argument(
-        "--samples",
-        type=arguments.integer(1, 10_000_000),
-        default=10_000,
-        metavar="N",
-        help="noisy copies per input and kind of noise (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--sigma", type=arguments.positive, default=0.25, metavar="S", help="pixel noise (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--beta",
-        type=arguments.open_unit,
-        default=0.25,
-        metavar="B",
-        help="probability that a token is replaced (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--limit", type=arguments.integer(1, 10_000), default=20, metavar="K", help="inputs (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seed", type=arguments.integer(0, 2**31 - 1), default=0, metavar="S", help="seed (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--explain", action="store_true", help="print the chain from votes to guarantee for one input, step by step"
-    )
-    arguments.add_risk_arguments(parser, tau="4.6e-5, which 100,000 copies at run time miss with probability 0.01")
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What the demo draws."""
+
+    samples: Annotated[int, flag(integer(1, 10_000_000), "N")] = 10_000
+    """noisy copies per input and kind of noise (default: 10000)"""
+    sigma: Positive = 0.25
+    """pixel noise (default: 0.25)"""
+    beta: Unit = 0.25
+    """probability that a token is replaced (default: 0.25)"""
+    limit: Annotated[int, flag(integer(1, 10_000), "K")] = 20
+    """inputs (default: 20)"""
+    seed: Seed = 0
+    """seed (default: 0)"""
+    tau: Unit | None = None
+    """threshold on the smoothed score
+    (default: 4.6e-05, which 100,000 copies at run time miss with probability 0.01)"""
+    alpha: Unit = ALPHA
+    """risk level per input, chosen before the counts are seen (default: 0.01)"""
+
+    @property
+    def threshold(self) -> float:
+        """tau, or what the run-time rule makes of it."""
+        from hybrid_rs_jax.confidence import detection_threshold
+
+        return float(detection_threshold(RUNTIME_COPIES, MISS_PROBABILITY)) if self.tau is None else self.tau
 
 
-def run(args: argparse.Namespace) -> None:
-    """Sample, certify, print, write."""
+def demo(
+    *,
+    options: DemoOptions | None = None,
+    out: Annotated[Path, Parameter(metavar="DIR")] | None = None,
+    explain: bool = False,
+) -> None:
+    """Sample, certify, print, write.
+
+    Parameters
+    ----------
+    out
+        folder to create (default: hybrid-rs-demo, or hybrid-rs-demo-2, ...)
+    explain
+        print the chain from votes to guarantee for one input, step by step
+    """
+    from hybrid_rs_jax.cli._explain import explain as print_chain
     from hybrid_rs_jax.report.plots import save_figure
     from hybrid_rs_jax.results.files import write
     from hybrid_rs_jax.results.runs import write_run
 
-    folder = free_folder(FOLDER) if args.out is None else args.out
+    folder = free_folder(FOLDER) if out is None else out
     check_target_folder(folder)
-    results = certify_demo(args)
+    results = certify_demo(options or DemoOptions())
     say()
     _print(results)
-    if args.explain:
-        explain(results["hybrid"], 0)
+    if explain:
+        print_chain(results["hybrid"], 0)
     with atomic_folder(folder) as path:
         for name, result in results.items():
             place = path if name == "hybrid" else path / name
@@ -111,48 +118,49 @@ def run(args: argparse.Namespace) -> None:
     say(f"Next: hybrid-rs report {folder}, or hybrid-rs certify {folder} --tau 1e-3")
 
 
-def certify_demo(args: argparse.Namespace) -> dict[str, Certificate]:
+def certify_demo(options: DemoOptions) -> dict[str, Certificate]:
     """Certificates for hybrid, image-only and text-only smoothing."""
     from hybrid_rs_jax.classifiers import DemoGuard
     from hybrid_rs_jax.data import demo
+    from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel, run_key
+    from hybrid_rs_jax.kernels.record import describe_noise, rounding_text
     from hybrid_rs_jax.results.certificate import certify_decisions
     from hybrid_rs_jax.results.counts import Counts
     from hybrid_rs_jax.results.runs import RUN_FILE, Run, run_record
-    from hybrid_rs_jax.sampling.engine import check_pixels
+    from hybrid_rs_jax.sampling.engine import check_pixels, sample_counts
 
-    inputs = demo.held_out_unsafe(args.limit)
-    if len(inputs) < args.limit:
-        raise BadInputError(f"--limit must be at most {len(inputs)}, the unsafe held-out inputs, got {args.limit}.")
+    samples, limit = options.samples, options.limit
+    inputs = demo.held_out_unsafe(limit)
+    if len(inputs) < limit:
+        raise BadInputError(f"--limit must be at most {len(inputs)}, the unsafe held-out inputs, got {limit}.")
     guard = DemoGuard.load()
-    tau = hrs.detection_threshold(RUNTIME_COPIES, MISS_PROBABILITY) if args.tau is None else args.tau
-    alpha = arguments.ALPHA if args.alpha is None else args.alpha
-    kernel = hrs.UniformKernel(args.beta, demo.VOCAB_SIZE)
+    kernel = UniformKernel(options.beta, demo.VOCAB_SIZE)
     smoothings = {
-        "hybrid": hrs.HybridSmoothing(kernel, args.sigma),
-        "image-only": hrs.HybridSmoothing(None, args.sigma),
-        "text-only": hrs.HybridSmoothing(kernel, None),
+        "hybrid": HybridSmoothing(kernel, options.sigma),
+        "image-only": HybridSmoothing(None, options.sigma),
+        "text-only": HybridSmoothing(kernel, None),
     }
-    say(f"{len(inputs)} held-out unsafe inputs, {args.samples:,} noisy copies of each. {STORY}")
+    say(f"{len(inputs)} held-out unsafe inputs, {samples:,} noisy copies of each. {STORY}")
     say(f'For example {inputs.ids[0]}: "{inputs.prompts[0]}", with a picture of a {inputs.digits[0]}.')
     say(rounding_text(check_pixels(inputs.images, smoothings["hybrid"])))
-    total = len(inputs) * args.samples
+    total = len(inputs) * samples
     results: dict[str, Certificate] = {}
     with progress_bar("noisy copies", total * len(smoothings), "copies") as progress:
         for index, (name, smoothing) in enumerate(smoothings.items()):
-            successes = hrs.sample_counts(
+            successes = sample_counts(
                 guard,
                 inputs.tokens,
                 inputs.images,
                 smoothing,
-                args.samples,
-                run_key(args.seed),
+                samples,
+                run_key(options.seed),
                 eligible=demo.suffix_mask(),
                 progress=functools.partial(_advance, progress, index * total),
             )
             header = run_record(
                 smoothing,
-                samples=args.samples,
-                seed=args.seed,
+                samples=samples,
+                seed=options.seed,
                 eligible=np.flatnonzero(demo.suffix_mask()).tolist(),
                 sigma_unit=SIGMA_UNIT,
                 dtype=str(inputs.images.dtype),
@@ -161,15 +169,16 @@ def certify_demo(args: argparse.Namespace) -> dict[str, Certificate]:
                 noise=describe_noise(smoothing, inputs.images[0].size),
             )
             run = Run.of(Path(RUN_FILE), header)
-            counts = Counts(tuple(inputs.ids), successes, np.full_like(successes, args.samples), run=run)
+            counts = Counts(tuple(inputs.ids), successes, np.full_like(successes, samples), run=run)
             budgets = range(MAX_BUDGET + 1) if smoothing.discrete is not None else range(1)
             with library_sentences():
-                result = certify_decisions(counts, smoothing, tau, alpha, budgets)
+                result = certify_decisions(counts, smoothing, options.threshold, options.alpha, budgets)
             results[name] = cast("Certificate", result)
     return results
 
 
 def _print(results: Mapping[str, Certificate]) -> None:
+    from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
     from hybrid_rs_jax.results.explanations import explanations
     from hybrid_rs_jax.results.sentences import deployment, guarantee, legend, provisos, threat_model
 

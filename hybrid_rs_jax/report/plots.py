@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 from hybrid_rs_jax.results.certificate import Certificate
 from hybrid_rs_jax.results.result import Result
 
-__all__ = ["SUFFIXES", "plot_certified_accuracy", "plot_certified_share", "plot_frontier", "save_figure"]
+__all__ = ["SUFFIXES", "plot_certified_accuracy", "plot_certified_share", "plot_frontier", "save_figure", "svg_figures"]
 
 SUFFIXES = (".png", ".pdf", ".svg")
 _INK, _SOFT, _GRID = "#1f2430", "#6b7280", "#e5e7eb"
@@ -66,6 +67,34 @@ def save_figure(result: Result, path: Path, suffix: str) -> None:
             plot_certified_share(axes[-1], budgets, radius)
         figure.suptitle(_subtitle(result, wrap=not both), x=0.012, ha="left", fontsize=9, color=_SOFT)
         figure.savefig(path, format=suffix.removeprefix("."), dpi=170, metadata=_NO_DATE[suffix])
+
+
+def svg_figures(result: Result) -> list[tuple[str, str]]:
+    """The pictures of `save_figure`, one by one, as SVG elements for a page, each with a label in words."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    noise, budgets, radius = result.statements[0].noise, result.budgets, result.radius
+    drawn = []
+    for kind in [*(["frontier"] if noise.tokens and noise.pixels and len(budgets) > 1 else []), "accuracy"]:
+        style = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": kind}
+        with matplotlib.rc_context(style):
+            figure = Figure(figsize=(6.4, 4.5), layout="constrained")
+            ax = figure.subplots()
+            if kind == "frontier":
+                label = "Certified radius against token budget, a line per input"
+                plot_frontier(ax, budgets, radius)
+                _explain_gap(ax, result)
+            elif noise.pixels:
+                label = "Share of inputs certified against the pixel budget, a curve per token budget"
+                plot_certified_accuracy(ax, budgets, radius)
+            else:
+                label = "Share of inputs certified at each token budget"
+                plot_certified_share(ax, budgets, radius)
+            file = io.StringIO()
+            figure.savefig(file, format="svg", transparent=True, metadata=_NO_DATE[".svg"])
+        drawn.append((label, file.getvalue()[file.getvalue().index("<svg") :]))
+    return drawn
 
 
 _NO_DATE: dict[str, dict[str, None]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}

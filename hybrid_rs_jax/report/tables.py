@@ -97,15 +97,23 @@ def print_result(result: Result, first: int | None = None) -> None:
             say(f"{counted(len(names), 'input')} {what}, not certified: {joined(names[:3])}{more}.")
 
 
-def certificate_rows(result: Result, first: int | None = None) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the per-input table: counts, draws (where they differ), bounds, budget, radius per budget."""
+def certificate_rows(
+    result: Result, first: int | None = None, decimals: int | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the per-input table: counts, draws (where they differ), bounds, budget, radius per budget.
+
+    Args:
+      result: certificates.
+      first: so many rows; None: all.
+      decimals: of the radii; None: as many as the terminal has room for.
+    """
     statement, counts = result.statements[0], result.counts
     shared = counts.n.ndim == 1
     uneven = shared and bool((counts.n != counts.n[:1]).any())
     ties = shared and counts.ties is not None and bool(counts.ties.any())
     bounds = [(name, found) for name, found in _named_bounds(result) if found is not None and shared]
     pixels = statement.noise.pixels
-    decimals = 3 if _console().width >= _ROOMY else 2
+    decimals = decimals or (3 if _console().width >= _ROOMY else 2)
     header = ["id", *(["decision"] if result.decision is not None else [])]
     header += ["class", "votes"] if statement.classes is not None else ["successes"] if shared else []
     header += [*(["n"] if uneven else []), *(["ties"] if ties else []), *(name for name, _ in bounds)]

@@ -67,7 +67,7 @@ def traced(classifier: BaseClassifier, like: tuple[Any, Any], batches: list[Batc
             return f"JAX cannot trace it again ({type(error).__name__})"
         again = np.asarray(jax.jit(program.apply)(program.parameters, *batch))
         if again.shape != decisions.shape or not np.array_equal(again, decisions):
-            return "called again on the same noisy copies it decides otherwise than its traced program"
+            return "called on the same noisy copies it decides otherwise than its traced program"
     return _program(closed)
 
 

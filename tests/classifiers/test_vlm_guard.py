@@ -267,6 +267,7 @@ def test_one_trace_serves_all_batches_of_a_size(guard):
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_weights_spread_over_devices_give_the_same_counts(onevision, policy, policy_first):
     mesh = make_mesh(1, 2)
     spread = VlmGuard.from_pretrained(onevision[1], policy=policy, text_length=24, template="policy_first", mesh=mesh)
@@ -286,15 +287,14 @@ def test_counts_are_those_of_a_loop_over_noisy_copies(guard):
     tokens, images, eligible = encode(guard, TEXTS[:2])
     smoothing = hrs.HybridSmoothing(hrs.UniformKernel(0.25, guard.vocab_size), 0.5)
     key = jax.random.key(3)
-    draws = sample(guard, tokens, images, smoothing, FixedSample(12), key, eligible=eligible, batch_size=8)
+    draws = sample(guard, tokens, images, smoothing, FixedSample(8), key, eligible=eligible, batch_size=8)
+    noisy = jax.jit(smoothing.sample)
     expected = np.zeros(2, int)
     for row in range(2):
-        for copy in range(12):
+        for copy in range(8):
             own = jax.random.fold_in(jax.random.fold_in(key, row), copy)
-            noisy = smoothing.sample(
-                own, jnp.asarray(tokens[row]), jnp.asarray(images[row]), jnp.asarray(eligible[row])
-            )
-            expected[row] += bool(guard(noisy[0][None], noisy[1][None])[0])
+            shown = noisy(own, jnp.asarray(tokens[row]), jnp.asarray(images[row]), jnp.asarray(eligible[row]))
+            expected[row] += bool(guard(shown[0][None], shown[1][None])[0])
     assert np.all(np.abs(draws.successes - expected) <= draws.ties)
 
 

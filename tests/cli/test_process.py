@@ -212,13 +212,20 @@ PLATFORMS = [("cuda", "cuda,cpu"), (" tpu , cuda", "tpu,cuda,cpu"), ("cuda,cpu",
 def test_the_cpu_is_kept_beside_the_platforms_that_are_asked_for(monkeypatch, asked, given):
     monkeypatch.setenv("JAX_PLATFORMS", asked)
     monkeypatch.delitem(sys.modules, "jax")
-    _process._keep_the_cpu()
+    monkeypatch.setenv("JAX_TRANSFER_GUARD", "disallow")
+    _process._own_environment()
+    assert "JAX_TRANSFER_GUARD" not in os.environ
     assert os.environ["JAX_PLATFORMS"] == given
 
 
 def test_bad_input_is_2_whatever_its_text(capsys):
     assert _process.guarded(raising(BadInputError("a\nb  c."))) == 2
     assert capsys.readouterr().err == "hybrid-rs: error: a b c.\n"
+
+
+def test_a_value_of_any_length_does_not_bury_the_sentence(capsys):
+    assert _process.guarded(raising(BadInputError(f"{'a' * 9_999} is no name, {'b' * 300} is one."))) == 2
+    assert capsys.readouterr().err == f"hybrid-rs: error: {'a' * 150}... is no name, {'b' * 300} is one.\n"
 
 
 def test_exits_of_others_are_passed_on():

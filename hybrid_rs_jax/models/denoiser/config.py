@@ -67,6 +67,8 @@ class UNetConfig:
       center_input_sample: the network takes pictures in [0, 1].
       act_fn: activation of the residual blocks.
       add_attention: whether the middle has attention.
+      patch_size: tiles of so many by so many pixels are cut out and become channels, `in_channels` together; small
+        networks are several times faster that way. Always 1 in diffusers.
 
     Raises:
       ValueError: for a value that is not supported.
@@ -94,6 +96,7 @@ class UNetConfig:
     center_input_sample: bool = False
     act_fn: str = "silu"
     add_attention: bool = True
+    patch_size: int = 1
 
     def __post_init__(self) -> None:
         self._check_sizes()
@@ -141,6 +144,11 @@ class UNetConfig:
         return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
     @property
+    def picture_channels(self) -> int:
+        """Channels of the pictures that are denoised."""
+        return self.in_channels // self.patch_size**2
+
+    @property
     def halvings(self) -> int:
         """How often the picture's sides are halved: they must be multiples of two to this power."""
         return len(self.block_out_channels) - 1
@@ -170,15 +178,15 @@ class UNetConfig:
     def check_pictures(self, shape: tuple[int, ...]) -> None:
         """Raise one sentence for pictures [B, H, W, C] that the network cannot take."""
         _, height, width, channels = shape
-        step = 2**self.halvings
-        if channels != self.in_channels:
+        step = 2**self.halvings * self.patch_size
+        if channels != self.picture_channels:
             raise ValueError(
-                f"images must have {self.in_channels} channels, as the denoiser was made for, got {channels}."
+                f"images must have {self.picture_channels} channels, as the denoiser was made for, got {channels}."
             )
         if height % step or width % step or not height or not width:
             raise ValueError(
-                f"images must have sides that are multiples of {step}, as the denoiser halves them "
-                f"{self.halvings} times, got {height} x {width}."
+                f"images must have sides that are multiples of {step}, as the denoiser makes them {step} times "
+                f"smaller, got {height} x {width}."
             )
 
     def _check_sizes(self) -> None:
@@ -186,6 +194,7 @@ class UNetConfig:
             "in_channels": self.in_channels,
             "layers_per_block": self.layers_per_block,
             "norm_num_groups": self.norm_num_groups,
+            "patch_size": self.patch_size,
             **{f"block_out_channels[{i}]": channels for i, channels in enumerate(self.block_out_channels)},
             **{
                 name: getattr(self, name)
@@ -196,6 +205,10 @@ class UNetConfig:
         for name, value in whole.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+        if self.in_channels % self.patch_size**2:
+            raise ValueError(
+                f"in_channels must be a multiple of patch_size squared = {self.patch_size**2}, got {self.in_channels}."
+            )
         levels = len(self.block_out_channels)
         if levels < 1 or len(self.down_block_types) != levels or len(self.up_block_types) != levels:
             raise ValueError(

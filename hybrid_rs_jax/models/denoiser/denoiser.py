@@ -109,7 +109,7 @@ class Denoiser:
         """Floating-point operations for one picture of that size, two per multiplication."""
         from hybrid_rs_jax.models.denoiser._flops import count_flops
 
-        shape = jax.ShapeDtypeStruct((1, height, width, self.config.in_channels), jnp.float32)
+        shape = jax.ShapeDtypeStruct((1, height, width, self.config.picture_channels), jnp.float32)
         parameters = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._parameters)
         return count_flops(self._apply, parameters, shape, jax.ShapeDtypeStruct((), jnp.float32))
 
@@ -121,7 +121,7 @@ class Denoiser:
     def __repr__(self) -> str:
         low, high = self.sigma_range
         return (
-            f"Denoiser({self.num_parameters:,} parameters, {self.config.in_channels} channels, "
+            f"Denoiser({self.num_parameters:,} parameters, {self.config.picture_channels} channels, "
             f"sigma in {low:.3g}..{high:.3g})"
         )
 
@@ -140,7 +140,9 @@ class _Apply:
         x = 2 * images.astype(jnp.float32) - 1
         wide = jax.tree.map(lambda value: value.reshape(-1, 1, 1, 1), asked)
         network = nnx.merge(_graph(self.config, self.dtype), parameters)
-        answer = network(wide.scale * x, asked.time.reshape(-1))[..., : self.config.in_channels].astype(jnp.float32)
+        answer = network(to_patches(wide.scale * x, self.config.patch_size), asked.time.reshape(-1))
+        answer = answer[..., : self.config.in_channels].astype(jnp.float32)  # what follows would be the variance
+        answer = from_patches(answer, self.config.patch_size)
         clean = jnp.clip(wide.skip * x + wide.out * answer, -1, 1)
         low, high = self.rule.range
         inside = (s > 0) & (s >= low * (1 - 1e-6)) & (s <= high * (1 + 1e-6))
@@ -154,6 +156,20 @@ def _graph(config: UNetConfig, dtype: Any) -> Any:
 
 
 _run = functools.partial(jax.jit, static_argnums=0)(lambda apply, *arguments: apply(*arguments))
+
+
+def to_patches(x: Array, size: int) -> Array:
+    """Tiles of `size` by `size` pixels as channels, [B, H, W, C] -> [B, H / size, W / size, size * size * C]."""
+    batch, height, width, channels = x.shape
+    cut = x.reshape(batch, height // size, size, width // size, size, channels).transpose(0, 1, 3, 2, 4, 5)
+    return cut.reshape(batch, height // size, width // size, size * size * channels)
+
+
+def from_patches(x: Array, size: int) -> Array:
+    """The inverse of `to_patches`."""
+    batch, rows, columns, features = x.shape
+    cut = x.reshape(batch, rows, columns, size, size, features // size**2).transpose(0, 1, 3, 2, 4, 5)
+    return cut.reshape(batch, rows * size, columns * size, features // size**2)
 
 
 def parameters_digest(parameters: Any) -> str:

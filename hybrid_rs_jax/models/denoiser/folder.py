@@ -21,7 +21,7 @@ from hybrid_rs_jax.models.denoiser.denoiser import Denoiser
 from hybrid_rs_jax.models.denoiser.schedule import Rule, read_rule
 from hybrid_rs_jax.models.denoiser.unet import UNet
 
-__all__ = ["load_denoiser", "save_denoiser", "stored_names"]
+__all__ = ["load_denoiser", "save_denoiser", "stored_shapes", "write_folder"]
 
 NETWORK, SCHEDULER = "config.json", "scheduler_config.json"
 WEIGHTS, INDEX = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"
@@ -67,25 +67,35 @@ def save_denoiser(denoiser: Denoiser, folder: str | os.PathLike[str], *, dtype: 
     Raises:
       BadInputError: if the folder cannot be written.
     """
-    from safetensors.numpy import save_file
-
-    check_target_folder(Path(folder))
     tensors = {}
     for name, leaf in _leaves(denoiser.functional()[1]):
         axes = _stored_axes(leaf.ndim)
-        tensors[_stored_name(name)] = np.ascontiguousarray(np.asarray(leaf, np.dtype(dtype)).transpose(axes))
-    with atomic_folder(Path(folder)) as made:
+        tensors[_stored_name(name)] = np.asarray(leaf, np.dtype(dtype)).transpose(axes)
+    write_folder(Path(folder), denoiser.config, denoiser.rule, tensors)
+
+
+def write_folder(folder: Path, config: UNetConfig, rule: Rule, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a pipeline of diffusers; tensors have their names and orders of axes on disk."""
+    from safetensors.numpy import save_file
+
+    check_target_folder(folder)
+    scheduler = rule.write()
+    if config.out_channels != config.in_channels:
+        scheduler["variance_type"] = "learned_range"
+    with atomic_folder(folder) as made:
         for part, content in (
-            ("unet/" + NETWORK, denoiser.config.write()),
-            ("scheduler/" + SCHEDULER, denoiser.rule.write()),
-            ("model_index.json", _index(denoiser.rule)),
+            ("unet/" + NETWORK, config.write()),
+            ("scheduler/" + SCHEDULER, scheduler),
+            ("model_index.json", _index(rule)),
         ):
             (made / part).parent.mkdir(exist_ok=True)
             (made / part).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        save_file(tensors, made / "unet" / WEIGHTS, {"format": "pt"})
+        # rows in C order: what is written is the memory behind the array
+        contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        save_file(contiguous, made / "unet" / WEIGHTS, {"format": "pt"})
 
 
-def stored_names(network: UNet) -> dict[str, tuple[int, ...]]:
+def stored_shapes(network: UNet) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor on disk."""
     return {
         _stored_name(name): tuple(leaf.shape[axis] for axis in _stored_axes(len(leaf.shape)))

@@ -51,7 +51,6 @@ class UNet(nnx.Module):
         Raises:
           ValueError: for another number of channels, or sides that cannot be halved so often.
         """
-        self.config.check_pictures(x.shape)
         embedded = self.time_embedding(time)
         x = x.astype(self.dtype)
         states = [self.conv_in(2 * x - 1 if self.config.center_input_sample else x)]

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from hybrid_rs_jax.report.html import embedded_record
 from hybrid_rs_jax.results.certificates import write_certificates
 from PIL import Image
 from test_html import HYBRID, RUN, Page, record_of
 
 from hybrid_rs_jax import cli
 from hybrid_rs_jax.kernels.record import describe_smoothing
-from hybrid_rs_jax.report.html import embedded_record
 from hybrid_rs_jax.results.runs import write_run
 from hybrid_rs_jax.sampling.ledger import SHARED, CountRow, Ledger
 
