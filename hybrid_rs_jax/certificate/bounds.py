@@ -2,6 +2,10 @@
 
 Work is done in float64 on the CPU inside a scoped x64 context, so neither `jax.config` nor the caller's default device
 matters, and nothing depends on the caller's own arithmetic.
+
+A discrete budget `d` is a number of tokens changed; for the deletion kernel a number of tokens inserted, or `Edits`.
+With `Conditional` the score `p_a` comes from draws in which the positions of that `d` were always resampled: it
+belongs to one `d`, and is not broadcast over several.
 """
 
 from __future__ import annotations
@@ -43,20 +47,21 @@ def worst_case_probability(
 ) -> np.ndarray | float:
     """Certified lower bound on the smoothed score under every attack of `d` tokens and l2 budget `epsilon`.
 
-    `V*(d, eps) = min_h E_Q[h]` over tests with `E_P[h] = p_A` (Theorem 4.2), never above the true value.
+    `V*(d, eps) = min_h E_Q[h]` over tests with `E_P[h] = p_A` (paper Theorem 4.2, method section 3).
 
     Args:
       p_a: lower bound on the clean smoothed score, in [0, 1].
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution. Without a discrete kernel `d > 0` gives 0, without sigma `epsilon > 0`.
-      complement: `1 - p_a`, where it is known to more digits (see `clopper_pearson_bound`).
+      complement: `1 - p_a`, where it is known to more digits (see `clopper_pearson_bound`); where it claims more than
+        `p_a` does, `1 - p_a` is taken.
 
     Returns:
-      float64 of the broadcast shape; a float for scalars.
+      float64 of the broadcast shape, at most the true worst case; a float for scalars.
 
     Raises:
-      ValueError: if an argument is out of range.
+      ValueError: if an argument is out of range, or one conditional score is given for several budgets.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
@@ -91,17 +96,20 @@ def largest_probability(
     """Certified upper bound on the score that an attack can cause: the other side, for "the score stays below".
 
     `V_max(p) = 1 - V_min(1 - p)`: the worst case of the complementary event, so adversarial mass that the clean input
-    never produces counts in full.
+    never produces counts in full (method section 3, "upper side").
 
     Args:
       p_b: UPPER bound on the clean smoothed score, in [0, 1].
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution.
       complement: `1 - p_b`, where it is known to more digits.
 
     Returns:
       float64 of the broadcast shape, at least the true value; a float for scalars.
+
+    Raises:
+      ValueError: if an argument is out of range, or one conditional score is given for several budgets.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
@@ -129,7 +137,7 @@ def certified_radius(
 
     Args:
       p_a: bound on the clean smoothed score in [0, 1]: a lower one for side "above", an upper one for "below".
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       smoothing: the smoothing distribution.
       tau: decision threshold in (0, 1).
       side: "above": the score stays above `tau`; "below": it stays below.
@@ -186,11 +194,14 @@ def certified_budget(
       tau: decision threshold in (0, 1).
       epsilon: l2 budget in the units of sigma, at least 0.
       complement: `1 - p_a`, where it is known to more digits.
-      max_budget: look no further; default 16,384, or the number of categorical fields.
+      max_budget: look no further; default 16,384, or the number of categorical fields. Deletion: tokens inserted.
 
     Returns:
-      int64 of the broadcast shape, an int for scalars: -1 where not even `d = 0` is certified; `max_budget` means "at
-      least that".
+      int64 of the broadcast shape, an int for scalars, at most the true one: -1 where not even `d = 0` is certified;
+      `max_budget` means "at least that".
+
+    Raises:
+      ValueError: if an argument is out of range, or draws are conditional: each score belongs to its own `d` then.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
@@ -231,16 +242,21 @@ def certified_budget(
 def required_probability(d: object, epsilon: object, smoothing: HybridSmoothing, tau: object) -> np.ndarray | float:
     """Smallest clean probability `p_A` that certifies `(d, epsilon)` at `tau`.
 
-    The inverse of `certified_radius`, solved along the frontier (method: `V(c; rho) = tau`, `p = F(c; rho)`).
+    The inverse of `certified_radius`, solved along the frontier: `V(c; rho) = tau`, `p = F(c; rho)` (method section 3,
+    "inverse").
 
     Args:
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution.
       tau: decision threshold in (0, 1).
 
     Returns:
-      float64, rounded up: every `p_A` from there on certifies; inf where none does. A float for scalars.
+      float64 of the broadcast shape, rounded up: every `p_A` from there on certifies; inf where none does. A float for
+      scalars.
+
+    Raises:
+      ValueError: if an argument is out of range.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
@@ -289,17 +305,20 @@ def required_samples(
 ) -> np.ndarray | int:
     """Number of draws that certify `(d, epsilon)` if every draw succeeds: the least that any input needs.
 
-    Smallest n with `alpha^(1/n) >= required_probability(d, epsilon)`.
+    Smallest n with `alpha^(1/n) >= required_probability(d, epsilon)` (method section 4).
 
     Args:
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution.
       tau: decision threshold in (0, 1).
       alpha: risk level in [1e-200, 1).
 
     Returns:
-      int64 of the broadcast shape, an int for scalars; -1 where no number of draws (up to 2^53) suffices.
+      int64 of the broadcast shape, rounded up, an int for scalars; -1 where no number of draws (up to 2^53) suffices.
+
+    Raises:
+      ValueError: if an argument is out of range.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
