@@ -136,7 +136,6 @@ def test_a_failed_sweep_leaves_no_file(capsys, monkeypatch, suffix, error, statu
             [*FIELDS, "--p-a", "0.9", "--budgets", "0:8:9", "--out", "a.csv"],
             "--budgets must be at most the number of fields 2, got 8",
         ),
-        ([*UNIFORM, "--p-a", "0.9", "--out", "a.csv"], "--sigma is needed (or --no-pixel-noise)"),
     ],
 )
 def test_bad_grids_are_one_sentence(capsys, argv, sentence):
