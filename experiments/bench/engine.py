@@ -6,8 +6,8 @@ The bare loop classifies batch after batch of one input and adds the votes up on
 boundaries, no stopping, no ledger. Both are repeated in turns, and medians are compared, so what counts are ratios
 within one run. `busy` is the share of the places of all batches that held a copy somebody had asked for.
 
-`noise` holds what grid noise costs: a compiled step that draws it and asks a network, against the same step with float32
-normals and JAX's own integers, on the demo guard and on pictures of 384 x 384 x 3 with a network of about 1 GFLOP.
+`noise` holds what grid noise costs: a compiled step that draws it and asks a network, against the same step with
+float32 normals and JAX's own integers, on the demo guard and on pictures of 384 x 384 x 3 with a network of 1 GFLOP.
 """
 
 from __future__ import annotations
