@@ -94,8 +94,7 @@ def certified_counts(
     Raises:
       ValueError: if a number is out of range.
     """
-    pairs, back = _distinct(check_draws("successes", successes, 0), check_draws("n", n))
-    p, complement = clean_bound(pairs[0], pairs[1], risk, side, plan)
+    p, complement, back = distinct_bounds(successes, n, risk, side, plan)
     if np.ndim(successes) == 1:
         radius = _radii(p[:, None], complement[:, None], np.asarray(budgets), smoothing, tau, side, total_variation)
         radius = radius[back]
@@ -107,6 +106,14 @@ def certified_counts(
             columns.append(found[again])
         radius = np.stack(columns, axis=1)
     return CertifiedCounts(p[back], complement[back], radius, largest_budget(radius, budgets))
+
+
+def distinct_bounds(
+    successes: np.ndarray, n: np.ndarray, risk: float, side: Side, plan: SamplingPlan | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`clean_bound` of the distinct counts, and for each entry of the arrays which one of them it has."""
+    pairs, back = _distinct(check_draws("successes", successes, 0), check_draws("n", n))
+    return *clean_bound(pairs[0], pairs[1], risk, side, plan), back
 
 
 def clean_bound(
@@ -162,10 +169,11 @@ def needed_samples(
     risk: float,
     side: Side = "above",
     *,
+    epsilon: float = 0.0,
     plan: SamplingPlan | None = None,
     total_variation: float = 0.0,
 ) -> np.ndarray:
-    """Draws that each budget needs at `eps = 0` if all agree, int64[D]; -1 where no number (of the plan) suffices.
+    """Draws that each budget needs at `epsilon` if all agree, int64[D]; -1 where no number (of the plan) suffices.
 
     With a plan that stops early: the first of its looks at which agreeing draws certify the budget.
     """
@@ -173,7 +181,7 @@ def needed_samples(
     level = _threshold(tau, side, total_variation)
     if level is None:
         return np.full(d.shape, -1, np.int64)
-    p, complement = _needed(d, smoothing, level, total_variation)
+    p, complement = _needed(d, smoothing, level, total_variation, epsilon)
     if plan is None:
         return _fixed_draws(p, complement, risk)
     return _planned_draws(p, complement, risk, side, plan)

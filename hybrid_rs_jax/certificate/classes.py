@@ -13,8 +13,9 @@ from hybrid_rs_jax.certificate.certify import largest_budget, shifted
 from hybrid_rs_jax.confidence import clopper_pearson_bound, clopper_pearson_upper_bound
 from hybrid_rs_jax.kernels import HybridSmoothing
 
-__all__ = ["CertifiedClasses", "certified_classes", "checked_votes"]
+__all__ = ["CertifiedClasses", "certified_classes", "class_bounds", "checked_votes"]
 
+Pair = tuple[np.ndarray, np.ndarray]
 #: Bisections for the level between the two scores; each one that is left out costs radius, never soundness.
 _STEPS = 40
 
@@ -65,6 +66,16 @@ def certified_classes(
       ties: of the draws, those whose margin is at rounding level: they count against the claim.
       total_variation: distance between the noise that was drawn and the ideal one, in [0, 1).
     """
+    label, top, other = class_bounds(votes, n, alpha, ties)
+    radius = _separated(top, other, np.asarray(budgets), smoothing, total_variation)
+    nested = np.where(np.minimum.accumulate(radius >= 0, axis=1), radius, -1.0)
+    return CertifiedClasses(label, *top, *other, radius, largest_budget(nested, budgets))
+
+
+def class_bounds(
+    votes: np.ndarray, n: np.ndarray, alpha: float, ties: np.ndarray | int = 0
+) -> tuple[np.ndarray, Pair, Pair]:
+    """The class with most votes, a lower bound on its score, an upper one on the others; each with its complement."""
     rows, classes = np.arange(len(votes)), votes.shape[1]
     label = votes.argmax(axis=1)
     top = np.maximum(votes[rows, label] - ties, 0)
@@ -76,10 +87,7 @@ def certified_classes(
         upper = clopper_pearson_upper_bound(np.minimum(others.max(axis=1) + ties, n), n, alpha / (2 * classes))
         sharper = upper.p < p_b
         p_b, rest_b = np.where(sharper, upper.p, p_b), np.where(sharper, upper.complement, rest_b)
-    p_a, rest_a = np.asarray(lower.p), np.asarray(lower.complement)
-    radius = _separated((p_a, rest_a), (p_b, rest_b), np.asarray(budgets), smoothing, total_variation)
-    nested = np.where(np.minimum.accumulate(radius >= 0, axis=1), radius, -1.0)
-    return CertifiedClasses(label, p_a, rest_a, p_b, rest_b, radius, largest_budget(nested, budgets))
+    return label, (np.asarray(lower.p), np.asarray(lower.complement)), (p_b, rest_b)
 
 
 def checked_votes(votes: object, n: object = None) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +117,8 @@ def checked_votes(votes: object, n: object = None) -> tuple[np.ndarray, np.ndarr
 
 
 def _separated(
-    top: tuple[np.ndarray, np.ndarray],
-    other: tuple[np.ndarray, np.ndarray],
+    top: Pair,
+    other: Pair,
     d: np.ndarray,
     smoothing: HybridSmoothing,
     delta: float,

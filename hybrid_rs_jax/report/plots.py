@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hybrid_rs_jax._text import counted, setting_text, span_text
 from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
-from hybrid_rs_jax.results.certificate import Certificate
-from hybrid_rs_jax.results.result import Result
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.results.result import Result
 
 __all__ = ["SUFFIXES", "plot_certified_accuracy", "plot_certified_share", "plot_frontier", "save_figure", "svg_figures"]
 
@@ -178,14 +179,17 @@ def plot_certified_share(ax: Any, budgets: Sequence[int], radius: np.ndarray) ->
 
 
 def _explain_gap(ax: Any, result: Result) -> None:
-    """Shade the budgets at which nothing is certified, and say what the statements say about the first of them."""
+    """Shade the budgets at which nothing is certified; with one decision its statement says why."""
     budgets, reached = result.budgets, (result.radius >= 0).any(axis=0)
-    if reached.all() or not reached.any() or not isinstance(result, Certificate):
+    if reached.all() or not reached.any():
         return
-    first = int(np.argmin(reached))
-    needed, planned = result.statement.needs.draws[first], result.plan is not None
+    first, statements = int(np.argmin(reached)), result.statements
+    planned = statements[0].stopping.plan is not None
+    needed = statements[0].needs.draws[first] if statements[0].classes is None else 0
     draws = int(np.max(result.n if result.n.ndim == 1 else result.n[:, first]))
-    if needed < 0:
+    if len(statements) > 1:
+        why = "no input is certified"
+    elif needed < 0:
         why = "no stop of this plan\ncertifies" if planned else "no number of draws\nup to 2^53 certifies"
     elif draws < needed and not planned:
         why = f"n = {draws} is too small:\nd = {budgets[first]} needs {needed}"

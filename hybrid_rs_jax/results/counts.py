@@ -50,7 +50,7 @@ class Counts:
       ids: names of the inputs, all different.
       successes, n: int64[B] for one sample per input, int64[B, D] for one sample per input and budget.
       ties: of the draws of `n`, those whose margin is at rounding level (they may be successes or not), same shape;
-        None: not known.
+        None: there are none, or it is not known.
       budgets: the D budgets where there is one sample per budget, else None.
       run: what a run folder says about the noise and the classifier, else None.
       plan: the plan that stopped the draws early; None: a number of draws that was fixed beforehand.
@@ -74,6 +74,10 @@ class Counts:
     skipped: tuple[tuple[str, str], ...] = ()
     unfinished: tuple[str, ...] = ()
     others: tuple[Column, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.ties is not None and not np.any(self.ties):
+            object.__setattr__(self, "ties", None)
 
     def __len__(self) -> int:
         return len(self.ids)

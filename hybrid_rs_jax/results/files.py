@@ -54,12 +54,14 @@ def write(result: Result, path: Path, suffix: str) -> None:
 
 
 def flat_columns(result: Result) -> dict[str, np.ndarray | tuple[str, ...]]:
-    """`id`, then `successes, n, p_a, radius_0, ...`: arrays [B]; what differs by budget has one column for each.
+    """`id`, then `successes, n, p_a, budget, radius_0, ...`: arrays [B]; what differs by budget has a column for each.
 
     Columns of the table that the counts came from stand at the end, those with a name that is taken under `name_`.
     """
     columns: dict[str, np.ndarray | tuple[str, ...]] = {"id": result.ids}
-    for name, values in row_columns(result).items():
+    rows = row_columns(result)
+    radii = {name: rows.pop(name) for name in list(rows) if name.startswith("radius")}
+    for name, values in (rows | radii).items():
         if isinstance(values, np.ndarray) and values.ndim == 2:
             labels = range(values.shape[1]) if name == "votes" else result.budgets
             columns |= {f"{name}_{label}": values[:, place] for place, label in enumerate(labels)}

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from hybrid_rs_jax._files import parse_json, path_text, read_text
+from hybrid_rs_jax.certificate.certify import distinct_bounds, largest_budget
+from hybrid_rs_jax.certificate.classes import checked_votes, class_bounds
 from hybrid_rs_jax.confidence import plan_from
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.kernels import HybridSmoothing
@@ -125,7 +127,10 @@ class _Stored:
         statement = build_statement(
             counts, self.smoothing, self.tau, self.alpha, self.budgets, "above" if above else "below", decisions
         )
-        bound, complement = self._bounds("p_a" if above else "upper_bound", above)
+        p, rest, back = distinct_bounds(
+            counts.certain(statement.side), counts.n, statement.risk.per_statement, statement.side, counts.plan
+        )
+        bound, complement = self._bounds("p_a" if above else "upper_bound", above, (p[back], rest[back]))
         radius, budget = self._radius("radius"), self._integers("budget", -1)
         if decisions == 2:
             if counts.budgets is not None:
@@ -133,7 +138,7 @@ class _Stored:
             else:
                 mine = np.array([row["decision"] == ("unsafe" if above else "safe") for row in self.rows])
                 radius = np.where(mine[:, None], radius, -1.0)
-            budget = _largest(radius, self.budgets)
+            budget = largest_budget(radius, self.budgets)
         known = dataclasses.replace(statement, package=self._package(), known_needs=_needs(needs))
         return Certificate(counts, radius, budget, bound, complement, known)
 
@@ -152,13 +157,15 @@ class _Stored:
     def _classes(self) -> ClassCertificate:
         counts = self.counts
         statement = build_statement(counts, self.smoothing, None, self.alpha, self.budgets)
+        votes, draws = checked_votes(counts.votes, counts.n)
+        _, top, other = class_bounds(votes, draws, self.alpha, 0 if counts.ties is None else counts.ties)
         return ClassCertificate(
             counts,
             self._radius("radius"),
             self._integers("budget", -1),
             self._integers("label"),
-            *self._bounds("p_a", True),
-            *self._bounds("p_b", False),
+            *self._bounds("p_a", True, top),
+            *self._bounds("p_b", False, other),
             dataclasses.replace(statement, package=self._package()),
         )
 
@@ -192,15 +199,18 @@ class _Stored:
     def _package(self) -> str:
         return str(self.statement.get("package", "an unknown version"))
 
-    def _bounds(self, name: str, lower: bool) -> tuple[np.ndarray, np.ndarray]:
-        """A bound and its complement; version 0.1 wrote every bound as p_a, and no complement."""
+    def _bounds(self, name: str, lower: bool, again: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """A bound and its complement, which is that of the counts (`again`) where they give this very bound.
+
+        Version 0.1 wrote every bound as p_a.
+        """
         bound = self._reals(name if name in self.rows[0] else "p_a")
         if not np.all((bound >= 0) & (bound <= 1)):
             raise ValueError(f"{name} must be in [0, 1]")
-        if f"{name}_complement" in self.rows[0]:
-            return bound, self._reals(f"{name}_complement")
-        outward = np.nextafter(1 - bound, 2 if lower else -1)
-        return bound, np.clip(np.where((bound == 0) | (bound == 1), 1 - bound, outward), 0, 1)
+        if bound.shape != again[0].shape:
+            raise ValueError(f"{name} must have the shape of the counts")
+        outward = np.clip(np.nextafter(1 - bound, 2 if lower else -1), 0, 1)
+        return bound, np.where(bound == again[0], again[1], outward)
 
     def _radius(self, name: str) -> np.ndarray:
         radius = self._reals(name)
@@ -227,12 +237,6 @@ def _needs(stored: Object) -> Needs | None:
     complement = _number(stored["needed_share_complement"], "needed_share_complement", -2.0, 2.0)
     share = stored["needed_share"]
     return Needs(draws, 1.0 if share is None else _number(share, "needed_share", 0.0, 2.0), complement)
-
-
-def _largest(radius: np.ndarray, budgets: tuple[int, ...]) -> np.ndarray:
-    from hybrid_rs_jax.certificate.certify import largest_budget
-
-    return largest_budget(radius, budgets)
 
 
 def _object(value: object, name: str) -> Object:

@@ -69,9 +69,10 @@ def row_columns(result: Result) -> dict[str, Values]:
     if counts.ties is not None:
         columns["ties"] = counts.ties
     columns |= _bound_columns(result)
-    columns |= {"budget": result.budget, "radius": result.radius}
+    columns["radius"] = result.radius
     if isinstance(result, Decisions) and counts.budgets is not None:  # both may certify something, at different budgets
         columns |= {"radius_unsafe": result.unsafe.radius, "radius_safe": result.safe.radius}
+    columns["budget"] = result.budget
     return columns
 
 
@@ -81,7 +82,7 @@ def _bound_columns(result: Result) -> dict[str, Values]:
     upper = "p_b" if isinstance(result, ClassCertificate) else "upper_bound"
     for name, bounds in (("p_a", result.lower_bound), (upper, result.upper_bound)):
         if bounds is not None:
-            columns |= {name: bounds.p, f"{name}_complement": bounds.complement}
+            columns[name] = bounds.p
     return columns
 
 
