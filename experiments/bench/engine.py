@@ -7,7 +7,7 @@ boundaries, no stopping, no ledger. Both are repeated in turns, and medians are 
 within one run. `busy` is the share of the places of all batches that held a copy somebody had asked for.
 
 `noise` holds what grid noise costs: a compiled step that draws it and asks a network, against the same step with
-float32 normals and JAX's own integers, on the demo guard and on pictures of 384 x 384 x 3 with a network of about 1 GFLOP.
+float32 normals and JAX's own integers, on the demo guard and on pictures of 384 x 384 x 3 with a network of 1 GFLOP.
 """
 
 from __future__ import annotations

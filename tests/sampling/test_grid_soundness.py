@@ -88,10 +88,8 @@ def test_exact_scores_of_any_set_of_integers_keep_the_bound(offset):
     weights = outcome_weights(SIGMA, GRID_STEP)
     law = np.array(weights, object)
     rng, size = np.random.default_rng(offset), len(weights) + offset
-    lines = [np.arange(size) < cut for cut in range(0, size, 97)] + [
-        np.arange(size) >= cut for cut in range(1, size, 97)
-    ]
-    sets = lines + [rng.random(size) < share for share in rng.random(200)]
+    lines = [np.arange(size) < cut for cut in range(0, size, 97)]
+    sets = [*lines, *[~line for line in lines]] + [rng.random(size) < share for share in rng.random(200)]
     sets += [np.arange(size) % 2 == 0, np.isin(np.arange(size), np.flatnonzero(law > 0))]
     delta = SMOOTHING.total_variation(1)
     worst = []
