@@ -191,6 +191,22 @@ def uniform(beta: float, vocab_size: int, d: int) -> Channel:
     return _from_pairs([(fmpq(p, total), fmpq(q, total)) for p, q in groups.values()])
 
 
+def forced_uniform(beta: float, vocab_size: int, d: int) -> Channel:
+    """Conditional draws: d positions uniform over the alphabet, against the deployed law of the attacked text there."""
+    beta, hit = drawn(beta), fmpq(1, vocab_size)
+    counts = [(fmpq(math.comb(d, j)), j) for j in range(d + 1)]
+    drawn_masses = [c * hit**j * (1 - hit) ** (d - j) for c, j in counts]
+    deployed = [c * (1 - beta) ** j * beta ** (d - j) for c, j in counts]
+    return _from_pairs(list(zip(drawn_masses, deployed, strict=True)))
+
+
+def edited(share: float, removed: int, added: int) -> Channel:
+    """Deletion noise: `removed` tokens deleted on the clean side, `added` ones on the attacked side, else disjoint."""
+    share = drawn(share)
+    p, q = share**removed, share**added
+    return _from_pairs([(p, q), (1 - p, fmpq(0)), (fmpq(0), 1 - q)])
+
+
 @lru_cache(maxsize=256)
 def categorical(beta: float, cardinalities: tuple[int, ...]) -> Channel:
     """Uniform replacement on fields of the given cardinalities, all of them attacked.

@@ -2,12 +2,15 @@
 
 Work is done in float64 on the CPU inside a scoped x64 context, so neither `jax.config` nor the caller's default device
 matters, and nothing depends on the caller's own arithmetic.
+
+A discrete budget `d` is a number of tokens changed; for the deletion kernel a number of tokens inserted, or `Edits`.
+With `Conditional` the score `p_a` comes from draws in which the positions of that `d` were always resampled: it
+belongs to one `d`, and is not broadcast over several.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +18,6 @@ from hybrid_rs_jax._checks import (
     MOST_DRAWS,
     SEARCHED_BUDGET,
     check_budget,
-    check_budget_array,
     check_complement,
     check_epsilon,
     check_risk,
@@ -23,8 +25,9 @@ from hybrid_rs_jax._checks import (
     check_tau,
 )
 from hybrid_rs_jax.certificate import _batches
+from hybrid_rs_jax.certificate._budgets import check_lanes
 from hybrid_rs_jax.confidence import LowerBound, clopper_pearson_bound
-from hybrid_rs_jax.kernels import Conditional, DeletionKernel, Edits, HybridSmoothing
+from hybrid_rs_jax.kernels import Edits, HybridSmoothing
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
 
 __all__ = [
@@ -44,20 +47,21 @@ def worst_case_probability(
 ) -> np.ndarray | float:
     """Certified lower bound on the smoothed score under every attack of `d` tokens and l2 budget `epsilon`.
 
-    `V*(d, eps) = min_h E_Q[h]` over tests with `E_P[h] = p_A` (Theorem 4.2), never above the true value.
+    `V*(d, eps) = min_h E_Q[h]` over tests with `E_P[h] = p_A` (paper Theorem 4.2, method section 3).
 
     Args:
       p_a: lower bound on the clean smoothed score, in [0, 1].
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution. Without a discrete kernel `d > 0` gives 0, without sigma `epsilon > 0`.
-      complement: `1 - p_a`, where it is known to more digits (see `clopper_pearson_bound`).
+      complement: `1 - p_a`, where it is known to more digits (see `clopper_pearson_bound`); where it claims more than
+        `p_a` does, `1 - p_a` is taken.
 
     Returns:
-      float64 of the broadcast shape; a float for scalars.
+      float64 of the broadcast shape, at most the true worst case; a float for scalars.
 
     Raises:
-      ValueError: if an argument is out of range.
+      ValueError: if an argument is out of range, or one conditional score is given for several budgets.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
@@ -74,7 +78,7 @@ def worst_case_bounds(
     """`worst_case_probability` with an upper bound beside it: how tight the number is. Shapes [*broadcast]."""
     p, q = check_complement("p_a", p_a, complement)
     epsilon = check_epsilon(epsilon)
-    budgets = _budgets(d, smoothing, np.asarray(p_a).shape)
+    budgets = check_lanes(d, smoothing, np.asarray(p_a).shape)
     p, q, lanes_budget, epsilon = np.broadcast_arrays(p, q, budgets.place, epsilon)
     rho, lost = _rho(epsilon, smoothing)
 
@@ -92,11 +96,11 @@ def largest_probability(
     """Certified upper bound on the score that an attack can cause: the other side, for "the score stays below".
 
     `V_max(p) = 1 - V_min(1 - p)`: the worst case of the complementary event, so adversarial mass that the clean input
-    never produces counts in full.
+    never produces counts in full (method section 3, "upper side").
 
     Args:
       p_b: UPPER bound on the clean smoothed score, in [0, 1].
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution.
       complement: `1 - p_b`, where it is known to more digits.
@@ -104,13 +108,16 @@ def largest_probability(
     Returns:
       float64 of the broadcast shape, at least the true value; a float for scalars.
 
+    Raises:
+      ValueError: if an argument is out of range, or one conditional score is given for several budgets.
+
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
     >>> round(largest_probability(1e-3, d=1, epsilon=0.5, smoothing=smoothing), 4)
     0.7622
     """
     p, q = check_complement("p_b", p_b, complement, upper=True)
-    _budgets(d, smoothing, np.asarray(p_b).shape)
+    check_lanes(d, smoothing, np.asarray(p_b).shape)
     lower, _ = worst_case_bounds(q, d, epsilon, smoothing, complement=p)
     return _scalar(np.minimum(1.0, (1.0 - lower) * _UP))
 
@@ -130,7 +137,7 @@ def certified_radius(
 
     Args:
       p_a: bound on the clean smoothed score in [0, 1]: a lower one for side "above", an upper one for "below".
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       smoothing: the smoothing distribution.
       tau: decision threshold in (0, 1).
       side: "above": the score stays above `tau`; "below": it stays below.
@@ -154,7 +161,7 @@ def certified_radius(
     tau_q = np.asarray(1 - tau_p)
     if side == "below":
         p, q, tau_p, tau_q = q, p, tau_q * _UP, tau_p
-    budgets = _budgets(d, smoothing, np.asarray(p_a).shape)
+    budgets = check_lanes(d, smoothing, np.asarray(p_a).shape)
     p, q, lanes_budget, tau_p, tau_q = np.broadcast_arrays(p, q, budgets.place, tau_p, tau_q)
 
     def solve(ratio: LikelihoodRatio, lanes: np.ndarray) -> np.ndarray:
@@ -187,11 +194,14 @@ def certified_budget(
       tau: decision threshold in (0, 1).
       epsilon: l2 budget in the units of sigma, at least 0.
       complement: `1 - p_a`, where it is known to more digits.
-      max_budget: look no further; default 16,384, or the number of categorical fields.
+      max_budget: look no further; default 16,384, or the number of categorical fields. Deletion: tokens inserted.
 
     Returns:
-      int64 of the broadcast shape, an int for scalars: -1 where not even `d = 0` is certified; `max_budget` means "at
-      least that".
+      int64 of the broadcast shape, an int for scalars, at most the true one: -1 where not even `d = 0` is certified;
+      `max_budget` means "at least that".
+
+    Raises:
+      ValueError: if an argument is out of range, or draws are conditional: each score belongs to its own `d` then.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
@@ -232,16 +242,21 @@ def certified_budget(
 def required_probability(d: object, epsilon: object, smoothing: HybridSmoothing, tau: object) -> np.ndarray | float:
     """Smallest clean probability `p_A` that certifies `(d, epsilon)` at `tau`.
 
-    The inverse of `certified_radius`, solved along the frontier (method: `V(c; rho) = tau`, `p = F(c; rho)`).
+    The inverse of `certified_radius`, solved along the frontier: `V(c; rho) = tau`, `p = F(c; rho)` (method section 3,
+    "inverse").
 
     Args:
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution.
       tau: decision threshold in (0, 1).
 
     Returns:
-      float64, rounded up: every `p_A` from there on certifies; inf where none does. A float for scalars.
+      float64 of the broadcast shape, rounded up: every `p_A` from there on certifies; inf where none does. A float for
+      scalars.
+
+    Raises:
+      ValueError: if an argument is out of range.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
@@ -255,7 +270,7 @@ def required_probability(d: object, epsilon: object, smoothing: HybridSmoothing,
 def required_bound(d: object, epsilon: object, smoothing: HybridSmoothing, tau: object) -> LowerBound:
     """`required_probability` and its complement, negative where no probability certifies."""
     tau_p, epsilon = check_tau(tau), check_epsilon(epsilon)
-    budgets = _budgets(d, smoothing)
+    budgets = check_lanes(d, smoothing)
     lanes_budget, epsilon, tau_p = np.broadcast_arrays(budgets.place, epsilon, tau_p)
     rho, lost = _rho(epsilon, smoothing)
 
@@ -290,17 +305,20 @@ def required_samples(
 ) -> np.ndarray | int:
     """Number of draws that certify `(d, epsilon)` if every draw succeeds: the least that any input needs.
 
-    Smallest n with `alpha^(1/n) >= required_probability(d, epsilon)`.
+    Smallest n with `alpha^(1/n) >= required_probability(d, epsilon)` (method section 4).
 
     Args:
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution.
       tau: decision threshold in (0, 1).
       alpha: risk level in [1e-200, 1).
 
     Returns:
-      int64 of the broadcast shape, an int for scalars; -1 where no number of draws (up to 2^53) suffices.
+      int64 of the broadcast shape, rounded up, an int for scalars; -1 where no number of draws (up to 2^53) suffices.
+
+    Raises:
+      ValueError: if an argument is out of range.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
@@ -325,47 +343,6 @@ def required_samples(
     for _ in range(3):
         n = np.where(enough(n), n, n + 1)
     return _scalar(np.where(possible, n, -1))
-
-
-class _Budgets(NamedTuple):
-    """Discrete budgets of some shape: the distinct ones, and for each place the index of its own."""
-
-    values: list[int | Edits]
-    place: np.ndarray
-
-
-def _budgets(d: object, smoothing: HybridSmoothing, score_shape: tuple[int, ...] | None = None) -> _Budgets:
-    """Checked budgets; a score of shape `score_shape` that came from conditional draws must belong to one of them."""
-    array = np.asarray(d, object) if _holds_edits(d) else check_budget_array(d)
-    if array.dtype == object:
-        values = list(dict.fromkeys(array.flat))
-        kernel = smoothing.discrete
-        if not isinstance(kernel.kernel if isinstance(kernel, Conditional) else kernel, DeletionKernel):
-            raise ValueError(f"Edits are budgets of the deletion kernel, not of {kernel!r}, got {values[0]!r}.")
-        index = np.array([values.index(budget) for budget in array.flat], np.int64).reshape(array.shape)
-    else:
-        distinct, index = np.unique(array, return_inverse=True)
-        values, index = distinct.tolist(), index.reshape(array.shape)
-    if smoothing.conditional and score_shape is not None:
-        _check_own_scores(index, score_shape, values)
-    return _Budgets(values, index)
-
-
-def _holds_edits(d: object) -> bool:
-    if isinstance(d, (list, tuple)):
-        return any(_holds_edits(part) for part in d)
-    return isinstance(d, Edits) or (isinstance(d, np.ndarray) and d.dtype == object and _holds_edits(d.tolist()))
-
-
-def _check_own_scores(index: np.ndarray, score_shape: tuple[int, ...], values: list[int | Edits]) -> None:
-    """Conditional draws: along an axis on which d varies there must be a score for each d."""
-    lengths = (1,) * (index.ndim - len(score_shape)) + tuple(score_shape)[-index.ndim :] if index.ndim else ()
-    for axis, length in enumerate(lengths):
-        if length == 1 and np.any(index != index.take([0], axis)):
-            raise ValueError(
-                f"A score from conditional draws belongs to one d: give one for each budget, got shape {score_shape} "
-                f"for d = {values}."
-            )
 
 
 def _per_budget(

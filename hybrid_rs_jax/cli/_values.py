@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from cyclopts import Parameter
 
+from hybrid_rs_jax._checks import LARGEST_SIGMA, SMALLEST_ALPHA, SMALLEST_SIGMA, TABULATED_BUDGET
+
 __all__ = [
     "LARGEST",
     "MAX_BUDGET",
@@ -23,14 +25,13 @@ __all__ = [
     "open_unit",
     "pixel_range",
     "positive",
+    "risk_level",
     "shard",
     "target",
 ]
 
-#: Larger discrete budgets are refused: a table over so many would take hours.
-MAX_BUDGET = 1000
-#: Beyond these limits products with a number leave the range of float64.
-SMALLEST, LARGEST = 1e-12, 1e12
+MAX_BUDGET = TABULATED_BUDGET
+SMALLEST, LARGEST = SMALLEST_SIGMA, LARGEST_SIGMA
 MOST_VALUES = 1_000_000
 
 
@@ -50,6 +51,14 @@ def open_unit(text: str) -> float:
     value = _number(text)
     if not 0 < value < 1:
         raise ValueError(f"must lie in (0, 1), got {text}")
+    return value
+
+
+def risk_level(text: str) -> float:
+    """A risk level, as the library takes it."""
+    value = _number(text)
+    if not SMALLEST_ALPHA <= value < 1:
+        raise ValueError(f"must lie in [{SMALLEST_ALPHA:g}, 1), got {text}")
     return value
 
 

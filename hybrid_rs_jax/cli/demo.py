@@ -20,7 +20,7 @@ from cyclopts import Parameter
 from hybrid_rs_jax._files import atomic_folder, check_target_folder, free_folder
 from hybrid_rs_jax._text import DASH, floor_text, mean, radius_text
 from hybrid_rs_jax.cli._values import flag, integer
-from hybrid_rs_jax.cli.options import ALPHA, Positive, Seed, Unit
+from hybrid_rs_jax.cli.options import ALPHA, Level, Positive, Seed, Unit
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import certificate_rows, print_table, say
@@ -64,7 +64,7 @@ class DemoOptions:
     tau: Unit | None = None
     """threshold on the smoothed score
     (default: 4.6e-05, which 100,000 copies at run time miss with probability 0.01)"""
-    alpha: Unit = ALPHA
+    alpha: Level = ALPHA
     """risk level per input, chosen before the counts are seen (default: 0.01)"""
 
     @property

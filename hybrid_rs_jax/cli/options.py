@@ -1,9 +1,8 @@
 """Options that commands share: a frozen dataclass per group, whose fields are the flags and whose texts are the help.
 
-Nothing here needs JAX, so that `--help` answers at once.
+Nothing here needs JAX, so that `--help` answers at once. Annotations are evaluated here and now (no `from __future__`):
+the parser reads those of a class that inherits fields in another module, which need not know the names.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
@@ -13,17 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from hybrid_rs_jax._text import joined, setting_text
-from hybrid_rs_jax.cli._values import (
-    at_least_zero,
-    flag,
-    image_size,
-    integer,
-    integer_grid,
-    labels,
-    open_unit,
-    positive,
-    target,
-)
+from hybrid_rs_jax.cli import _values
+from hybrid_rs_jax.cli._values import at_least_zero, flag, integer, integer_grid, open_unit, positive, risk_level
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 if TYPE_CHECKING:
@@ -43,6 +33,7 @@ __all__ = [
     "RiskOptions",
     "Seed",
     "StoppingOptions",
+    "Level",
     "Unit",
     "check_fields",
     "check_noise",
@@ -54,12 +45,13 @@ TAU, ALPHA, BETA, SAMPLES = 4.6e-5, 0.01, 0.25, 10_000
 
 KernelName = Literal["uniform", "absorbing", "categorical", "none"]
 Unit = Annotated[float, flag(open_unit, "P")]
+Level = Annotated[float, flag(risk_level, "A")]
 Positive = Annotated[float, flag(positive, "X")]
 AtLeastZero = Annotated[float, flag(at_least_zero, "X")]
 Count = Annotated[int, flag(integer(1, 2**31 - 1), "N")]
 Batch = Annotated[int, flag(integer(1, 2**24), "B")]
 Seed = Annotated[int, flag(integer(0, 2**31 - 1), "S")]
-Target = Annotated[tuple[int, float], flag(target, "d=D,eps=E")]
+Target = Annotated[tuple[int, float], flag(_values.target, "d=D,eps=E")]
 Symbols = Annotated[int, flag(integer(2, 2**31 - 1), "V")]
 Cardinalities = Annotated[
     tuple[int, ...], flag(lambda text: tuple(integer_grid(2, 2**31 - 1)(text).tolist()), "K,K,...")
@@ -86,12 +78,12 @@ class NoiseOptions:
     no_pixel_noise: bool = False
     """text-only: tokens alone carry noise"""
 
-    def or_default(self, **defaults: Any) -> NoiseOptions:
+    def or_default(self, **defaults: Any) -> "NoiseOptions":
         """The same, with these values where a flag was not given."""
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **missing)
 
-    def smoothing(self) -> HybridSmoothing:
+    def smoothing(self) -> "HybridSmoothing":
         """The smoothing distribution of the flags.
 
         Raises:
@@ -107,7 +99,7 @@ class NoiseOptions:
         check_noise(no_pixel_noise=self.no_pixel_noise, **given)
         return build_smoothing(given)
 
-    def repeated(self, known: HybridSmoothing) -> HybridSmoothing:
+    def repeated(self, known: "HybridSmoothing") -> "HybridSmoothing":
         """The smoothing distribution of a run, which the flags may repeat but not contradict.
 
         Raises:
@@ -139,7 +131,7 @@ class RiskOptions:
 
     tau: Unit | None = None
     """decision threshold on the smoothed score, in (0, 1) (default: 4.6e-05)"""
-    alpha: Unit | None = None
+    alpha: Level | None = None
     """risk level per input, in (0, 1), chosen before the counts are seen (default: 0.01)"""
 
     @property
@@ -174,7 +166,9 @@ class StoppingOptions:
         if self.tolerance is not None and not self.frontier:
             raise BadInputError("--tolerance has a meaning with --frontier only.")
 
-    def plan(self, smoothing: HybridSmoothing, tau: float, alpha: float, total_variation: float = 0.0) -> SamplingPlan:
+    def plan(
+        self, smoothing: "HybridSmoothing", tau: float, alpha: float, total_variation: float = 0.0
+    ) -> "SamplingPlan":
         """The sampling plan, for noise that is `total_variation` away from the ideal one.
 
         Raises:
@@ -230,12 +224,12 @@ class GuardOptions:
     """noise on the empty positions behind the text, or on the whole text (default: suffix)"""
     text_length: Annotated[int, flag(integer(1, 2**20), "L")] | None = None
     """positions of the certified text, padding included (default: 64)"""
-    image_size: Annotated[tuple[int, int], flag(image_size, "HxW")] | None = None
+    image_size: Annotated[tuple[int, int], flag(_values.image_size, "HxW")] | None = None
     """certified resolution in pixels, e.g. 384x384 (default: one tile of the checkpoint)"""
     alphabet: Annotated[Path, Parameter(metavar="FILE")] | None = None
     """ids of the tokens that noise draws from and attackers may use, a text file of integers
     (default: all tokens that are not special)"""
-    labels: Annotated[tuple[str, str], flag(labels, "UNSAFE,SAFE")] | None = None
+    labels: Annotated[tuple[str, str], flag(_values.labels, "UNSAFE,SAFE")] | None = None
     """the two labels; spellings of one are separated by | (default: Unsafe,Safe)"""
     answer: Annotated[str, Parameter(metavar="TEXT")] | None = None
     """beginning of an answer with {label} in it (default: {"rating": "{label}")"""
@@ -266,12 +260,12 @@ class GuardOptions:
 def target_test(
     d: int,
     epsilon: float,
-    smoothing: HybridSmoothing,
+    smoothing: "HybridSmoothing",
     tau: float,
     alpha: float,
     max_samples: int,
     total_variation: float = 0.0,
-) -> SequentialTest:
+) -> "SequentialTest":
     """The sequential test of "is p_A high enough for (d, epsilon)?", with noise so far from the ideal one.
 
     Raises:
@@ -328,7 +322,7 @@ def check_noise(kernel: str, *, no_pixel_noise: bool = False, step: float | None
         raise BadInputError(f"--kernel {kernel} has no use for {joined(idle)}; leave it out or choose another kernel.")
 
 
-def check_target(d: int, epsilon: float, smoothing: HybridSmoothing) -> None:
+def check_target(d: int, epsilon: float, smoothing: "HybridSmoothing") -> None:
     """Refuse a target on a part that carries no noise."""
     if smoothing.sigma is None and epsilon > 0:
         raise BadInputError("eps above 0 needs pixel noise: without it no pixel change is certified.")
@@ -337,7 +331,7 @@ def check_target(d: int, epsilon: float, smoothing: HybridSmoothing) -> None:
     check_fields(smoothing, d)
 
 
-def check_fields(smoothing: HybridSmoothing, budget: int) -> None:
+def check_fields(smoothing: "HybridSmoothing", budget: int) -> None:
     """Refuse a discrete budget above the number of categorical fields."""
     fields = getattr(smoothing.discrete, "cardinalities", None)
     if fields is not None and budget > len(fields):

@@ -20,7 +20,8 @@ from cyclopts import Group, Parameter
 
 from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import counted
-from hybrid_rs_jax.cli._values import flag, integer, pixel_range, shard
+from hybrid_rs_jax.cli import _values
+from hybrid_rs_jax.cli._values import flag, integer
 from hybrid_rs_jax.cli.options import (
     BETA,
     Batch,
@@ -60,7 +61,7 @@ class WorkOptions:
 
     limit: Count | None = None
     """only the first K inputs"""
-    shard: Annotated[tuple[int, int], flag(shard, "I/K")] = (0, 1)
+    shard: Annotated[tuple[int, int], flag(_values.shard, "I/K")] = (0, 1)
     """every K-th input from the I-th on (0/4, 1/4, ...): runs of several machines, joined by `hybrid-rs merge`"""
     batch_size: Batch | None = None
     """noisy copies per step (default: 2000, or 16 for a vision-language checkpoint)"""
@@ -84,7 +85,7 @@ def sample(
     data: Annotated[str, Parameter(metavar="DATA")],
     out: Annotated[Path, Parameter(metavar="RUN")],
     resume: bool = False,
-    pixel_range: Annotated[tuple[float, float], flag(pixel_range, "LOW,HIGH")] | None = None,
+    pixel_range: Annotated[tuple[float, float], flag(_values.pixel_range, "LOW,HIGH")] | None = None,
     stopping: StoppingOptions | None = None,
     noise: NoiseOptions | None = None,
     risk: RiskOptions | None = None,

@@ -31,7 +31,7 @@ from hybrid_rs_jax.cli._values import (
     integer_grid,
     number_grid,
 )
-from hybrid_rs_jax.cli.options import ALPHA, TAU, Cardinalities, KernelName, Symbols, Unit
+from hybrid_rs_jax.cli.options import ALPHA, TAU, Cardinalities, KernelName, Level, Symbols, Unit
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.long_table import LongTableWriter
 from hybrid_rs_jax.report.progress import progress_bar
@@ -89,7 +89,7 @@ class SweepOptions:
     """certified radius at --tau instead of worst-case scores"""
     tau: Unit | None = None
     """threshold for --radius (default: 4.6e-05)"""
-    alpha: Unit | None = None
+    alpha: Level | None = None
     """risk for --samples (default: 0.01)"""
 
     def check(self) -> None:

@@ -63,7 +63,17 @@ def clopper_pearson(successes: object, n: object, alpha: object) -> np.ndarray |
 
 
 def clopper_pearson_bound(successes: object, n: object, alpha: object) -> LowerBound:
-    """`clopper_pearson` together with the complement, which keeps its digits when the bound is close to one."""
+    """`clopper_pearson` together with the complement, which keeps its digits when the bound is close to one.
+
+    Args:
+      successes, n, alpha: as for `clopper_pearson`; they broadcast.
+
+    Returns:
+      `p` float64, at most the exact bound, and `complement`, at least one minus the exact bound.
+
+    Raises:
+      ValueError: as `clopper_pearson`.
+    """
     k, n, alpha = np.broadcast_arrays(*check_counts(successes, n), check_risk(alpha))
     shape = k.shape
     k, n, alpha = (np.atleast_1d(x) for x in (k, n, alpha))
@@ -106,7 +116,17 @@ def clopper_pearson_upper(successes: object, n: object, alpha: object) -> np.nda
 
 
 def clopper_pearson_upper_bound(successes: object, n: object, alpha: object) -> UpperBound:
-    """`clopper_pearson_upper` together with the complement, which keeps its digits when the bound is close to one."""
+    """`clopper_pearson_upper` together with the complement, which keeps its digits when the bound is close to one.
+
+    Args:
+      successes, n, alpha: as for `clopper_pearson_upper`; they broadcast.
+
+    Returns:
+      `p` float64, at least the exact bound, and `complement`, at most one minus the exact bound.
+
+    Raises:
+      ValueError: as `clopper_pearson_upper`.
+    """
     k, n = check_counts(successes, n)
     failures = clopper_pearson_bound(n - k, n, alpha)
     return UpperBound(failures.complement, failures.p)

@@ -100,7 +100,7 @@ class Conditional:
         candidates = self.likelihood_ratios(d)
         if len(candidates) > 1:
             raise ValueError(
-                f"No single set of {d} fields is the worst one for these arities and beta = {self.kernel.beta}: "  # type: ignore[union-attr]
+                f"No single set of {d} fields is the worst one for the arities and beta of {self.kernel}: "
                 f"take the minimum over the {len(candidates)} laws of likelihood_ratios({d})."
             )
         return candidates[0]

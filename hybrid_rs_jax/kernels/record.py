@@ -32,14 +32,22 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "categorical": ("beta", "cardinalities"),
     "none": (),
 }
+# What a record may name; the command line draws the others.
+_RECORDED = {"deletion": ("p_delete",), **KERNELS}
 
 
 def describe_smoothing(smoothing: HybridSmoothing) -> dict[str, Any]:
     """`{"kernel", its fields, "sigma", "step"}`; kernel "none" is image-only, sigma null is text-only.
 
-    `step` is null where the smoothing does not say one; `describe_noise` says which one was drawn with.
+    `step` is null where the smoothing does not say one; `describe_noise` says which one was drawn with. `Conditional`
+    is the record of its kernel with `"draws": "conditional"`, and `"nested": true` where it is.
     """
+    from hybrid_rs_jax.kernels.conditional import Conditional
+
     kernel = smoothing.discrete
+    if isinstance(kernel, Conditional):
+        inner = describe_smoothing(dataclasses.replace(smoothing, discrete=kernel.kernel))
+        return {**inner, "draws": "conditional", **({"nested": True} if kernel.nested else {})}
     record: dict[str, Any] = {"kernel": "none"}
     if kernel is not None:
         name = type(kernel).__name__.removesuffix("Kernel").lower()
@@ -84,29 +92,36 @@ def build_smoothing(record: Mapping[str, Any]) -> HybridSmoothing:
       BadInputError: if a field is missing or out of range, with the field's name.
     """
     name, sigma, step = record.get("kernel"), record.get("sigma"), record.get("step")
-    if not isinstance(name, str) or name not in KERNELS:
+    if not isinstance(name, str) or name not in _RECORDED:
         raise BadInputError(f"kernel must be {joined(KERNELS, 'or')}, got {name!r:.80}.")
-    missing = [field for field in KERNELS[name] if record.get(field) is None]
+    missing = [field for field in _RECORDED[name] if record.get(field) is None]
     if missing:
         raise BadInputError(f"The {name} kernel needs {joined(missing)}.")
     if name == "none" and sigma is None:
         raise BadInputError("Without a kernel there must be a sigma: noise on neither part certifies nothing.")
-    from hybrid_rs_jax.kernels import HybridSmoothing
+    if record.get("draws", "ordinary") not in ("ordinary", "conditional"):
+        raise BadInputError(f"draws must be ordinary or conditional, got {record['draws']!r:.80}.")
+    from hybrid_rs_jax.kernels import Conditional, HybridSmoothing
 
     with library_sentences():
         try:
             numbers = {"sigma": sigma, "step": step}
             given = {field: None if value is None else _number(field, value) for field, value in numbers.items()}
-            return HybridSmoothing(_kernel(name, record), **given)
+            kernel = _kernel(name, record)
+            if record.get("draws") == "conditional":
+                kernel = Conditional(kernel, nested=record.get("nested") is True)
+            return HybridSmoothing(kernel, **given)
         except TypeError as error:
             raise BadInputError(f"The {name} kernel has a field of the wrong type: {error}.") from error
 
 
 def _kernel(name: str, record: Mapping[str, Any]) -> Any:
-    from hybrid_rs_jax.kernels import AbsorbingKernel, CategoricalKernel, UniformKernel
+    from hybrid_rs_jax.kernels import AbsorbingKernel, CategoricalKernel, DeletionKernel, UniformKernel
 
     if name == "none":
         return None
+    if name == "deletion":
+        return DeletionKernel(_number("p_delete", record["p_delete"]), record.get("pad_token", 0))
     given = record["beta"]
     beta: Any = tuple(_number("beta", b) for b in given) if isinstance(given, list) else _number("beta", given)
     if name == "uniform":
@@ -128,11 +143,14 @@ def smoothing_text(record: Mapping[str, Any]) -> str:
     if record["kernel"] == "none":
         parts.append("no token noise")
     else:
-        words = [f"{record['kernel']} kernel", f"beta = {_beta_text(record.get('beta'))}"]
+        share = "p_delete" if record["kernel"] == "deletion" else "beta"
+        words = [f"{record['kernel']} kernel", f"{share} = {_beta_text(record.get(share))}"]
         if record.get("vocab_size"):
             words.append(f"{record['vocab_size']:,} symbols")
         if record.get("cardinalities"):
             words.append(f"{len(record['cardinalities'])} fields")
+        if record.get("draws") == "conditional":
+            words.append("conditional draws")
         parts.append(", ".join(words))
     parts.append("no pixel noise" if record["sigma"] is None else f"sigma = {record['sigma']:g}")
     if record.get("step") is not None:

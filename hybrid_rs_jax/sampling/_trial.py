@@ -49,7 +49,7 @@ def traced(classifier: BaseClassifier, like: tuple[Any, Any], batches: list[Batc
       batches: noisy copies to try it on.
     """
     try:
-        closed = jax.make_jaxpr(classifier)(*like)
+        closed = _trace(classifier, like)
     except Exception as error:  # what the user's function raises on tracers is no error of theirs
         return f"JAX cannot trace it ({type(error).__name__})"
     if len(closed.out_avals) != 1:
@@ -60,15 +60,21 @@ def traced(classifier: BaseClassifier, like: tuple[Any, Any], batches: list[Batc
         asked = [np.asarray(classifier(*batch)) for batch in batches]
     except Exception as error:
         return f"called with JAX arrays it raises {type(error).__name__}"
+    try:
+        program = _program(_trace(classifier, batches[0]))  # one trace for all batches, as in the run
+    except Exception as error:
+        return f"JAX cannot trace it again ({type(error).__name__})"
+    compiled = jax.jit(program.apply)
     for batch, decisions in zip(batches, asked, strict=True):
-        try:
-            program = _program(jax.make_jaxpr(classifier)(*batch))
-        except Exception as error:
-            return f"JAX cannot trace it again ({type(error).__name__})"
-        again = np.asarray(jax.jit(program.apply)(program.parameters, *batch))
+        again = np.asarray(compiled(program.parameters, *batch))
         if again.shape != decisions.shape or not np.array_equal(again, decisions):
             return "called on the same noisy copies it decides otherwise than its traced program"
     return _program(closed)
+
+
+def _trace(classifier: BaseClassifier, like: tuple[Any, Any]) -> Any:
+    """A fresh trace: JAX keeps those of a function that it has seen, with the globals that it read then."""
+    return jax.make_jaxpr(lambda tokens, images: classifier(tokens, images))(*like)
 
 
 def _depends_on_input(closed: Any) -> bool:

@@ -5,6 +5,7 @@ S, and scores are sums over all texts: the likelihood ratio itself is never aske
 """
 
 import itertools
+import json
 import math
 
 import jax
@@ -17,6 +18,7 @@ from scipy.special import ndtr
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.certificate.bounds import worst_case_bounds
 from hybrid_rs_jax.kernels.conditional import check_forced
+from hybrid_rs_jax.kernels.record import build_smoothing, describe_smoothing, smoothing_text
 
 
 def law(symbols, kept, replaced, tokens):
@@ -360,3 +362,26 @@ def test_sizes_of_the_forced_sets():
     deletion = hrs.DeletionKernel(0.5)
     assert list(hrs.Conditional(deletion).forced_sizes(hrs.Edits(1, 2, 1))) == [2]
     assert list(hrs.Conditional(deletion, nested=True).forced_sizes(hrs.Edits(1, 2, 1))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        hrs.DeletionKernel(0.5, pad_token=3),
+        hrs.Conditional(hrs.UniformKernel(0.25, 9)),
+        hrs.Conditional(hrs.AbsorbingKernel(0.25, 2)),
+        hrs.Conditional(hrs.CategoricalKernel((0.25, 0.5), (2, 3))),
+        hrs.Conditional(hrs.DeletionKernel(0.75), nested=True),
+    ],
+)
+def test_a_record_of_the_noise_gives_it_back(kernel):
+    smoothing = hrs.HybridSmoothing(kernel, 0.5)
+    record = json.loads(json.dumps(describe_smoothing(smoothing)))
+    assert build_smoothing(record) == smoothing
+    assert ("conditional draws" in smoothing_text(record)) == smoothing.conditional
+
+
+def test_a_record_that_says_other_draws_is_refused():
+    record = {"kernel": "uniform", "beta": 0.25, "vocab_size": 9, "sigma": 1.0, "draws": "lucky"}
+    with pytest.raises(ValueError, match=r"^draws must be ordinary or conditional, got 'lucky'\.$"):
+        build_smoothing(record)

@@ -51,11 +51,11 @@ def test_it_learns_to_take_noise_away():
     assert losses[-1] < losses[0] / 2
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path):
     whole, losses = train(CONFIG, RULE, stripes(16), plan())
     for until in (1, 3, 4, None):
         parts, resumed = train(CONFIG, RULE, stripes(16), plan(), checkpoint=tmp_path / "state", until=until)
-    assert_same(whole, parts)
+    assert_same(whole, parts, atol=1e-4)  # a step moves weights by 2e-3
     assert resumed[-1] == pytest.approx(losses[-1], rel=0.5)
 
 

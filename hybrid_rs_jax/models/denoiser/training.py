@@ -4,7 +4,7 @@
     loss          `E |network(scale x, time) - target|^2` with `x = clean + s noise` (see `schedule`)
 
 Step `k` draws its pictures, levels and noise from `fold_in(seed, k)` alone, so a run that was killed and goes on from
-its checkpoint ends with the very weights of one that was not.
+its checkpoint ends as one that was not, but for rounding (the order of sums depends on threads and devices).
 """
 
 from __future__ import annotations
