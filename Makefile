@@ -13,7 +13,7 @@ help: ## show the targets
 $(BIN)/hybrid-rs: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[demo]"
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/hybrid-rs

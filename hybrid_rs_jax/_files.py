@@ -1,17 +1,20 @@
-"""Files that are written whole or not at all, and never over a file that somebody may still need."""
+"""Paths, files that are read, and files that are written whole or not at all, never over one that somebody may need."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import importlib
 import json
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.errors import BadInputError
@@ -23,11 +26,89 @@ __all__ = [
     "check_target_folder",
     "free_folder",
     "json_text",
+    "kind_of",
+    "parse_json",
+    "path_text",
     "read_text",
     "require_pyarrow",
     "write_csv",
     "write_json",
 ]
+
+_LONGEST_SHOWN = 200
+# digits; the greatest float64 has 309
+_LONGEST_INTEGER = 308
+
+
+def kind_of(path: str | os.PathLike[str]) -> Literal["file", "folder", "other"] | None:
+    """What lies at `path`, through symbolic links: a file, a folder, something else (a device, a pipe), or nothing.
+
+    Every question about a path of the user goes through here: `Path.is_file` and its sisters raise at names that are
+    too long, at folders that may not be searched and at NUL, and call a circle of links nothing.
+
+    Returns:
+      The kind; None where nothing is there (or a link to nothing).
+
+    Raises:
+      BadInputError: if the system cannot tell; one sentence says why.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path_text(path)} cannot be looked up: {_reason(error)}.") from error
+    if stat.S_ISREG(mode):
+        return "file"
+    return "folder" if stat.S_ISDIR(mode) else "other"
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """A path as a sentence shows it: on one line, and not longer than a line or two.
+
+    >>> path_text("counts.csv"), path_text("a" * 5000)[-19:]
+    ('counts.csv', "... (5000 letters)'")
+    """
+    text = os.fspath(path)
+    if len(text) > _LONGEST_SHOWN:
+        text = f"{text[: _LONGEST_SHOWN // 2]}... ({len(text)} letters)"
+    return text if text.isprintable() and text == os.fspath(path) else repr(text)
+
+
+def parse_json(text: str, what: str, constant: Callable[[str], object] | None = None) -> object:
+    """The value of a JSON text; the only door through which JSON of others comes in.
+
+    Refused is all that is no JSON by the standard, and what could only be read by luck: a key that occurs twice, a
+    number beyond float64, nesting beyond Python's stack, half of a Unicode surrogate pair (no file can hold it).
+
+    Args:
+      text: the whole text.
+      what: how a sentence begins, as in "counts.jsonl, line 2".
+      constant: what to make of the words NaN, Infinity and -Infinity; None refuses them.
+
+    Raises:
+      BadInputError: "... is not legal JSON: ...", for each of these reasons.
+
+    >>> parse_json('{"n": 3}', "run.json")
+    {'n': 3}
+    """
+    decoder = _DECODER if constant is None else json.JSONDecoder(**_STRICT, parse_constant=constant)
+    try:
+        value = decoder.decode(text)
+        if "\\ud" in text or "\\uD" in text:  # a text of a file holds surrogates in no other way
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        reason = f"{error.msg[:1].lower()}{error.msg[1:]} at {where}" if text.strip() else "it is empty"
+    except UnicodeEncodeError:
+        reason = "it holds half of a Unicode surrogate pair"
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except _Unfit as error:
+        reason = str(error)
+    else:
+        return value
+    raise BadInputError(f"{what} is not legal JSON: {reason}.")
 
 
 def check_target(path: Path, suffixes: Sequence[str], force: bool = False) -> None:
@@ -39,25 +120,31 @@ def check_target(path: Path, suffixes: Sequence[str], force: bool = False) -> No
       force: an existing file may be replaced.
     """
     if path.suffix.lower() not in suffixes:
-        raise BadInputError(f"{path} must end in {joined(suffixes, 'or')}, which says what to write.")
+        raise BadInputError(f"{path_text(path)} must end in {joined(suffixes, 'or')}, which says what to write.")
     if path.suffix.lower() == ".parquet":
         require_pyarrow()
-    _check_parent(path)
-    if path.is_dir():
-        raise BadInputError(f"{path} is a folder; --out needs the name of a file.")
-    if path.exists() and not path.is_file():
-        raise BadInputError(f"{path} is not a regular file; --out needs the name of a file.")
-    if path.exists() and not force:
-        raise BadInputError(f"{path} already exists; choose another name, or overwrite it with --force.")
+    kind = kind_of(path)
+    _check_parent(_target(path))
+    if kind == "folder":
+        raise BadInputError(f"{path_text(path)} is a folder; --out needs the name of a file.")
+    if kind == "other":
+        raise BadInputError(f"{path_text(path)} is not a regular file; --out needs the name of a file.")
+    if kind == "file" and not force:
+        raise BadInputError(f"{path_text(path)} already exists; choose another name, or overwrite it with --force.")
 
 
 def check_target_folder(path: Path) -> None:
     """Raise one sentence now if the folder `path` could not be created (or filled, where it exists empty) later."""
-    _check_parent(path)
-    if path.exists() and not path.is_dir():
-        raise BadInputError(f"{path} already exists and is a file; choose another name for the folder.")
-    if path.is_dir() and any(path.iterdir()):
-        raise BadInputError(f"{path} already exists and is not empty; choose another name for the folder.")
+    kind = kind_of(path)
+    _check_parent(_target(path))
+    if kind not in (None, "folder"):
+        raise BadInputError(f"{path_text(path)} already exists and is a file; choose another name for the folder.")
+    try:
+        filled = kind == "folder" and any(path.iterdir())
+    except OSError as error:
+        raise BadInputError(f"{path_text(path)} cannot be read: {_reason(error)}.") from error
+    if filled:
+        raise BadInputError(f"{path_text(path)} already exists and is not empty; choose another name for the folder.")
 
 
 def free_folder(name: str) -> Path:
@@ -74,27 +161,39 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise BadInputError(f"{path} does not exist.") from error
+        raise BadInputError(f"{path_text(path)} does not exist.") from error
     except UnicodeDecodeError as error:
-        raise BadInputError(f"{path} is not a text file in UTF-8: byte {error.start} is not legal.") from error
-    except OSError as error:
-        raise BadInputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        where = f"byte {error.start} is not legal"
+        raise BadInputError(f"{path_text(path)} is not a text file in UTF-8: {where}.") from error
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path_text(path)} cannot be read: {_reason(error)}.") from error
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path, force: bool = False) -> Iterator[Path]:
-    """Give a temporary file beside `path`; on success flush it to the disk and rename it, on failure remove it."""
-    temporary = _beside(path)
-    with _as_sentence(path):
-        temporary.touch(exist_ok=False)
+    """Give a temporary file to write; on success flush it to the disk and give it the name `path`, else remove it.
+
+    Through a symbolic link its target is written: the temporary file lies beside the target, and the link stays. A
+    file that is replaced hands on its mode, and its owner where the system allows that.
+
+    Args:
+      path: the file to be written.
+      force: an existing file may be replaced.
+    """
+    target = _target(path)
+    temporary = _beside(target)
     try:
         with _as_sentence(path):
+            temporary.touch(exist_ok=False)
             yield temporary
             _flush(temporary)
-            if path.exists() and not force:
-                raise BadInputError(f"{path} was created by somebody else in the meantime and is left as it is.")
-            temporary.replace(path)
-            _flush_folder(path.parent)
+            if kind_of(target) is not None:
+                if not force:
+                    taken = "was created by somebody else in the meantime and is left as it is"
+                    raise BadInputError(f"{path_text(path)} {taken}.")
+                _copy_owner_and_mode(target, temporary)
+            temporary.replace(target)
+            _flush_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -102,19 +201,19 @@ def atomic_file(path: Path, force: bool = False) -> Iterator[Path]:
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on success it gets its name, on failure it is removed."""
-    temporary = _beside(path)
-    with _as_sentence(path):
-        temporary.mkdir()
+    target = _target(path)
+    temporary = _beside(target)
     try:
         with _as_sentence(path):
+            temporary.mkdir()
             yield temporary
             for file in temporary.rglob("*"):
-                if file.is_file():
+                if kind_of(file) == "file":
                     _flush(file)
-            if path.is_dir():
-                path.rmdir()  # fails unless it is still empty
-            temporary.rename(path)
-            _flush_folder(path.parent)
+            if kind_of(target) == "folder":
+                target.rmdir()  # fails unless it is still empty
+            temporary.rename(target)
+            _flush_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -159,16 +258,77 @@ def _compact(value: object) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False)
 
 
+class _Unfit(ValueError):
+    """Legal to Python's parser, not to us; the text is the reason."""
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise _Unfit(f"{constant} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise _Unfit(f"the number {digits:.40} is too large")
+    return value
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > _LONGEST_INTEGER:
+        raise _Unfit(f"the number {digits:.40}... is too large")
+    return int(digits)
+
+
+def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        raise _Unfit(f"the key {twin!r:.80} occurs twice in one object")
+    return found
+
+
+_STRICT: dict[str, Any] = {"parse_float": _finite, "parse_int": _bounded, "object_pairs_hook": _without_twins}
+_DECODER = json.JSONDecoder(**_STRICT, parse_constant=_refuse)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Why the system could not do something with a path, in the words of a sentence."""
+    if isinstance(error, ValueError):  # what no name of a file may hold, so that the system is not even asked
+        return "a name must not hold the NUL character" if "null" in str(error) else "its name is no legal text"
+    if error.errno == errno.ENAMETOOLONG:
+        return "the name is too long"
+    if error.errno == errno.ELOOP:
+        return "its symbolic links go round in a circle"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "permission is denied, to it or to a folder on the way to it"
+    return str(error.strerror or error)
+
+
+def _target(path: Path) -> Path:
+    """Where writing to `path` ends up: the last target of its links, whether that exists or not."""
+    kind_of(path)  # a sentence, where the system could not follow
+    return Path(os.path.realpath(path))
+
+
 def _check_parent(path: Path) -> None:
     parent = path.parent
-    if not parent.is_dir():
-        raise BadInputError(f"The folder {parent} does not exist; create it first.")
+    if kind_of(parent) != "folder":
+        raise BadInputError(f"The folder {path_text(parent)} does not exist; create it first.")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise BadInputError(f"The folder {parent} is not writable.")
+        raise BadInputError(f"The folder {path_text(parent)} is not writable.")
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # cut, so that a name of the greatest length has a neighbour, too
+    return path.with_name(f".{os.fsencode(path.name)[:200].decode(errors='ignore')}.{secrets.token_hex(4)}.tmp")
+
+
+def _copy_owner_and_mode(path: Path, to: Path) -> None:
+    found = path.stat()
+    with contextlib.suppress(OSError):
+        os.chown(to, found.st_uid, found.st_gid)
+    to.chmod(stat.S_IMODE(found.st_mode))  # after the owner, since changing that takes bits away
 
 
 @contextlib.contextmanager
@@ -176,7 +336,7 @@ def _as_sentence(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadInputError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise BadInputError(f"{path_text(path)} cannot be written: {_reason(error)}.") from error
 
 
 def _flush(path: Path) -> None:

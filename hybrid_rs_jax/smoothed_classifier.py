@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from hybrid_rs_jax._checks import check_probability, check_whole
 from hybrid_rs_jax.classifiers.base import BaseClassifier
 from hybrid_rs_jax.confidence import Verdict, detection_threshold
 from hybrid_rs_jax.kernels import HybridSmoothing
@@ -95,14 +96,13 @@ class SmoothedClassifier:
         Raises:
           ValueError: if an argument is out of range, or shapes do not fit.
         """
-        if isinstance(m, bool) or int(m) != m or m < 1:
-            raise ValueError(f"m must be an integer of at least 1, got {m}.")
+        m = check_whole("m", m, 1)
         draws = sample(
             self.classifier,
             tokens,
             images,
             self.smoothing,
-            _UntilUnsafe(int(m)),
+            _UntilUnsafe(m),
             key,
             eligible=self.eligible,
             batch_size=self.batch_size,
@@ -112,8 +112,7 @@ class SmoothedClassifier:
 
     def detection_probability(self, m: int, score: float) -> float:
         """Probability that `m` copies flag an input whose smoothed score is `score`: `1 - (1 - score)^m`, in [0, 1]."""
-        if not 0 <= score <= 1:
-            raise ValueError(f"score must lie in [0, 1], got {score}.")
+        m, score = check_whole("m", m, 1), float(check_probability("score", score))
         return 1.0 if score == 1 else max(0.0, -math.expm1(m * math.log1p(-score)))
 
     def guarantee(self, m: int, miss_probability: float = 0.01) -> str:

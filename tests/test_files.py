@@ -1,14 +1,118 @@
-"""Files appear whole or not at all, and never over another one."""
+"""Paths are asked about in one place, JSON is read in one place, and files appear whole, never over another one."""
 
 import json
 import os
+import re
 import stat
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from hybrid_rs_jax import _files as files
 from hybrid_rs_jax.errors import BadInputError
+
+PACKAGE = Path(files.__file__).parent
+
+
+def places(pattern):
+    """Where a pattern occurs in the package, as "room/file.py"."""
+    found = [path for path in PACKAGE.rglob("*.py") if re.search(pattern, path.read_text(encoding="utf-8"))]
+    return {path.relative_to(PACKAGE).as_posix() for path in found}
+
+
+def test_nobody_else_asks_the_system_what_lies_at_a_path():
+    naked = r"\.(is_file|is_dir|exists|is_symlink)\(|os\.path\.(isfile|isdir|exists)\("
+    assert places(naked) == set()
+
+
+def test_nobody_else_parses_json_of_others():
+    own_texts = {"classifiers/chat/classifier.py", "data/curate.py"} | {
+        f"sampling/ledger/{name}.py" for name in ("merging", "schema", "store", "version_1")
+    }
+    assert places(r"json\.loads?\(") <= own_texts
+
+
+def loop(folder):
+    (folder / "one").symlink_to(folder / "two")
+    (folder / "two").symlink_to(folder / "one")
+    return folder / "one"
+
+
+def test_the_kind_of_a_path_is_told_through_links(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "nowhere").symlink_to("missing")
+    found = [files.kind_of(tmp_path / name) for name in ("file", "link", "nowhere", "missing", "file/below", "")]
+    assert found == ["file", "file", None, None, None, "folder"]
+    assert files.kind_of(os.devnull) == "other"
+    assert files.kind_of(str(tmp_path)) == "folder"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("a" * 300, "the name is too long"),
+        ("a/" * 5000 + "a", r"\(10001 letters\)' cannot be [a-z ]+: the name is too long"),
+        ("a\0b", r"'a\\x00b' cannot be [a-z ]+: a name must not hold the NUL character"),
+        ("\ud800", "its name is no legal text"),
+    ],
+)
+def test_a_path_that_cannot_be_looked_up_is_one_short_sentence(name, sentence):
+    with pytest.raises(BadInputError, match=rf"^[^\n]*{sentence}\.$") as caught:
+        files.kind_of(name)
+    assert len(str(caught.value)) < 350
+    for ask in (lambda path: files.check_target(path, ("", ".csv")), files.check_target_folder, files.read_text):
+        with pytest.raises(BadInputError, match=rf"{sentence}\.$"):
+            ask(Path(name))
+
+
+def test_links_that_go_round_in_a_circle_are_named(tmp_path):
+    with pytest.raises(BadInputError, match="links go round in a circle"):
+        files.kind_of(loop(tmp_path))
+    with pytest.raises(BadInputError, match="links go round in a circle"), files.atomic_file(tmp_path / "one"):
+        pass
+
+
+def test_a_folder_that_may_not_be_searched_is_named(tmp_path):
+    code = (
+        "import os, sys; from hybrid_rs_jax import _files\n"
+        "if os.getuid() == 0: os.setuid(65534)\n"
+        "try: _files.kind_of(sys.argv[1])\n"
+        "except _files.BadInputError as error: print(error)"
+    )
+    (tmp_path / "closed").mkdir(mode=0)
+    argv = [sys.executable, "-c", code, str(tmp_path / "closed" / "a.csv")]
+    printed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert "cannot be looked up: permission is denied, to it or to a folder on the way to it." in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "it is empty"),
+        ("{", "expecting property name .* at column 2"),
+        ("[1,\n2 3]", "at line 2 column 3"),
+        ("[" * 200_000, "it is nested too deeply"),
+        ('{"a":' * 100_000, "it is nested too deeply"),
+        ('{"n": NaN}', "NaN is no number of JSON"),
+        ("[-Infinity]", "-Infinity is no number of JSON"),
+        ("1e400", "the number 1e400 is too large"),
+        ("9" * 5000, "the number 9{40}... is too large"),
+        ('[{"a": 1, "b": 2, "a": 1}]', "the key 'a' occurs twice in one object"),
+        (r'{"id": "\ud83d"}', "it holds half of a Unicode surrogate pair"),
+    ],
+)
+def test_what_is_no_json_is_one_sentence(text, reason):
+    with pytest.raises(BadInputError, match=rf"^a\.json is not legal JSON: [^\n]*{reason}[^\n]*\.$"):
+        files.parse_json(text, "a.json")
+
+
+def test_legal_json_is_read_as_the_standard_library_reads_it():
+    text = json.dumps({"a": [1, -2.5e-300, None, True, "\u2028 ü \U0001f600", 2**64], "b": {"a": {}}})
+    assert files.parse_json(text, "") == json.loads(text)
+    assert files.parse_json("[-Infinity, 1]", "", constant=float) == [float("-inf"), 1]
 
 
 class Interrupted(Exception):
@@ -37,6 +141,57 @@ def test_atomic_file_leaves_nothing_and_keeps_the_old_file_when_writing_fails(tm
         write()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.csv"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o664])
+def test_a_replaced_file_keeps_its_mode(tmp_path, mode):
+    target = tmp_path / "a.csv"
+    target.touch()
+    target.chmod(mode)
+    with files.atomic_file(target, force=True) as path:
+        path.write_text("new")
+    assert (target.read_text(), stat.S_IMODE(target.stat().st_mode)) == ("new", mode)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_writing_goes_through_links_which_stay_as_they_are(tmp_path, there):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "first.csv").symlink_to("second.csv")
+    (tmp_path / "second.csv").symlink_to("far/real.csv")
+    if there:
+        (tmp_path / "far" / "real.csv").write_text("old")
+        with pytest.raises(BadInputError, match=r"first\.csv already exists"):
+            files.check_target(tmp_path / "first.csv", (".csv",))
+    files.check_target(tmp_path / "first.csv", (".csv",), force=there)
+    with files.atomic_file(tmp_path / "first.csv", force=there) as path:
+        path.write_text("new")
+        assert path.parent == tmp_path / "far"
+    assert (tmp_path / "far" / "real.csv").read_text() == "new"
+    assert os.readlink(tmp_path / "first.csv") == "second.csv"
+    assert sorted(os.listdir(tmp_path)) == ["far", "first.csv", "second.csv"]
+    assert os.listdir(tmp_path / "far") == ["real.csv"]
+
+
+def test_a_link_into_a_missing_folder_is_refused(tmp_path):
+    (tmp_path / "a.csv").symlink_to("missing/a.csv")
+    with pytest.raises(BadInputError, match=r"missing does not exist; create it first"):
+        files.check_target(tmp_path / "a.csv", (".csv",))
+
+
+def test_a_folder_is_written_through_its_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "run").symlink_to("real")
+    with files.atomic_folder(tmp_path / "run") as path:
+        (path / "a").write_text("x")
+    assert (tmp_path / "real" / "a").read_text() == "x"
+    assert sorted(os.listdir(tmp_path)) == ["real", "run"]
+
+
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path):
+    target = tmp_path / ("ü" * 125 + ".csv")
+    with files.atomic_file(target) as path:
+        path.write_text("x")
+    assert os.listdir(tmp_path) == [target.name]
 
 
 def test_atomic_file_does_not_overwrite_what_appeared_meanwhile(tmp_path):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_rs_jax import _text as f
+from hybrid_rs_jax.errors import BadInputError
 
 PROBABILITIES = st.floats(0, 1, exclude_max=True)
 
@@ -68,5 +69,19 @@ def test_settings_never_read_as_zero_or_one():
 def test_spans_and_lists():
     assert f.span_text(range(9)) == "0..8"
     assert f.span_text([1, 3, 6]) == "1, 3, 6"
+    assert f.joined([]) == ""
     assert f.joined(["a"]) == "a"
     assert f.joined("abc") == "a, b and c"
+
+
+def test_only_texts_that_files_can_hold_are_texts():
+    assert f.as_text("ü \U0001f600", "id") == "ü \U0001f600"
+    for value, sentence in (
+        ("\ud83d", r"^a\.csv, line 2: id holds half of a Unicode surrogate pair, '\\ud83d'\.$"),
+        (3, r"^a\.csv, line 2: id must be a text, got 3\.$"),
+        (b"a", r"must be a text, got b'a'\.$"),
+        (float("nan"), r"must be a text, got nan\.$"),
+        (None, r"must be a text, got None\.$"),
+    ):
+        with pytest.raises(BadInputError, match=sentence):
+            f.as_text(value, "a.csv, line 2: id")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.classifiers.demo_guard import DemoGuard
     from hybrid_rs_jax.classifiers.denoised import Denoised
     from hybrid_rs_jax.classifiers.host import HostClassifier
-    from hybrid_rs_jax.classifiers.vlm_guard import VlmGuard
+    from hybrid_rs_jax.classifiers.vlm import VlmGuard
 
 __all__ = [
     "BaseClassifier",
@@ -40,6 +40,6 @@ _HOMES = {
     "demo_guard": "DemoGuard",
     "denoised": "Denoised",
     "host": "HostClassifier",
-    "vlm_guard": "VlmGuard",
+    "vlm": "VlmGuard",
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -47,6 +47,7 @@ BAD = {
     "tau": OPEN,
     "alpha": OPEN,
     "miss_probability": OPEN,
+    "flags": [(0, "0"), (-1, "-1"), (1.5, "1.5")],
     "side": [("left", "left"), ("", "''")],
     "counts": [*COUNTS, ([[9]], "(1, 1)"), ([[[9, 9]]], "(1, 1, 2)"), ([[9, 9, 9]], "(1, 3)")],
     "successes": COUNTS,
@@ -54,6 +55,7 @@ BAD = {
     "budgets": [((-1, 0), "-1"), ((1, 0), "[1, 0]"), ((0, 0), "[0, 0]"), ((), "[]")],
     "size": [(1, "1"), (-4, "-4")],
     "samples": [(0, "0"), (-5, "-5")],
+    "ids": [(("a",), "1"), (("a", "a"), "1 different")],
     "plan": [(SequentialTest(0.75, 0.01, 100), "9 of 10"), (FixedSample(5), "10")],
 }
 #: a table does not care about the order of its budgets

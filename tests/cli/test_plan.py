@@ -50,7 +50,7 @@ def test_the_table_says_what_it_costs_in_words(capsys):
     said = capsys.readouterr().out
     assert "Target d = 1, eps = 0.25" in said
     assert "mean draws" in said
-    assert "exact, not simulated" in said
+    assert "not from a simulation" in said
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hybrid_rs_jax._files import atomic_folder, check_target_folder
+from hybrid_rs_jax._files import atomic_folder, check_target_folder, kind_of, parse_json, read_text
 from hybrid_rs_jax.models._hub import checkpoint_folder
 from hybrid_rs_jax.models.denoiser.config import UNetConfig
 from hybrid_rs_jax.models.denoiser.denoiser import Denoiser
@@ -162,9 +162,9 @@ def _open(path: Path) -> Any:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
+    if kind_of(folder / WEIGHTS) == "file":
         return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
+    if kind_of(folder / INDEX) != "file":
         found = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
         advice = (
             f"; {', '.join(found)} may hold pickled objects, which are never opened: convert them to safetensors first "
@@ -174,24 +174,25 @@ def _weight_files(folder: Path) -> list[Path]:
         )
         raise ValueError(f"{folder} holds no {WEIGHTS}{advice}.")
     try:
-        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        index: Any = parse_json(read_text(folder / INDEX), str(folder / INDEX))
+        names = set(index["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{folder / INDEX} is no index of a sharded checkpoint: {error!r}.") from error
-    if bad := sorted(str(name) for name in names if Path(str(name)).name != name or not (folder / name).is_file()):
+    if bad := sorted(str(name) for name in names if Path(str(name)).name != name or kind_of(folder / name) != "file"):
         raise ValueError(f"{folder} lacks {len(bad)} of {len(names)} shards: {', '.join(bad)}.")
     return [folder / name for name in sorted(names)]
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path:
     for name in names:
-        if (folder / name).is_file():
+        if kind_of(folder / name) == "file":
             return folder / name
     raise ValueError(f"{folder} holds no {' or '.join(names)}; a denoiser is a folder in the layout of diffusers.")
 
 
 def _settings(path: Path, read: Any) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path), str(path))
         if not isinstance(content, Mapping):
             raise ValueError(f"It must hold one JSON object, got {type(content).__name__}.")
         return read(content)
