@@ -21,7 +21,7 @@ from hybrid_rs_jax.models.denoiser.denoiser import Denoiser
 from hybrid_rs_jax.models.denoiser.schedule import Rule, read_rule
 from hybrid_rs_jax.models.denoiser.unet import UNet
 
-__all__ = ["load_denoiser", "save_denoiser", "stored_shapes", "write_folder"]
+__all__ = ["fashion_denoiser", "load_denoiser", "save_denoiser", "stored_shapes", "write_folder"]
 
 NETWORK, SCHEDULER = "config.json", "scheduler_config.json"
 WEIGHTS, INDEX = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"
@@ -54,6 +54,17 @@ def load_denoiser(path: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> 
     network = nnx.eval_shape(lambda: UNet(config, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0)))
     _fill(network, files, config_file.parent)
     return Denoiser(network, rule, _digest(files))
+
+
+def fashion_denoiser() -> Denoiser:
+    """The small denoiser that the package brings along: 28 x 28 grey pictures, trained on Fashion-MNIST.
+
+    It is told the very level of the noise, sigma .1 to 1.25; `experiments/train_denoiser.py` trained it.
+
+    >>> fashion_denoiser().config.picture_channels
+    1
+    """
+    return load_denoiser(Path(__file__).parent.parent / "weights" / "fashion_denoiser")
 
 
 def save_denoiser(denoiser: Denoiser, folder: str | os.PathLike[str], *, dtype: Any = np.float32) -> None:
