@@ -47,7 +47,6 @@ BAD = {
     "tau": OPEN,
     "alpha": OPEN,
     "miss_probability": OPEN,
-    "flags": [(0, "0"), (-1, "-1"), (1.5, "1.5")],
     "side": [("left", "left"), ("", "''")],
     "counts": [*COUNTS, ([[9]], "(1, 1)"), ([[[9, 9]]], "(1, 1, 2)"), ([[9, 9, 9]], "(1, 3)")],
     "successes": COUNTS,
