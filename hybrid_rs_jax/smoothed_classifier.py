@@ -123,7 +123,7 @@ class SmoothedClassifier:
         return (
             f"An input whose SMOOTHED score exceeds tau = {up_text(tau)} is flagged by {m} fresh noisy copies with "
             f"probability at least {at_least_text(1 - miss_probability, miss_probability)}. Certify for this tau: "
-            "given that the certificate of an input is right, no attack within its budgets makes the filter miss it with "
-            f"probability more than {miss}; the risk alpha of the certificate comes on top. Each request costs up to "
-            f"{m} copies, and an input that is not flagged costs all of them."
+            "given that the certificate of an input is right, no attack within its budgets makes the filter miss it "
+            f"with probability more than {miss}; the risk alpha of the certificate comes on top. Each request costs up "
+            f"to {m} copies, and an input that is not flagged costs all of them."
         )
