@@ -212,6 +212,8 @@ def test_saving_and_loading_gives_the_same_denoiser(folder):
     loaded = load_denoiser(folder)
     np.testing.assert_array_equal(loaded(noisy, 0.5), small_denoiser()(noisy, 0.5))
     assert loaded.rule == Diffusion()
+    modes = {file.stat().st_mode for file in folder.rglob("*") if file.is_file()}
+    assert len(modes) == 1, "whoever may read the settings may read the weights"
     assert loaded.config == SMALL
 
 
