@@ -56,9 +56,13 @@ class Denoised:
         """The real number behind each decision, for a classifier that has one."""
         return self._through(self.classifier.margin, tokens, images)
 
-    def functional(self) -> tuple[Callable[..., Any], Any]:
-        """`apply(parameters, tokens, images)` and the parameters of both networks, for one compiled step."""
-        classify, behind = _functional(self.classifier)
+    @property
+    def functional(self) -> Callable[[], tuple[Callable[..., Any], Any]] | None:
+        """Gives `apply(parameters, tokens, images)` and the parameters of both; None where the classifier has none."""
+        return None if getattr(self.classifier, "functional", None) is None else self._functional
+
+    def _functional(self) -> tuple[Callable[..., Any], Any]:
+        classify, behind = self.classifier.functional()
         denoise, before = _functional(self.denoiser)
         return _Apply(classify, denoise, self._known_sigma()), (behind, before)
 
@@ -97,9 +101,9 @@ class Denoised:
         }
 
     @property
-    def on_host(self) -> bool:
-        """Whether the classifier is Python; the denoiser runs on the devices in either case."""
-        return bool(getattr(self.classifier, "on_host", False))
+    def on_host(self) -> bool | None:
+        """Whether the classifier is Python (None: it does not say); the denoiser runs on the devices in either case."""
+        return getattr(self.classifier, "on_host", None)
 
     @property
     def max_in_flight(self) -> int:

@@ -65,7 +65,7 @@ def test_equal_ones_share_one_compiled_step(denoiser):
     assert first == second
     assert hash(first) == hash(second)
     assert first != Denoised(guard, denoiser, 0.5).functional()[0]
-    assert Denoised(bright, denoiser, 0.5).functional()[0] == Denoised(bright, denoiser, 0.5).functional()[0]
+    assert Denoised(bright, denoiser, 0.5).functional is None, "a plain function is tried before it is traced"
 
 
 @pytest.mark.parametrize("batch_size", [64, 7])
@@ -114,6 +114,7 @@ def test_what_the_engine_asks_a_classifier_is_answered_by_the_one_inside(denoise
     assert denoised.tie_tolerance is None
     assert Denoised(DemoGuard.load(), denoiser, 0.5).tie_tolerance == DemoGuard.tie_tolerance
     Denoised(bright, denoiser, 0.5).cancel()
+    assert Denoised(bright, denoiser, 0.5).on_host is None
 
 
 def test_a_smoothing_with_another_sigma_is_refused(denoiser):
@@ -133,7 +134,7 @@ def test_without_a_sigma_that_of_the_smoothing_is_taken(denoiser):
     bound = open_one.for_smoothing(HybridSmoothing(None, 0.25))
     assert bound.sigma == 0.25
     np.testing.assert_array_equal(bound(tokens, noisy), Denoised(bright, denoiser, 0.25)(tokens, noisy))
-    for use in (lambda: open_one(tokens, noisy), open_one.functional):
+    for use in (lambda: open_one(tokens, noisy), Denoised(DemoGuard.load(), denoiser).functional):
         with pytest.raises(ValueError, match="sigma of a denoised classifier must be known"):
             use()
     with pytest.raises(ValueError, match="sigma must lie in"):

@@ -1,5 +1,6 @@
 """Denoisers: units, time steps, files, and what they refuse."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -11,15 +12,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import hybrid_rs_jax.models as hrs_models
 from hybrid_rs_jax.models.denoiser import (
     Denoiser,
     Diffusion,
     Preconditioned,
     UNet,
     UNetConfig,
+    fashion_denoiser,
     load_denoiser,
     save_denoiser,
 )
+from hybrid_rs_jax.models.denoiser.denoiser import from_patches, to_patches
 from hybrid_rs_jax.models.denoiser.schedule import read_rule
 
 SMALL = UNetConfig(
@@ -166,11 +170,50 @@ def test_images_that_do_not_fit_are_refused(shape, sentence):
         small_denoiser()(np.zeros(shape, np.float32), 0.5)
 
 
+def test_tiles_become_channels_and_go_back_to_their_places():
+    pictures = jnp.asarray(np.random.default_rng(0).random((2, 8, 12, 3), np.float32))
+    tiles = to_patches(pictures, 4)
+    assert tiles.shape == (2, 2, 3, 48)
+    np.testing.assert_array_equal(tiles[1, 0, 2], pictures[1, :4, 8:].reshape(48))
+    np.testing.assert_array_equal(from_patches(tiles, 4), pictures)
+
+
+def test_a_network_on_tiles_takes_pictures_of_their_own_channels():
+    config = dataclasses.replace(SMALL, in_channels=4, out_channels=4, patch_size=2)
+    denoiser = small_denoiser(config=config)
+    assert denoiser(np.zeros((2, 8, 12, 1), np.float32), 0.5).shape == (2, 8, 12, 1)
+    with pytest.raises(ValueError, match=r"must have 1 channels.*got 4"):
+        denoiser(np.zeros((2, 8, 12, 4), np.float32), 0.5)
+    with pytest.raises(ValueError, match=r"sides that are multiples of 4.*got 8 x 10"):
+        denoiser(np.zeros((2, 8, 10, 1), np.float32), 0.5)
+    with pytest.raises(ValueError, match="in_channels must be a multiple of patch_size squared = 4, got 3"):
+        dataclasses.replace(SMALL, in_channels=3, out_channels=3, patch_size=2)
+
+
+def test_the_denoiser_of_the_package_takes_noise_off_a_picture():
+    """A sleeve, a trunk, a sleeve: nothing of the training set, but much like it."""
+    clean = np.zeros((1, 28, 28, 1), np.float32)
+    clean[:, 3:25, 8:20], clean[:, 4:18, 3:7], clean[:, 4:18, 21:25] = 0.7, 0.5, 0.5
+    denoiser = fashion_denoiser()
+    random = np.random.default_rng(0)
+    for sigma, most in ((0.25, 0.12), (0.5, 0.17), (1.0, 0.25)):
+        noisy = clean + sigma * random.standard_normal((20, 28, 28, 1)).astype(np.float32)
+        left = np.sqrt(np.mean((np.asarray(denoiser(noisy, sigma)) - clean) ** 2))
+        assert left < most
+
+
+def test_the_denoiser_of_the_package_is_small():
+    folder = Path(hrs_models.__file__).parent / "weights" / "fashion_denoiser"
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 500_000
+
+
 def test_saving_and_loading_gives_the_same_denoiser(folder):
     noisy = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
     loaded = load_denoiser(folder)
     np.testing.assert_array_equal(loaded(noisy, 0.5), small_denoiser()(noisy, 0.5))
     assert loaded.rule == Diffusion()
+    modes = {file.stat().st_mode for file in folder.rglob("*") if file.is_file()}
+    assert len(modes) == 1, "whoever may read the settings may read the weights"
     assert loaded.config == SMALL
 
 

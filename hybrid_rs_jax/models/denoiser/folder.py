@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ def write_folder(folder: Path, config: UNetConfig, rule: Rule, tensors: Mapping[
         # rows in C order: what is written is the memory behind the array
         contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
         save_file(contiguous, made / "unet" / WEIGHTS, {"format": "pt"})
+        shutil.copymode(made / "unet" / NETWORK, made / "unet" / WEIGHTS)  # safetensors lets nobody else read it
 
 
 def stored_shapes(network: UNet) -> dict[str, tuple[int, ...]]:
