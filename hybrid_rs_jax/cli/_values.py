@@ -58,7 +58,7 @@ def risk_level(text: str) -> float:
     """A risk level, as the library takes it."""
     value = _number(text)
     if not SMALLEST_ALPHA <= value < 1:
-        raise ValueError(f"must lie in [{SMALLEST_ALPHA:g}, 1), got {text}")
+        raise ValueError(f"must lie in [{SMALLEST_ALPHA}, 1), got {text}")
     return value
 
 

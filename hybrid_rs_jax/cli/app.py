@@ -82,7 +82,7 @@ def make_app(command: str | None = None) -> App:
         help_formatter="plain",
         console=Console(width=_WIDTH, highlight=False),
         version=f"hybrid-rs {__version__}\n",
-        default_parameter=Parameter(negative=(), show_env_var=False, show_default=False),
+        default_parameter=Parameter(negative=(), show_env_var=False, show_default=False, allow_repeating=True),
     )
     for name, line in _COMMANDS.items():
         if name == command:

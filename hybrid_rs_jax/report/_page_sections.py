@@ -216,7 +216,7 @@ def _round_steps(largest: float) -> np.ndarray:
     """Round distances from 0 up to at most `largest`, few enough for a table."""
     power = 10.0 ** math.floor(math.log10(largest))
     step = next(s for s in (0.1, 0.2, 0.25, 0.5, 1, 2, 2.5, 5) if largest / (s * power) < _EPSILONS) * power
-    return np.array([float(f"{step * index:.12g}") for index in range(int(largest / step) + 1)])
+    return np.array([round(step * index, 12) for index in range(int(largest / step) + 1)])
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str) -> str:
