@@ -158,6 +158,7 @@ def test_a_sweep_over_sigma_beta_and_alphabet_compiles_once():
 ROOT = Path(__file__).parents[2]
 #: Weights are drawn, networks trained, and costs compared, with normals: no certificate rests on them.
 TRAINING = {
+    "experiments/_fashion_model.py",
     "experiments/bench/engine.py",
     "hybrid_rs_jax/models",
     "experiments/make_random_checkpoint.py",
