@@ -13,7 +13,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hybrid_rs_jax._files import atomic_file, check_target
-from hybrid_rs_jax._text import counted, setting_text
+from hybrid_rs_jax._text import counted, down_text, setting_text
 from hybrid_rs_jax.cli._results import ResultOptions, output_path, read_or_certify
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import say
@@ -55,4 +55,4 @@ def plot(
     with atomic_file(target, force) as path:
         save_figure(result, path, target.suffix.lower())
     inputs = counted(len(result), "input")
-    say(f"Wrote {target} ({inputs}, tau = {setting_text(risk.tau)}, alpha = {setting_text(risk.alpha)}).")
+    say(f"Wrote {target} ({inputs}, tau = {down_text(risk.tau)}, alpha = {setting_text(risk.alpha)}).")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from hybrid_rs_jax._files import atomic_file, check_target
-from hybrid_rs_jax._text import counted, setting_text
+from hybrid_rs_jax._text import counted, down_text, setting_text
 from hybrid_rs_jax.cli._results import ResultOptions, output_path, read_or_certify
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import say
@@ -66,7 +66,7 @@ def report(
     with atomic_file(target, force) as path:
         path.write_text(written, encoding="utf-8")
     risk = result.statements[0].risk
-    tau = "" if risk.tau is None else f"tau = {setting_text(risk.tau)}, "
+    tau = "" if risk.tau is None else f"tau = {down_text(risk.tau)}, "
     say(f"Wrote {target} ({counted(len(result), 'input')}, {tau}alpha = {setting_text(risk.alpha)}).")
 
 

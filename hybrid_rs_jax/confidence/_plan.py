@@ -27,7 +27,8 @@ class SamplingPlan(Protocol):
     """When to stop drawing, fixed before the first draw, and the bounds that hold at the stop.
 
     Sampling may stop only at a look: the smallest `n` in `looks` at which `verdict` is not `CONTINUE`. The bounds hold
-    for the counts of that stop, for every `alpha` in (0, 1), chosen before or after. Both are rounded outwards.
+    for the counts of that stop and any one `alpha` in (0, 1) that was chosen before they were seen: the least of
+    several levels that certifies would be wrong more often than it says. Both are rounded outwards.
     """
 
     @property

@@ -121,7 +121,9 @@ class SequentialTest:
         return np.where(looks[at] == draws, code, Verdict.CONTINUE).astype(np.int8)
 
     def lower_bound(self, n: object, successes: object, alpha: object) -> LowerBound:
-        """The p at which a stop at least as strong has probability alpha, for any alpha; rounded down.
+        """The p at which a stop at least as strong has probability alpha; rounded down.
+
+        Any one alpha may be asked that was chosen before the draws, not only that of the design.
 
         Exact, by one fixed order of all stops (earlier `REACHED` is stronger, then `EXHAUSTED` with fewer failures,
         then later `FUTILE`), so it may be used for any tau or budget later on. For `side="above"`: after `REACHED`, at

@@ -38,7 +38,8 @@ def stopped_lower(boundary: Boundary, reference: Odds, index: int, alpha: float,
     """The largest p (and its complement) at which an outcome at least as strong has probability at most alpha.
 
     Whatever the true p, the outcomes whose bound exceeds it lie at the strong end and weigh at most alpha: this needs
-    no assumption on the order, and holds for every alpha. `margin` covers the rounding of the law. Rounded down.
+    no assumption on the order, and holds for every alpha by itself. `margin` covers the rounding of the law. Rounded
+    down.
     """
     law = outcomes(boundary, reference)
     logit = _logit_at(law, slice(0, index + 1), index, np.log(alpha) - margin, 1.0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid_rs_jax._text import counted, setting_text, span_text
+from hybrid_rs_jax._text import counted, down_text, setting_text, span_text
 from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def _subtitle(result: Result, wrap: bool) -> str:
     noise = smoothing_text(describe_smoothing(statement.noise.smoothing)).replace("beta", "β").replace("sigma", "σ")
     risk = f"α = {setting_text(statement.risk.alpha)}"
     if statement.risk.tau is not None:
-        risk = f"τ = {setting_text(statement.risk.tau)}; {risk}"
+        risk = f"τ = {down_text(statement.risk.tau)}; {risk}"
     provisional = "" if statement.provisional is None else "PROVISIONAL; "
     rest = f"{provisional}{n} draws; {risk}; {counted(len(result), 'input')}; smoothed classifier"
     return f"{noise}\n{rest}" if wrap else f"{noise}; {rest}"

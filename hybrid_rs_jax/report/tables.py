@@ -10,6 +10,7 @@ from hybrid_rs_jax._text import (
     budget_text,
     ceil_probability_text,
     counted,
+    down_text,
     joined,
     probability_text,
     radius_text,
@@ -69,7 +70,7 @@ def print_result(result: Result, first: int | None = None) -> None:
     classes = "" if statement.classes is None else f"{statement.classes} classes, "
     draws = set(counts.n.ravel()[: 10**6].tolist())
     n = f"n = {draws.pop()}; " if len(draws) == 1 and statement.simultaneous else ""
-    tau = "" if statement.risk.tau is None else f"tau = {setting_text(statement.risk.tau)}, "
+    tau = "" if statement.risk.tau is None else f"tau = {down_text(statement.risk.tau)}, "
     say(f"{counted(len(result), 'input')}, {classes}{noise}; {n}{tau}alpha = {setting_text(statement.risk.alpha)}\n")
     print_table(*certificate_rows(result, first))
     if first is not None and len(result) > first:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import numpy as np
 from hybrid_rs_jax._files import atomic_file, check_target, require_pyarrow
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.results.reading import read_certificates
-from hybrid_rs_jax.results.record import distinct, json_lines, row_columns, statement_record
+from hybrid_rs_jax.results.record import blocks, distinct, json_lines, row_columns, statement_record
 from hybrid_rs_jax.results.result import Result
 
 if TYPE_CHECKING:
@@ -80,10 +79,16 @@ def csv_lines(result: Result) -> Iterator[str]:
     names = list(flat_columns(result))
     own = len(names) - len(result.counts.others)
     yield _csv_line(names)
+    for part in blocks(result):
+        yield from _row_lines(part, own)
+
+
+def _row_lines(result: Result, own: int) -> Iterator[str]:
     first, back = distinct(result)
     columns = list(flat_columns(result.taken(first)).values())[1:own]
-    bodies = [_csv_line(row) for row in zip(*(_listed(values) for values in columns), strict=True)]
-    plain = [name if _is_plain(name) else _csv_line([name])[:-1] for name in result.ids]
+    bodies = _Lines()
+    csv.writer(bodies, lineterminator="\n").writerows(zip(*(_listed(values) for values in columns), strict=True))
+    plain = (name if _is_plain(name) else _csv_line([name])[:-1] for name in result.ids)
     if not result.counts.others:
         for name, kind in zip(plain, back.tolist(), strict=True):
             yield f"{name},{bodies[kind]}"
@@ -114,14 +119,21 @@ def _write_parquet(result: Result, path: Path) -> None:
         raise BadInputError(f"The table cannot be written as Parquet: {error}.") from error
 
 
+class _Lines(list[str]):
+    """What a writer writes, line by line."""
+
+    def write(self, line: str) -> None:
+        self.append(line)
+
+
 def _is_plain(text: str) -> bool:
     return not any(letter in text for letter in ',"\n\r') and text == text.strip() and bool(text)
 
 
-def _csv_line(cells: object) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)  # type: ignore[arg-type]
-    return line.getvalue()
+def _csv_line(cells: Iterable[object]) -> str:
+    line = _Lines()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line[0]
 
 
 def _listed(values: np.ndarray | tuple[str, ...]) -> list[object]:

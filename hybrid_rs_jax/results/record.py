@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -17,12 +17,14 @@ from hybrid_rs_jax.results.result import Result
 from hybrid_rs_jax.results.sentences import MINUS_ONE, claim, deployment, guarantee, provisos, threat_model
 from hybrid_rs_jax.results.statement import Provisional, Statement, Threat
 
-__all__ = ["distinct", "json_lines", "record", "row_columns", "statement_record"]
+__all__ = ["blocks", "distinct", "json_lines", "record", "row_columns", "statement_record"]
 
 Object: TypeAlias = dict[str, object]
 Values: TypeAlias = "np.ndarray | tuple[str, ...]"
 #: The draws that inputs which abstain would need are computed for so many different shares of votes.
 _SHARES = 200
+#: Rows that are turned into text at a time.
+_BLOCK = 1 << 18
 
 
 def record(result: Result) -> Object:
@@ -40,19 +42,32 @@ def json_lines(result: Result) -> Iterator[str]:
     """The text of `record`, a field or certificate per line; equal certificates are turned into text once."""
     fields = (f"    {_text(name)}: {_text(value)}" for name, value in statement_record(result).items())
     yield '{\n  "statement": {\n' + ",\n".join(fields) + '\n  },\n  "certificates": [\n'
+    between = ""
+    for part in blocks(result):
+        for line in _row_texts(part):
+            yield f"{between}    {line}"
+            between = ",\n"
+    yield "\n  ]\n}"
+
+
+def blocks(result: Result) -> Iterator[Result]:
+    """The inputs in parts, so that the text of a million rows is never held as a whole."""
+    for start in range(0, len(result), _BLOCK):
+        yield result.taken(slice(start, start + _BLOCK))
+
+
+def _row_texts(result: Result) -> Iterator[str]:
     first, back = distinct(result)
     columns = row_columns(result.taken(first))
     bodies = [
-        ", ".join(f"{_text(name)}: {_text(value)}" for name, value in zip(columns, row, strict=True))
-        for row in zip(*(_listed(values) for values in columns.values()), strict=True)
+        ", ".join(f"{_text(name)}: {text}" for name, text in zip(columns, row, strict=True))
+        for row in zip(*map(_column_texts, columns.values()), strict=True)
     ]
     others = result.counts.others
-    last = len(result) - 1
     for index, (name, kind) in enumerate(zip(result.ids, back.tolist(), strict=True)):
         more = {column.name: column.values[index] for column in others}
         tail = f', "columns": {_text(more)}' if more else ""
-        yield f'    {{"id": {_text(name)}, {bodies[kind]}{tail}}}{"," if index < last else ""}\n'
-    yield "  ]\n}"
+        yield f'{{"id": {_text(name)}, {bodies[kind]}{tail}}}'
 
 
 def row_columns(result: Result) -> dict[str, Values]:
@@ -101,7 +116,8 @@ def distinct(result: Result) -> tuple[np.ndarray, np.ndarray]:
                 _, number = np.unique(number * len(kinds) + place, return_inverse=True)
     _, first, back = np.unique(number, return_index=True, return_inverse=True)
     bounds = [array for found in (result.lower_bound, result.upper_bound) if found is not None for array in found]
-    same = all(np.array_equal(array[first][back], array) for array in (result.radius, result.budget, *bounds))
+    columns = (column for array in (result.radius, result.budget, *bounds) for column in np.atleast_2d(array.T))
+    same = all(np.array_equal(column[first][back], column) for column in columns)
     every = np.arange(len(result))
     return (first, back) if same else (every, every)
 
@@ -213,3 +229,12 @@ def _listed(values: Values) -> list[object]:
 
 def _text(value: object) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+
+def _column_texts(values: Values) -> Iterable[str]:
+    """JSON of each entry of a column; Python writes finite numbers, and lists of them, as JSON does."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "if":
+        if not np.isfinite(values).all():
+            raise ValueError("A result must hold finite numbers.")
+        return map(str, values.tolist())
+    return map(_text, _listed(values))
