@@ -140,7 +140,7 @@ def plot(path: Path, radii: dict[float, dict[str, np.ndarray]]) -> None:
             for name, radius in found.items():
                 shares = [np.mean(radius >= epsilon) for epsilon in EPSILONS]
                 axis.plot(EPSILONS, shares, color=COLOURS[name], label=name)
-            axis.set(title=f"sigma = {sigma:g}", xlabel="l2 radius", ylim=(0, 1), xlim=(0, 2.5 * min(1, 2 * sigma)))
+            axis.set(title=f"sigma = {sigma:g}", xlabel="l2 radius", ylim=(0, 1), xlim=(0, 2.2 * sigma))
         axes[0].set_ylabel("certified accuracy")
         axes[-1].legend(frameon=False)
         figure.savefig(path, dpi=150)

@@ -40,6 +40,22 @@ SHAPES: dict[str, tuple[int, int, dict[str, Any]]] = {
             "norm_num_groups": 4,
         },
     ),
+    # the network of the package's denoiser; it sees a 28 x 28 picture as 7 x 7 tiles
+    "fashion": (
+        7,
+        256,
+        {
+            "in_channels": 16,
+            "out_channels": 16,
+            "block_out_channels": (48,),
+            "down_block_types": ("DownBlock2D",),
+            "up_block_types": ("UpBlock2D",),
+            "mid_block_type": None,
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "time_embedding_dim": 48,
+        },
+    ),
     # a quarter of the width of google/ddpm-cifar10-32, and otherwise the same
     "ddpm-cifar10 / 4": (
         32,
