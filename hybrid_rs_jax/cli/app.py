@@ -82,6 +82,7 @@ def make_app(command: str | None = None) -> App:
         help_formatter="plain",
         console=Console(width=_WIDTH, highlight=False),
         version=f"hybrid-rs {__version__}\n",
+        suppress_keyboard_interrupt=False,  # the process says what was kept
         default_parameter=Parameter(negative=(), show_env_var=False, show_default=False, allow_repeating=True),
     )
     for name, line in _COMMANDS.items():
@@ -120,7 +121,8 @@ def _sentence(error: CycloptsError) -> str:
     text = re.sub(r"^Invalid value for (\S+): (?=must )", r"\1 ", text)
     text = re.sub(r'^Invalid value "(.*)" for (\S+)\. Choose from: (.*)\.$', _choice, text)
     text = re.sub(r"^Unused Tokens: \[(.*)\]\.?$", r"These arguments mean nothing here: \1", text)
-    return text if text.endswith((".", "?")) else text + "."
+    text = re.sub(r"\.? Did you mean (.*)\?$", r" (did you mean \1?)", text)
+    return text if text.endswith(".") else text + "."
 
 
 def _choice(match: re.Match[str]) -> str:

@@ -58,7 +58,7 @@ def test_the_table_says_what_it_costs_in_words(capsys):
     [
         (["--epsilon", "0.5"], "--epsilon contradicts --target"),
         (["--samples", "5"], "needs at least"),
-        (["--probability", "1.5"], r"must lie in [0, 1]"),
+        (["--probability", "1.5"], r"must hold numbers in [0, 1]"),
         (["--tau", "0.9"], "needs at least 10994049"),
     ],
 )
