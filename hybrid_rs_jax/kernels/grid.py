@@ -100,7 +100,9 @@ def pixel_noise(sigma: float, step: float, dtype: np.dtype[Any]) -> PixelNoise:
 
 def noisy_pixels(words: Words, levels: Int32[Array, "*pixels"], noise: PixelNoise) -> Float[Array, "*pixels"]:
     """One noisy copy of a picture: `h (k + Z)`, the same integers on every device and in every dtype."""
-    return to_pixels(levels + draw_levels(words, levels.shape, noise), noise)
+    # in one row: an innermost axis of 3 colours would keep the processor from taking several pixels at a time
+    flat = levels.reshape(-1)
+    return to_pixels(flat + draw_levels(words, flat.shape, noise), noise).reshape(levels.shape)
 
 
 def draw_levels(words: Words, shape: tuple[int, ...], noise: PixelNoise) -> Int32[Array, "*pixels"]:

@@ -127,7 +127,7 @@ class _Drawing:
     Attributes:
       batch_size: largest number of copies per step, a multiple of the devices.
       everywhere: the sharding of what all devices hold.
-      noise, key, slots: arguments of the compiled steps.
+      noise, slots: arguments of the compiled programs.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class _Drawing:
         self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(row.image.dtype))
         self._step = smoothing.grid_step
         self.noise: HybridNoise = jax.device_put(smoothing.noise(self._dtype), self.everywhere)
-        self.key = jax.device_put(key_words(key), self.everywhere)
+        self._key = jax.device_put(key_words(key), self.everywhere)
         self._numbers = np.zeros(slots, np.int64)
         like = [row.tokens, self._stored(row.image), row.eligible, np.zeros((), np.uint32)]
         self.slots = Slots(*(jnp.zeros((slots, *x.shape), x.dtype, device=self.everywhere) for x in like))
@@ -190,7 +190,11 @@ class _Drawing:
         self.load([0], [row])
         slot = np.zeros(TRIAL_COPIES, np.int32)
         numbers = np.arange(2 * TRIAL_COPIES, dtype=np.uint32).reshape(2, -1)
-        return [_noisy(self.noise, self.slots, self.key, slot, copy) for copy in numbers]
+        return [self.noisy(slot, copy) for copy in numbers]
+
+    def noisy(self, slot: Any, copy: Any) -> tuple[Array, Array]:
+        """Noisy copies of a batch; keys come from a program of their own, or they are derived again for each pixel."""
+        return _noisy(self.noise, self.slots, _keys(self._key, self.slots.number, slot, copy), slot)
 
 
 class Backend(abc.ABC):
@@ -240,9 +244,11 @@ class Backend(abc.ABC):
 
 
 class DeviceBackend(Backend):
-    """Noise, classifier and labels in one compiled step, data-parallel over the mesh.
+    """Noise, then classifier and labels, in two compiled programs, data-parallel over the mesh.
 
-    The classifier is a pure function of parameters, which are arguments of the step instead of constants in it;
+    In one program the compiler would draw the noise again for each use that a network makes of a pixel (nine times
+    before a convolution of 3 x 3). And so the program of the noise serves all classifiers, and that of a classifier
+    all kinds of noise. The classifier is a pure function of parameters, which are arguments of the step instead of constants in it;
     parameters that lie on the mesh already stay as they are.
     """
 
@@ -258,7 +264,7 @@ class DeviceBackend(Backend):
         static = (self._apply, self._abilities.tie_tolerance, self._classes)
         with own_settings():
             try:
-                step = _step(*static, self._parameters, drawing.noise, drawing.slots, drawing.key, *where)
+                step = _step(*static, self._parameters, *drawing.noisy(*where))
             except jax.errors.JAXTypeError as error:
                 name, reason = self._abilities.name, str(error).partition("\n")[0]
                 raise ValueError(
@@ -318,7 +324,7 @@ class HostBackend(Backend):
         """Draw the noise and queue the batch."""
         drawing = self.drawing
         with own_settings():
-            noisy = _noisy(drawing.noise, drawing.slots, drawing.key, *drawing.places(slot, copy))
+            noisy = drawing.noisy(*drawing.places(slot, copy))
         self._steps.append(_Step(noisy, slot.size, drawing.naming(slot, copy)))
         self._ask()
 
@@ -377,17 +383,19 @@ def _put(slots: Slots, where: Array, rows: tuple[Array, ...]) -> Slots:
     return Slots(*(old.at[where].set(new) for old, new in zip(slots, rows, strict=True)))
 
 
-def _draw(noise: HybridNoise, slots: Slots, key: Array, slot: Array, copy: Array) -> tuple[Array, Array]:
-    """One noisy copy for each (slot, copy); its noise depends on (key, index of the input, copy) alone."""
-
-    def draw(i: Array, s: Array) -> tuple[Array, Array]:
-        own = fold(fold(key, slots.number[i]), s)
-        return noise(own, slots.tokens[i], slots.images[i], slots.eligible[i])
-
-    return jax.vmap(draw)(slot, copy)
+@jax.jit
+def _keys(key: Array, number: Array, slot: Array, copy: Array) -> Array:
+    """The key of each (slot, copy): it depends on (key, index of the input, copy) alone."""
+    return jax.vmap(lambda i, s: fold(fold(key, number[i]), s))(slot, copy)
 
 
-_noisy = jax.jit(_draw)
+@jax.jit
+def _noisy(noise: HybridNoise, slots: Slots, keys: Array, slot: Array) -> tuple[Array, Array]:
+    """One noisy copy of the input in each slot, under each key.
+
+    Numbers of the noise are arguments: a sweep over sigma, beta or the alphabet compiles once.
+    """
+    return jax.vmap(lambda own, i: noise(own, slots.tokens[i], slots.images[i], slots.eligible[i]))(keys, slot)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -396,19 +404,13 @@ def _step(
     tolerance: float | None,
     classes: int | None,
     parameters: Any,
-    noise: HybridNoise,
-    slots: Slots,
-    key: Array,
-    slot: Array,
-    copy: Array,
+    tokens: Array,
+    images: Array,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Labels and ties of one noisy copy of each (slot, copy) pair; how many are no votes, the first one, its value.
-
-    Numbers of the noise are arguments: a sweep over sigma, beta or the alphabet compiles once.
-    """
-    out = apply(parameters, *_draw(noise, slots, key, slot, copy))
-    if out.shape != slot.shape:
-        raise ValueError(f"The classifier must return one label per copy, shape {slot.shape}, got {out.shape}.")
+    """Labels and ties of noisy copies; how many are no votes, the first one, its value."""
+    out = apply(parameters, tokens, images)
+    if out.shape != tokens.shape[:1]:
+        raise ValueError(f"The classifier must return one label per copy, shape {tokens.shape[:1]}, got {out.shape}.")
     labels, ties, bad = _votes(out, tolerance, classes)
     first = jnp.argmax(bad)
     return labels, ties, bad.sum(dtype=jnp.int32), first, out[first]
