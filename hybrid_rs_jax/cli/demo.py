@@ -210,7 +210,7 @@ def comparison_rows(results: Mapping[str, Certificate]) -> tuple[list[str], list
         for index in range(len(budgets)):
             certified = index < radius.shape[1] and bool((radius[:, index] >= 0).any())
             cells.append(radius_text(mean(radius[:, index].tolist())) if certified else DASH)
-        body.append([title, floor_text(mean(results[name].budget.tolist()), 2), *cells])
+        body.append([title, floor_text(mean(results[name].budget.astype(float).tolist()), 2), *cells])
     return ["smoothing", "mean d", *(f"r_{d}" for d in budgets)], body
 
 
