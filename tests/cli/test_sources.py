@@ -1,12 +1,12 @@
 """Models and data sets that are opened by name."""
 
-import argparse
 import sys
 
 import numpy as np
 import pytest
 
 from hybrid_rs_jax.cli._sources import first_readable, open_source
+from hybrid_rs_jax.cli.options import GuardOptions
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
 
 
@@ -20,13 +20,13 @@ def given(tmp_path, monkeypatch):
     )
     images = np.arange(2 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 2, 3)
     np.savez(tmp_path / "inputs.npz", tokens=np.zeros((2, 3), int), images=images)
-    return argparse.Namespace(model="plain_classifier:decide", data="inputs.npz")
+    return "plain_classifier:decide", "inputs.npz", GuardOptions()
 
 
 def test_the_range_of_pixels_is_used_and_said_in_the_header(given):
     with pytest.raises(BadInputError, match=r"^inputs\.npz: images of uint8 span 0\.\.23; divide pixels"):
-        open_source(given)
-    source = open_source(given, (0, 255))
+        open_source(*given)
+    source = open_source(*given, (0, 255))
     assert source.data == {"name": "npz", "file": "inputs.npz", "pixel_range": [0, 255]}
     np.testing.assert_allclose(first_readable(source.inputs).image.ravel(), np.arange(12) / 255, atol=1e-7)
 
@@ -37,7 +37,7 @@ def test_a_module_that_ends_python_is_one_sentence(given, tmp_path):
     with pytest.raises(
         BadInputError, match=r"^--model rude_classifier:decide: .* cannot be imported: SystemExit\(3\)\.$"
     ):
-        open_source(given)
+        open_source(*given)
 
 
 class Broken:
