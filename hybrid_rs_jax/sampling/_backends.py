@@ -248,7 +248,7 @@ class DeviceBackend(Backend):
 
     In one program the compiler would draw the noise again for each use that a network makes of a pixel (nine times
     before a convolution of 3 x 3). And so the program of the noise serves all classifiers, and that of a classifier
-    all kinds of noise. The classifier is a pure function of parameters, which are arguments of the step and no constants;
+    all kinds of noise. The classifier is a pure function of parameters, which are arguments of the step, no constants;
     parameters that lie on the mesh already stay as they are.
     """
 

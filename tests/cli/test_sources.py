@@ -33,11 +33,10 @@ def test_the_range_of_pixels_is_used_and_said_in_the_header(given):
 
 def test_a_module_that_ends_python_is_one_sentence(given, tmp_path):
     (tmp_path / "rude_classifier.py").write_text("import sys\nsys.exit(3)\n")
-    given.model = "rude_classifier:decide"
     with pytest.raises(
         BadInputError, match=r"^--model rude_classifier:decide: .* cannot be imported: SystemExit\(3\)\.$"
     ):
-        open_source(*given)
+        open_source("rude_classifier:decide", *given[1:])
 
 
 class Broken:
