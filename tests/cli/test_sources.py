@@ -26,7 +26,7 @@ def given(tmp_path, monkeypatch):
 def test_the_range_of_pixels_is_used_and_said_in_the_header(given):
     with pytest.raises(BadInputError, match=r"^inputs\.npz: images of uint8 span 0\.\.23; divide pixels"):
         open_source(*given)
-    source = open_source(*given, (0, 255))
+    source = open_source(*given, (0.0, 255.0))
     assert source.data == {"name": "npz", "file": "inputs.npz", "pixel_range": [0, 255]}
     np.testing.assert_allclose(first_readable(source.inputs).image.ravel(), np.arange(12) / 255, atol=1e-7)
 
