@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,9 @@ def svg_figures(result: Result) -> list[tuple[str, str]]:
                 plot_certified_share(ax, budgets, radius)
             file = io.StringIO()
             figure.savefig(file, format="svg", transparent=True, metadata=_NO_DATE[".svg"])
-        drawn.append((label, file.getvalue()[file.getvalue().index("<svg") :]))
+        svg = file.getvalue()[file.getvalue().index("<svg") :]
+        # two pictures share a page, where a name may stand once
+        drawn.append((label, re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{kind}-", svg)))
     return drawn
 
 

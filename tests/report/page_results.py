@@ -20,7 +20,7 @@ def result_of(smoothing=HYBRID, counts=COUNTS, budgets=range(6), ids=None, side=
     own = tuple(budgets) if counts.ndim == 2 else None
     table = Counts(names, counts, np.full(counts.shape, 1000), budgets=own, **more)
     if side == "both":
-        return certify_decisions(table, smoothing, tau, alpha, tuple(budgets))
+        return certify_decisions(table, smoothing, tau, alpha, tuple(budgets), "both")
     return certify_counts(table, smoothing, tau, alpha, tuple(budgets), side)
 
 

@@ -213,7 +213,7 @@ def test_the_demo_shows_its_own_prompts_and_pictures():
 
 def test_pictures_stop_before_the_page_gets_too_large(monkeypatch):
     held_out = demo.load_demo("held_out")
-    monkeypatch.setattr(inputs, "PICTURE_BYTES", 1500)
+    monkeypatch.setattr(inputs, "PICTURE_BYTES", 600)
     parsed = Parsed(page(result_of(ids=held_out.ids[:5]), demo_preview()))
     assert 0 < len(parsed.all("img")) < 5
 
