@@ -55,9 +55,9 @@ EXPECTED = [("a", 3, 10), ("7", 0, 9)]
         ("blank rows and nameless columns.csv", "\n,id,successes,n,,\n0,a,3,10,,\n\n,,,,,\n1,7,0,9,,\n"),
         ("unknown columns.csv", "id,successes,n,note,note 2\na,3,10,x,y\n7,0,9,,\n"),
         ("any order.csv", '"n","id","successes"\n10,a,3\n9,7,0\n'),
-        ("zipped.csv.gz", gzip.compress(b"id,successes,n\na,3,10\n7,0,9\n")),
+        ("zipped.csv.gz", gzip.compress(b"id,successes,n\na,3,10\n7,0,9\n", mtime=0)),
         ("plain.jsonl", '{"id": "a", "successes": 3, "n": 10}\n\n{"n": 9.0, "id": 7, "Successes": "0"}\n'),
-        ("zipped.jsonl.gz", gzip.compress(b'{"id":"a","successes":3,"n":10}\n{"id":7.0,"successes":0,"n":9}')),
+        ("zipped.jsonl.gz", gzip.compress(b'{"id":"a","successes":3,"n":10}\n{"id":7.0,"successes":0,"n":9}', mtime=0)),
         ("json lines of another name.txt", '{"id": "a", "successes": 3, "n": 10}\n{"n": 9, "id": 7, "successes": 0}'),
     ],
 )
@@ -152,8 +152,8 @@ def test_columns_that_were_not_asked_for_are_kept_and_missing_cells_are_none(tmp
         (b"BZh91AY", "compressed by bzip2"),
         (b"\x28\xb5\x2f\xfd...", "compressed by zstd"),
         (b"SQLite format 3\0", "of a run give the folder"),
-        (gzip.compress(b"id,successes,n\n")[:-6], "compressed by gzip and damaged"),
-        (gzip.compress(b"id,successes,n\n")[:5] + b"\xff" * 30, "compressed by gzip and damaged"),
+        (gzip.compress(b"id,successes,n\n", mtime=0)[:-6], "compressed by gzip and damaged"),
+        (gzip.compress(b"id,successes,n\n", mtime=0)[:5] + b"\xff" * 30, "compressed by gzip and damaged"),
         (b"PAR1" + b"\xff" * 40, "is not a legal Parquet file"),
     ],
 )
