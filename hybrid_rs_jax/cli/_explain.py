@@ -38,8 +38,9 @@ def explain(certificate: Certificate, index: int) -> None:
         level = ceil_probability_text(need.bound, need.complement)
         say(f"3. Here it ends: p_A is below the {level} that certifies. It abstains.")
         return
-    d = certificate.budgets[certificate.budgets.index(row.budget) // 2]
-    radius = row.radius[certificate.budgets.index(d)]
+    budgets = certificate.budget_numbers
+    d = budgets[budgets.index(row.budget) // 2]
+    radius = row.radius[budgets.index(d)]
     epsilon = math.floor(radius * 500) / 1000
     _say_atoms(smoothing, d)
     lower, upper = (float(x) for x in worst_case_bounds(p_a, d, epsilon, smoothing, complement=complement))

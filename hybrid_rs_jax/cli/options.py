@@ -17,6 +17,7 @@ from hybrid_rs_jax.cli._values import at_least_zero, flag, integer, integer_grid
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 if TYPE_CHECKING:
+    from hybrid_rs_jax.results.statement import ThreatName
     from hybrid_rs_jax.confidence import SamplingPlan, SequentialTest
     from hybrid_rs_jax.kernels import HybridSmoothing
 
@@ -220,8 +221,6 @@ class GuardOptions:
     (default: combination)"""
     template: Literal["checkpoint", "policy_first"] | None = None
     """order of the prompt; policy_first computes the policy once per run (default: checkpoint)"""
-    threat: Literal["suffix", "l0"] | None = None
-    """noise on the empty positions behind the text, or on the whole text (default: suffix)"""
     text_length: Annotated[int, flag(integer(1, 2**20), "L")] | None = None
     """positions of the certified text, padding included (default: 64)"""
     image_size: Annotated[tuple[int, int], flag(_values.image_size, "HxW")] | None = None
@@ -255,6 +254,26 @@ class GuardOptions:
             raise BadInputError(
                 f"{joined(idle)} mean something to a vision-language checkpoint only, got --model {model}."
             )
+
+
+@Parameter(name="*", group=Group("Threat"))
+@dataclass(frozen=True, kw_only=True)
+class ThreatOptions:
+    """Which changes of the text an attacker may make."""
+
+    threat: Literal["append", "suffix", "anywhere", "insert", "l0"] | None = None
+    """append: up to d tokens right behind the text; suffix: any d of the positions behind it; anywhere (l0): any d
+    positions of the text; insert: d tokens inserted anywhere (deletion noise) (default: suffix)"""
+
+    @property
+    def name(self) -> "ThreatName":
+        """The threat in today's word."""
+        return "anywhere" if self.threat == "l0" else self.threat or "suffix"
+
+    @property
+    def region(self) -> str:
+        """Which positions of a guard's prompt carry noise."""
+        return "suffix" if self.name in ("append", "suffix") else "l0"
 
 
 def target_test(

@@ -65,6 +65,11 @@ class WorkOptions:
     """every K-th input from the I-th on (0/4, 1/4, ...): runs of several machines, joined by `hybrid-rs merge`"""
     batch_size: Batch | None = None
     """noisy copies per step (default: 2000, or 16 for a vision-language checkpoint)"""
+    draws: Literal["ordinary", "conditional", "both"] = "ordinary"
+    """ordinary draws serve all budgets; conditional ones resample the attacked positions always, for one budget each;
+    both share the samples and alpha (default: ordinary)"""
+    max_budget: Annotated[int, flag(integer(0, _values.MAX_BUDGET), "D")] | None = None
+    """with conditional draws: the budgets 0..D (default: 8, or the positions there are)"""
     devices: Annotated[int, flag(integer(1, 4096), "K")] | None = None
     """use the first K devices (default: all)"""
     seed: Seed = 0
@@ -118,13 +123,17 @@ def sample(
     smoothing = _smoothing(noise, source, demo=data == "demo")
     with library_sentences():
         delta = smoothing.total_variation(first_readable(source.inputs).image.size)
-    plan = stopping.plan(smoothing, risk.threshold, risk.level, delta)
-    header = _header(source, smoothing, plan, stopping.aim(risk.threshold, risk.level), work.seed)
+    design = _design(source, smoothing, stopping, risk, work, delta)
+    plan = _plan(design, smoothing, stopping, risk, delta)
+    header = _header(source, smoothing, plan, stopping.aim(risk.threshold, risk.level), work.seed, design)
     indices = work.indices(len(source.inputs.ids))
     say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {stopping.text(risk)}")
+    if design is not None:
+        say(_design_text(design))
     new = not resume or kind_of(out / LEDGER_FILE) is None
     with _terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(out, header, new) as ledger:
-        progress = _draw(ledger, out, source, indices, smoothing, plan, work)
+        groups = (Group(plan),) if design is None else design.groups(None if stopping.target is None else plan)
+        progress = _draw(ledger, out, source, indices, smoothing, groups, work)
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
         _refuse_all(out, counts.skipped, new)
@@ -138,7 +147,7 @@ def _draw(
     source: Source,
     indices: range,
     smoothing: HybridSmoothing,
-    plan: SamplingPlan,
+    groups: Sequence[Group],
     work: WorkOptions,
 ) -> Progress:
     """Run the engine into the ledger, with progress; an interrupt says what is kept."""
@@ -147,10 +156,12 @@ def _draw(
     from hybrid_rs_jax.sampling.engine import data_mesh
     from hybrid_rs_jax.sampling.run import InterruptedRun, sample_run
 
-    with progress_bar("sampling", len(indices) * plan.max_samples, "draws", log=True) as advance:
+    total = len(indices) * sum(group.plan.max_samples * len(group.streams) for group in groups)
+    unit = "input" if progress_unit_is_input else "sample"
+    with progress_bar("sampling", total, "draws", log=True) as advance:
 
         def report(progress: Progress) -> None:
-            note = f"{progress.finished + progress.skipped:,} of {counted(progress.inputs, 'input')}"
+            note = f"{progress.finished + progress.skipped:,} of {counted(progress.inputs, unit)}"
             advance(progress.settled, note, progress.classified)
 
         try:
@@ -160,7 +171,7 @@ def _draw(
                 source.inputs,
                 indices,
                 smoothing,
-                plan,
+                groups,
                 run_key(work.seed),
                 classes=Abilities.of(source.classifier).classes,
                 batch_size=work.batch_size or source.batch_size,

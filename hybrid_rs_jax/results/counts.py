@@ -16,7 +16,9 @@ import numpy as np
 from hybrid_rs_jax._files import kind_of, path_text
 from hybrid_rs_jax._tables import Table, read_table
 from hybrid_rs_jax._text import joined, span_text
+from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.kernels.deletion import Budget
 from hybrid_rs_jax.results.runs import Run, read_run
 from hybrid_rs_jax.results.statement import Provisional
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE
@@ -48,10 +50,14 @@ class Counts:
 
     Attributes:
       ids: names of the inputs, all different.
-      successes, n: int64[B] for one sample per input, int64[B, D] for one sample per input and budget.
+      successes, n: int64[B] for one sample per input, int64[B, D] for one sample per input and budget, int64[B, S] for
+        each of the `samples`. Of several sets of positions `successes` is the least count.
+      most: the largest count of the sets of positions, int64[B, S]; None: it is `successes`.
       ties: of the draws of `n`, those whose margin is at rounding level (they may be successes or not), same shape;
         None: there are none, or it is not known.
-      budgets: the D budgets where there is one sample per budget, else None.
+      budgets: the D budgets where there is one sample per budget, with a filter of its own or without a name for its
+        draws, else None.
+      samples: the S samples of draws of one filter, ordinary or conditional, else None.
       run: what a run folder says about the noise and the classifier, else None.
       plan: the plan that stopped the draws early; None: a number of draws that was fixed beforehand.
       votes: int64[B, classes] where a run counts votes per class; `successes` are then 0, for which class is certified
@@ -66,7 +72,7 @@ class Counts:
     successes: np.ndarray
     n: np.ndarray
     ties: np.ndarray | None = None
-    budgets: tuple[int, ...] | None = None
+    budgets: tuple[Budget, ...] | None = None
     run: Run | None = None
     plan: SamplingPlan | None = None
     votes: np.ndarray | None = None
@@ -74,6 +80,8 @@ class Counts:
     skipped: tuple[tuple[str, str], ...] = ()
     unfinished: tuple[str, ...] = ()
     others: tuple[Column, ...] = ()
+    samples: tuple[Sample, ...] | None = None
+    most: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.ties is not None and not np.any(self.ties):
@@ -90,6 +98,13 @@ class Counts:
     __hash__ = None  # type: ignore[assignment]
 
     @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the columns of `successes` and `n`: "ordinary", or the budget; None: there is one column."""
+        if self.samples is not None:
+            return tuple("ordinary" if sample.forced is None else str(sample.forced) for sample in self.samples)
+        return None if self.budgets is None else tuple(map(str, self.budgets))
+
+    @property
     def ties_left_out(self) -> bool:
         """Bounds do without ties: where every look is a statement of its own, so that any counts may be bounded there.
 
@@ -101,11 +116,12 @@ class Counts:
 
     def certain(self, side: Side) -> np.ndarray:
         """Successes that a bound rests on: without ties for a lower one, with all of them for an upper one."""
+        weakest = self.successes if side == "above" or self.most is None else self.most
         if self.ties is None or not self.ties_left_out:
-            return self.successes
+            return weakest
         if side == "above":
-            return np.asarray(np.maximum(self.successes - self.ties, 0))
-        return np.asarray(np.minimum(self.successes + self.ties, self.n))
+            return np.asarray(np.maximum(weakest - self.ties, 0))
+        return np.asarray(np.minimum(weakest + self.ties, self.n))
 
     def taken(self, rows: slice | np.ndarray) -> Counts:
         """The counts of some of the inputs."""
@@ -117,6 +133,7 @@ class Counts:
             n=self.n[rows],
             ties=None if self.ties is None else self.ties[rows],
             votes=None if self.votes is None else self.votes[rows],
+            most=None if self.most is None else self.most[rows],
             others=tuple(Column(c.name, tuple(np.asarray(c.values, object)[rows].tolist())) for c in self.others),
         )
 
