@@ -50,7 +50,8 @@ class Sample:
 
     def risk(self, whole: float) -> float:
         """Its part of the risk of all samples together."""
-        return whole if self.share == 1 else math.nextafter(whole * self.share, 0.0)
+        exact = math.frexp(self.share)[0] == 0.5  # a power of two
+        return whole * self.share if exact else math.nextafter(whole * self.share, 0.0)
 
     def budgets(self, budgets: Sequence[Budget]) -> tuple[Budget, ...]:
         """The budgets at which its bound is solved: all that it covers, or the one whose positions were forced."""

@@ -94,6 +94,14 @@ def output_path(source: Path, out: Path | None, suffix: str) -> Path:
     return source / f"certificates{suffix}" if kind == "folder" else source.with_suffix(suffix)
 
 
+def _sample_budgets(counts: Counts) -> tuple[int, ...]:
+    """The budgets that the samples are about."""
+    if counts.run is not None and counts.run.design is not None:
+        return counts.run.design.budgets
+    assert counts.samples is not None
+    return budget_numbers([sample.forced for sample in counts.samples if sample.forced is not None])
+
+
 def _budgets(max_budget: int | None, smoothing: HybridSmoothing, counts: Counts) -> tuple[int, ...]:
     """Budgets 0..D; those of the counts where each has a sample of its own."""
     if counts.budgets is not None:
@@ -103,11 +111,11 @@ def _budgets(max_budget: int | None, smoothing: HybridSmoothing, counts: Counts)
                 f"--max-budget {max_budget} contradicts the counts, which have one sample for each of the budgets "
                 f"{span_text(budgets)}; leave it out."
             )
-    elif counts.run is not None and counts.run.design is not None:
-        budgets = counts.run.design.budgets
+    elif counts.samples is not None:
+        budgets = _sample_budgets(counts)
         if max_budget not in (None, budgets[-1]):
             raise BadInputError(
-                f"--max-budget {max_budget} contradicts the run, whose draws were designed for d = "
+                f"--max-budget {max_budget} contradicts the counts, whose conditional draws are for d = "
                 f"{span_text(budgets)}; leave it out."
             )
     else:

@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hybrid_rs_jax._files import kind_of, path_text, read_text
 from hybrid_rs_jax.classifiers.base import BaseClassifier
-from hybrid_rs_jax.cli.options import GuardOptions
+from hybrid_rs_jax.cli.options import GuardOptions, ThreatOptions
 from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
 
@@ -37,6 +39,7 @@ class Source:
       sigma_unit: unit, resolution and stage of the pixel noise.
       model, data: what the header says of them, with digests.
       batch_size: noisy copies per step where the user does not say.
+      pad_token: the id that is no token, for deletion noise.
     """
 
     classifier: Any
@@ -46,6 +49,7 @@ class Source:
     model: dict[str, Any]
     data: dict[str, Any]
     batch_size: int = 2000
+    pad_token: int = 0
 
 
 def open_source(
@@ -54,6 +58,7 @@ def open_source(
     guard: GuardOptions,
     pixel_range: tuple[float, float] | None = None,
     *,
+    threat: ThreatOptions | None = None,
     share_image: bool = False,
 ) -> Source:
     """Open a model and a data set.
@@ -64,17 +69,19 @@ def open_source(
       data: "demo", a NumPy archive with tokens and images, or for a checkpoint a data set of texts and pictures.
       guard: the flags of checkpoints.
       pixel_range: of the pixels of an archive, what becomes 0 and 1; see `load_npz`.
+      threat: which positions of the text carry noise; an archive says that itself.
       share_image: pictures carry no noise, so that a checkpoint computes each once.
 
     Raises:
       BadInputError: if one of them cannot be opened, or a flag does not fit the model.
     """
+    threat = threat or ThreatOptions()
     if is_checkpoint(model):
-        return _checkpoint(model, data, guard, share_image)
+        return _checkpoint(model, data, guard, threat, share_image)
     guard.refuse(model)
     classifier, described = _demo_guard() if model == "demo" else _imported(model)
     if data == "demo":
-        inputs, named, vocab_size = _demo_inputs()
+        inputs, named, vocab_size = _demo_inputs(threat)
         return Source(classifier, inputs, vocab_size, DEMO_UNIT, described, named)
     path = Path(data)
     if path.suffix.lower() != ".npz":
@@ -104,19 +111,20 @@ def first_readable(inputs: Inputs) -> Input:
     raise BadInputError(f"None of the {len(reasons)} inputs can be used; the first one: {reasons[0]}")
 
 
-def _checkpoint(model: str, data: str, options: GuardOptions, share_image: bool) -> Source:
+def _checkpoint(model: str, data: str, options: GuardOptions, threat: ThreatOptions, share_image: bool) -> Source:
     """A guard with texts and pictures; the data first, which is quickly read."""
+    from hybrid_rs_jax.classifiers.vlm.prompt import PAD
     from hybrid_rs_jax.cli._vlm_inputs import GuardInputs
     from hybrid_rs_jax.data import open_data
 
     if data == "demo":
         raise BadInputError("--data must be a folder, a .csv or a .jsonl file of texts and pictures, got demo.")
     texts = open_data(data)
-    guard = open_guard(model, options, share_image=share_image)
+    guard = open_guard(model, options, threat=threat.region, share_image=share_image)
     height, width = guard.image_size
     named = {"name": "texts and pictures", "file": Path(data).name}
     unit = CHECKPOINT_UNIT.format(height=height, width=width)
-    return Source(guard, GuardInputs(texts, guard), guard.vocab_size, unit, guard.describe(), named, 16)
+    return Source(guard, GuardInputs(texts, guard), guard.vocab_size, unit, guard.describe(), named, 16, PAD)
 
 
 def _demo_guard() -> tuple[Any, dict[str, Any]]:
@@ -126,11 +134,13 @@ def _demo_guard() -> tuple[Any, dict[str, Any]]:
     return guard, guard.describe()
 
 
-def _demo_inputs() -> tuple[Inputs, dict[str, Any], int]:
+def _demo_inputs(threat: ThreatOptions) -> tuple[Inputs, dict[str, Any], int]:
     from hybrid_rs_jax.data import demo
 
     held_out = demo.held_out_unsafe(10_000)
-    inputs = ArrayInputs(held_out.ids, held_out.tokens, held_out.images, demo.suffix_mask())
+    everywhere = threat.region == "l0"
+    eligible = np.ones_like(demo.suffix_mask()) if everywhere else demo.suffix_mask()
+    inputs = ArrayInputs(held_out.ids, held_out.tokens, held_out.images, eligible)
     words = hashlib.sha256("\n".join(demo.vocabulary()).encode()).hexdigest()
     return inputs, {"name": "hybrid_rs_jax.data.demo.held_out_unsafe", "alphabet_sha256": words}, demo.VOCAB_SIZE
 

@@ -17,13 +17,14 @@ from hybrid_rs_jax.cli._values import at_least_zero, flag, integer, integer_grid
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 if TYPE_CHECKING:
-    from hybrid_rs_jax.results.statement import ThreatName
     from hybrid_rs_jax.confidence import SamplingPlan, SequentialTest
     from hybrid_rs_jax.kernels import HybridSmoothing
+    from hybrid_rs_jax.results.statement import ThreatName
 
 __all__ = [
     "ALPHA",
     "BETA",
+    "P_DELETE",
     "SAMPLES",
     "TAU",
     "Batch",
@@ -37,14 +38,15 @@ __all__ = [
     "Level",
     "Unit",
     "check_fields",
+    "ThreatOptions",
     "check_noise",
     "check_target",
     "target_test",
 ]
 
-TAU, ALPHA, BETA, SAMPLES = 4.6e-5, 0.01, 0.25, 10_000
+TAU, ALPHA, BETA, P_DELETE, SAMPLES = 4.6e-5, 0.01, 0.25, 0.5, 10_000
 
-KernelName = Literal["uniform", "absorbing", "categorical", "none"]
+KernelName = Literal["uniform", "absorbing", "categorical", "deletion", "none"]
 Unit = Annotated[float, flag(open_unit, "P")]
 Level = Annotated[float, flag(risk_level, "A")]
 Positive = Annotated[float, flag(positive, "X")]
@@ -65,9 +67,11 @@ class NoiseOptions:
     """The flags that define the smoothing distribution."""
 
     kernel: KernelName | None = None
-    """token noise: replace by another symbol, mask, replace per field; none = image-only"""
+    """token noise: replace by another symbol, mask, replace per field, delete; none = image-only"""
     beta: Unit | None = None
     """probability that a token is replaced, in (0, 1)"""
+    p_delete: Unit | None = None
+    """probability that a token is deleted, in (0, 1) (deletion)"""
     vocab_size: Symbols | None = None
     """symbols that the noise draws from, at least 2 (uniform; absorbing does not depend on it)"""
     cardinalities: Cardinalities | None = None
@@ -270,6 +274,10 @@ class ThreatOptions:
         """The threat in today's word."""
         return "anywhere" if self.threat == "l0" else self.threat or "suffix"
 
+    def of_noise(self, noise: NoiseOptions) -> "ThreatOptions":
+        """Deletion noise is about insertions, where nothing else was said."""
+        return ThreatOptions(threat="insert") if noise.kernel == "deletion" and self.threat is None else self
+
     @property
     def region(self) -> str:
         """Which positions of a guard's prompt carry noise."""
@@ -317,7 +325,7 @@ def check_noise(kernel: str, *, no_pixel_noise: bool = False, step: float | None
       kernel: its name.
       no_pixel_noise: the switch.
       step: of the pixels' grid.
-      given: `beta, vocab_size, cardinalities, sigma`, None where the flag was not given.
+      given: `beta, p_delete, vocab_size, cardinalities, sigma`, None where the flag was not given.
 
     Raises:
       BadInputError: one sentence with the flags.

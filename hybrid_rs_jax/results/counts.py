@@ -9,27 +9,29 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from hybrid_rs_jax._files import kind_of, path_text
 from hybrid_rs_jax._tables import Table, read_table
 from hybrid_rs_jax._text import joined, span_text
-from hybrid_rs_jax.certificate.samples import Sample
+from hybrid_rs_jax.certificate.samples import Sample, samples_for
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.kernels.deletion import Budget
 from hybrid_rs_jax.results.runs import Run, read_run
 from hybrid_rs_jax.results.statement import Provisional
+from hybrid_rs_jax.sampling.design import Design
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.certificate.certify import Side
     from hybrid_rs_jax.confidence import SamplingPlan
 
-__all__ = ["Column", "Counts", "read_counts"]
+__all__ = ["Column", "Counts", "count_table", "read_counts"]
 
 COLUMNS = ("id", "successes", "n")
+SAMPLE = "sample"
 #: Counts are compared in float64 further on, which holds integers up to here.
 MOST_DRAWS = 2**53
 #: A table over more discrete budgets would take hours.
@@ -114,6 +116,37 @@ class Counts:
 
         return self.plan is None or isinstance(self.plan, StagedLooks)
 
+    def of_draws(self, draws: Literal["ordinary", "conditional"] | None, name: str) -> Counts:
+        """The counts of a table, told how those with a budget each were drawn.
+
+        Args:
+          draws: "conditional": column d comes from draws whose positions of d were resampled.
+          name: of the table, for errors.
+
+        Raises:
+          BadInputError: if it is not said, or contradicts what is known: read as the other kind they prove too much.
+        """
+        if self.run is not None:
+            own = "ordinary" if self.samples is None else "conditional"
+            if draws not in (None, own):
+                raise BadInputError(f"--draws {draws} contradicts the run {name}, which has {own} draws; leave it out.")
+            return self
+        if self.budgets is None:
+            if draws == "conditional":
+                raise BadInputError(
+                    f"--draws conditional needs counts for each budget, and {name} has no column budget: one "
+                    "conditional score is never taken for several budgets."
+                )
+            return self
+        if draws is None:
+            raise BadInputError(
+                f"{name} has counts for each budget: say how they were drawn, --draws ordinary or --draws conditional "
+                "(the positions of the budget resampled in every draw)."
+            )
+        if draws == "ordinary":
+            return self
+        return dataclasses.replace(self, budgets=None, samples=samples_for(self.budgets))
+
     def certain(self, side: Side) -> np.ndarray:
         """Successes that a bound rests on: without ties for a lower one, with all of them for an upper one."""
         weakest = self.successes if side == "above" or self.most is None else self.most
@@ -163,6 +196,8 @@ def read_counts(path: Path, *, partial: bool = False) -> Counts:
         run = read_run(path)
         path = path / "counts.csv"
     _refuse_results(path)
+    if run is not None and run.design is not None:
+        return dataclasses.replace(_design_counts(read_table(path, COLUMNS, (SAMPLE,)), run.design), run=run)
     return dataclasses.replace(_table_counts(read_table(path, COLUMNS, ("budget", "ties"))), run=run)
 
 
@@ -188,6 +223,38 @@ def _table_counts(table: Table) -> Counts:
     shape = (len(ids), len(budgets))
     ties = None if ties is None else ties[order].reshape(shape)
     return Counts(ids, successes[order].reshape(shape), n[order].reshape(shape), ties, budgets)
+
+
+def count_table(counts: Counts) -> tuple[list[tuple[object, ...]], tuple[str, ...]]:
+    """Rows and columns of a table that `read_counts` reads beside the header of a run."""
+    if counts.samples is None:
+        rows = zip(counts.ids, counts.successes.tolist(), counts.n.tolist(), strict=True)
+        return list(rows), COLUMNS
+    labels = counts.labels or ()
+    cells = [
+        (name, label, int(k), int(n))
+        for name, successes, draws in zip(counts.ids, counts.successes, counts.n, strict=True)
+        for label, k, n in zip(labels, successes, draws, strict=True)
+    ]
+    return [*cells], ("id", SAMPLE, "successes", "n")
+
+
+def _design_counts(table: Table, design: Design) -> Counts:
+    """Columns of a table whose rows are one per input and sample of a design."""
+    labels = Counts((), np.zeros(0), np.zeros(0), samples=design.samples).labels or ()
+    names = table.names()
+    ids = tuple(dict.fromkeys(names))
+    known = {(name, label): row for row, (name, label) in enumerate(zip(names, table.columns[SAMPLE], strict=True))}
+    for name in ids:
+        for label in labels:
+            if (name, label) not in known:
+                raise BadInputError(f"{table.path}: id {name!r} has no line with {SAMPLE} {label}.")
+    if len(names) != len(ids) * len(labels):
+        raise BadInputError(f"{table.path} must have {len(labels)} lines for each of {len(ids)} ids, got {len(names)}.")
+    n = table.integers("n", 1, MOST_DRAWS)
+    successes = table.integers("successes", 0, n, "n")
+    order = np.array([[known[name, label] for label in labels] for name in ids])
+    return Counts(ids, successes[order], n[order], samples=design.samples)
 
 
 def _budget_column(table: Table) -> np.ndarray:

@@ -22,6 +22,7 @@ __all__ = ["FORMAT", "RUN_FILE", "Run", "package_versions", "read_run", "run_rec
 
 FORMAT = "hybrid_rs_jax run, version 1"
 RUN_FILE = "run.json"
+_COLUMNS = ("id", "successes", "n")
 _THREATS: tuple[ThreatName, ...] = ("append", "suffix", "anywhere", "insert", "positions", "fields", "image")
 
 
@@ -155,10 +156,19 @@ def package_versions() -> dict[str, str]:
     }
 
 
-def write_run(folder: Path, record: Mapping[str, object], rows: Iterable[tuple[str, int, int]]) -> None:
-    """Write `run.json` and `counts.csv` (rows of id, successes, n) into `folder` (of an `atomic_folder`)."""
+def write_run(
+    folder: Path, record: Mapping[str, object], rows: Iterable[tuple[object, ...]], columns: Sequence[str] = _COLUMNS
+) -> None:
+    """Write `run.json` and `counts.csv` into `folder` (of an `atomic_folder`); a run with a design has a column sample.
+
+    Args:
+      folder: exists.
+      record: of `run_record`.
+      rows: of the table, one per input (and sample).
+      columns: their names.
+    """
     write_json(folder / RUN_FILE, {name: thawed(frozen(value)) for name, value in record.items()})
-    write_csv(folder / "counts.csv", ("id", "successes", "n"), rows)
+    write_csv(folder / "counts.csv", tuple(columns), rows)
 
 
 def read_run(folder: Path) -> Run:

@@ -16,13 +16,23 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hybrid_rs_jax.certificate.certify import needed_samples
+from hybrid_rs_jax.certificate.certify import certified_counts
 from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.confidence import FixedSample, SamplingPlan
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.sampling.ledger import SHARED, Stream
 
-__all__ = ["DRAWS", "Design", "Draws", "Group", "Part", "covering", "design_draws", "forced_mask"]
+__all__ = [
+    "DRAWS",
+    "Design",
+    "Draws",
+    "StreamGroup",
+    "Part",
+    "covering",
+    "design_draws",
+    "forced_mask",
+    "target_design",
+]
 
 Draws = Literal["ordinary", "conditional", "both"]
 DRAWS: tuple[Draws, ...] = ("ordinary", "conditional", "both")
@@ -37,7 +47,7 @@ Set = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class StreamGroup:
     """Streams of one plan.
 
     Attributes:
@@ -95,9 +105,9 @@ class Design:
         """Draws per input in all."""
         return sum(part.copies for part in self.parts)
 
-    def groups(self, plan: SamplingPlan | None = None) -> tuple[Group, ...]:
+    def groups(self, plan: SamplingPlan | None = None) -> tuple[StreamGroup, ...]:
         """What the engine draws: fixed numbers, or all by one plan."""
-        return tuple(Group(plan or FixedSample(part.draws), part.sets) for part in self.parts)
+        return tuple(StreamGroup(plan or FixedSample(part.draws), part.sets) for part in self.parts)
 
     def describe(self) -> dict[str, Any]:
         """For the header of a run; `of` reads it."""
@@ -150,8 +160,8 @@ def design_draws(
     """Spread `copies` draws per input over the budgets 0..D.
 
     With both kinds most draws are ordinary, at half of alpha, and each budget has a fortieth for conditional ones. For
-    each budget the family with the fewest copies is taken that certifies an l2 budget of sigma, or of 0, if all draws
-    agree; a budget whose families are all too large is left to those of larger budgets.
+    each budget the family is taken that certifies the largest radius if all of its draws agree; a budget whose families
+    are all too large is left to those of larger budgets.
 
     Args:
       kind: "conditional" or "both".
@@ -174,7 +184,7 @@ def design_draws(
     risk = alpha * rest / max(largest, 1)
     chosen: dict[int, tuple[int, tuple[Set, ...]]] = {}
     for d in range(1, largest + 1):
-        family = _cheapest(d, places, ordered, each, deployed, tau, risk, total_variation)
+        family = _strongest(d, places, ordered, each, deployed, tau, risk, total_variation)
         if family is not None:
             chosen[d] = family
     if not chosen and not both:
@@ -182,46 +192,52 @@ def design_draws(
             f"samples must be large enough for one budget of d = 1..{max_budget}: {copies} conditional draws in all "
             "certify none of them with this noise, tau and threat, even if all agree."
         )
-    share = rest / max(len(chosen), 1)
+    # sets of one size are drawn once, for the largest budget that has them: they cover the smaller ones
+    last = {size: d for d, (size, _) in chosen.items()}
+    share = rest / max(len(last), 1)
     parts = []
-    for d, (size, sets) in chosen.items():
+    for size, d in last.items():
+        sets, together = chosen[d][1], sum(other == size for other, _ in chosen.values())
         covers = len(budgets) if size >= places else d + 1
-        parts.append(Part(Sample(covers, share, size, len(sets)), each // len(sets), sets))
+        parts.append(Part(Sample(covers, share, size, len(sets)), each * together // len(sets), sets))
     if both:
         left = copies - sum(part.copies for part in parts)
         parts.insert(0, Part(Sample(len(budgets), _ORDINARY_SHARE if parts else 1.0), left))
     return Design(kind, places, budgets, tuple(parts))
 
 
-def _cheapest(
-    d: int,
-    places: int,
-    ordered: bool,
-    copies: int,
-    deployed: HybridSmoothing,
-    tau: float,
-    risk: float,
-    delta: float,
+def target_design(d: int, places: int, copies: int) -> Design:
+    """Conditional draws for the one budget d, of the first d places: at most `copies` of them, by a plan of its own."""
+    sample = Sample(d + 1, 1.0, d)
+    return Design("conditional", places, tuple(range(d + 1)), (Part(sample, copies, _family(places, d, d, True)),))
+
+
+def _strongest(
+    d: int, places: int, ordered: bool, copies: int, deployed: HybridSmoothing, tau: float, risk: float, delta: float
 ) -> tuple[int, tuple[Set, ...]] | None:
-    """Positions per set, and the sets, of the family for a budget that needs the fewest copies; None: none fits."""
-    if ordered:
-        sizes = [d]
-    else:
-        sizes = sorted({*range(d, min(d + _WIDER, places) + 1), places})
-    needs = {
-        epsilon: needed_samples(sizes, deployed, tau, risk, epsilon=epsilon, total_variation=delta)
-        for epsilon in ([deployed.sigma, 0.0] if deployed.sigma is not None else [0.0])
-    }
-    for need in needs.values():
-        families = []
-        for size, draws in zip(sizes, need.tolist(), strict=True):
-            if 0 < draws <= copies and _at_least(places, d, size, ordered) * draws <= copies:
-                families.append((draws, size, _family(places, d, size, ordered)))
-        fits = [(draws * len(sets), size, sets) for draws, size, sets in families if draws * len(sets) <= copies]
-        if fits:
-            _, size, sets = min(fits, key=lambda family: family[:2])
-            return size, sets
-    return None
+    """Positions per set, and the sets, of the family that certifies a budget farthest if all agree; None: none does."""
+    sizes = [d] if ordered else sorted({*range(d, min(d + _WIDER, places) + 1), places})
+    families = []
+    for size in sizes:
+        if _at_least(places, d, size, ordered) <= min(copies, MOST_SETS):
+            sets = _family(places, d, size, ordered)
+            families += [(size, sets)] if len(sets) <= copies else []
+    if not families:
+        return None
+    agreeing = np.array([copies // len(sets) for _, sets in families])
+    radius = np.diagonal(
+        certified_counts(
+            np.broadcast_to(agreeing, (len(families), len(families))),
+            np.broadcast_to(agreeing, (len(families), len(families))),
+            deployed,
+            tau,
+            risk,
+            [size for size, _ in families],
+            total_variation=delta,
+        ).radius
+    )
+    best = int(np.argmax(radius))  # of equal ones (no pixel noise) the smallest sets
+    return families[best] if radius[best] >= 0 else None
 
 
 def _at_least(places: int, d: int, size: int, ordered: bool) -> int:

@@ -19,7 +19,7 @@ from hybrid_rs_jax.data.inputs import Input, Inputs
 from hybrid_rs_jax.errors import UnreadableInputError
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.sampling._schedule import Resolved
-from hybrid_rs_jax.sampling.design import Group, forced_mask
+from hybrid_rs_jax.sampling.design import StreamGroup, forced_mask
 from hybrid_rs_jax.sampling.engine import Row, check_inputs, stream
 from hybrid_rs_jax.sampling.ledger import CountRow, Ledger, Stream
 
@@ -79,7 +79,7 @@ def sample_run(
     inputs: Inputs,
     indices: Sequence[int],
     smoothing: HybridSmoothing,
-    plan: SamplingPlan | Sequence[Group],
+    plan: SamplingPlan | Sequence[StreamGroup],
     key: jax.Array,
     *,
     classes: int | None = None,
@@ -104,7 +104,7 @@ def sample_run(
       LedgerError: if the ledger cannot be written; everything before is kept.
       InterruptedRun: in the place of a KeyboardInterrupt.
     """
-    groups = plan if isinstance(plan, Sequence) else (Group(plan),)
+    groups = plan if isinstance(plan, Sequence) else (StreamGroup(plan),)
     tallies = ledger.tallies()
     tasks = [list(_tasks(tallies, indices, group)) for group in groups]
     progress = Progress(inputs=len(indices) * sum(len(group.streams) for group in groups))
@@ -132,7 +132,7 @@ def _rows(
     taken: list[_Task],
     inputs: Inputs,
     smoothing: HybridSmoothing,
-    group: Group,
+    group: StreamGroup,
     writer: _Writer,
     progress: Progress,
 ) -> Iterator[Row]:
@@ -249,7 +249,7 @@ class _Writer:
 
 
 def _tasks(
-    tallies: Mapping[tuple[int, Stream], CountRow], indices: Sequence[int], group: Group
+    tallies: Mapping[tuple[int, Stream], CountRow], indices: Sequence[int], group: StreamGroup
 ) -> Iterator[_Task]:
     """What is left to draw of a group, input by input."""
     plan = group.plan
