@@ -205,7 +205,7 @@ def needed_bound(
     level = _threshold(tau, side, total_variation)
     if level is None:
         return LowerBound(np.asarray(1.0), np.asarray(-1.0))
-    p, complement = _needed(_lanes([d])[0], smoothing, level, total_variation, epsilon)
+    p, complement = _needed(_lanes([d]).reshape(()), smoothing, level, total_variation, epsilon)
     return LowerBound(p, complement)
 
 

@@ -58,10 +58,11 @@ def explain(certificate: Certificate, index: int) -> None:
         f"d = {row.budget}."
     )
     if more is not certificate:
+        best = floor_text(more.radius[index][budgets.index(d)], 3)
         say(
-            "   So far the ordinary draws. Conditional ones, in which the appended positions are resampled every time, have "
-            "the other half of alpha and raise radii where they can: in all r_"
-            f"{d} = {floor_text(more.radius[index][budgets.index(d)], 3)}, and the largest budget is {more[index].budget}."
+            "   So far the ordinary draws. Conditional ones, in which the appended positions are resampled every time, "
+            f"have the other half of alpha and raise radii where they can: in all r_{d} = {best}, and the largest "
+            f"budget is {more[index].budget}."
         )
     say(f"6. Guarantee. {run_time_text(tau, 0.01, more.alpha)}")
 

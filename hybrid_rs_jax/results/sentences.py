@@ -140,7 +140,7 @@ def _token_changes(threat: Threat, budgets: Sequence[Budget]) -> str:
     if any(isinstance(d, Edits) for d in budgets):
         return f"the text is edited within a budget, anywhere ({'; '.join(map(str, budgets))})"
     if threat.name == "insert":
-        return "at most d tokens are inserted, anywhere in the text"
+        return "at most d tokens are inserted, anywhere in the text (which still fits its certified length)"
     if threat.name == "forced":
         return (
             "at most d tokens are replaced by other symbols of the noise alphabet, at positions that the draws for the "
