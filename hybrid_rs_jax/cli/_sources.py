@@ -23,6 +23,8 @@ __all__ = ["Source", "first_readable", "is_checkpoint", "open_guard", "open_sour
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
+#: The held-out inputs of the demo: unsafe ones, and safe ones for false alarms.
+DEMO_DATA = ("demo", "demo-safe")
 PLAIN_UNIT = "as the pixels of the data, added to the picture that the classifier gets, not clipped"
 CHECKPOINT_UNIT = (
     "pixels in [0, 1] at {height}x{width}, added before the checkpoint's own image processing, not clipped"
@@ -66,7 +68,8 @@ def open_source(
     Args:
       model: "demo", "package.module:name" of a classifier that is importable from here, or the folder (hub id) of a
         vision-language checkpoint.
-      data: "demo", a NumPy archive with tokens and images, or for a checkpoint a data set of texts and pictures.
+      data: "demo", "demo-safe", a NumPy archive with tokens and images, or for a checkpoint a data set of texts and
+        pictures.
       guard: the flags of checkpoints.
       pixel_range: of the pixels of an archive, what becomes 0 and 1; see `load_npz`.
       threat: which positions of the text carry noise; an archive says that itself.
@@ -80,12 +83,12 @@ def open_source(
         return _checkpoint(model, data, guard, threat, share_image)
     guard.refuse(model)
     classifier, described = _demo_guard() if model == "demo" else _imported(model)
-    if data == "demo":
-        inputs, named, vocab_size = _demo_inputs(threat)
+    if data in DEMO_DATA:
+        inputs, named, vocab_size = _demo_inputs(threat, safe=data == "demo-safe")
         return Source(classifier, inputs, vocab_size, DEMO_UNIT, described, named)
     path = Path(data)
     if path.suffix.lower() != ".npz":
-        legal = "demo or a NumPy archive (.npz) with tokens and images"
+        legal = "demo, demo-safe or a NumPy archive (.npz) with tokens and images"
         raise BadInputError(f"--data must be {legal}, got {path_text(data)}.")
     with library_sentences():
         arrays = load_npz(path, pixel_range)
@@ -117,8 +120,8 @@ def _checkpoint(model: str, data: str, options: GuardOptions, threat: ThreatOpti
     from hybrid_rs_jax.cli._vlm_inputs import GuardInputs
     from hybrid_rs_jax.data import open_data
 
-    if data == "demo":
-        raise BadInputError("--data must be a folder, a .csv or a .jsonl file of texts and pictures, got demo.")
+    if data in DEMO_DATA:
+        raise BadInputError(f"--data must be a folder, a .csv or a .jsonl file of texts and pictures, got {data}.")
     texts = open_data(data)
     guard = open_guard(model, options, threat=threat.region, share_image=share_image)
     height, width = guard.image_size
@@ -134,15 +137,16 @@ def _demo_guard() -> tuple[Any, dict[str, Any]]:
     return guard, guard.describe()
 
 
-def _demo_inputs(threat: ThreatOptions) -> tuple[Inputs, dict[str, Any], int]:
+def _demo_inputs(threat: ThreatOptions, safe: bool) -> tuple[Inputs, dict[str, Any], int]:
     from hybrid_rs_jax.data import demo
 
-    held_out = demo.held_out_unsafe(10_000)
+    held_out = demo.held_out_safe(10_000) if safe else demo.held_out_unsafe(10_000)
     everywhere = threat.region == "l0"
     eligible = np.ones_like(demo.suffix_mask()) if everywhere else demo.suffix_mask()
     inputs = ArrayInputs(held_out.ids, held_out.tokens, held_out.images, eligible)
     words = hashlib.sha256("\n".join(demo.vocabulary()).encode()).hexdigest()
-    return inputs, {"name": "hybrid_rs_jax.data.demo.held_out_unsafe", "alphabet_sha256": words}, demo.VOCAB_SIZE
+    name = f"hybrid_rs_jax.data.demo.held_out_{'safe' if safe else 'unsafe'}"
+    return inputs, {"name": name, "alphabet_sha256": words}, demo.VOCAB_SIZE
 
 
 def _imported(name: str) -> tuple[Any, dict[str, Any]]:

@@ -108,8 +108,8 @@ def sample(
     model
         demo, package.module:name of a classifier (Python), or the folder of a vision-language checkpoint
     data
-        demo, a NumPy archive (.npz) with tokens, images, ids, eligible, or for a checkpoint a folder, .csv or .jsonl
-        of texts and pictures
+        demo (unsafe inputs), demo-safe, a NumPy archive (.npz) with tokens, images, ids, eligible, or for a checkpoint
+        a folder, .csv or .jsonl of texts and pictures
     out
         folder of the run
     resume
@@ -117,7 +117,7 @@ def sample(
     pixel_range
         of the pixels of an archive: what becomes 0 and 1, e.g. 0,255
     """
-    from hybrid_rs_jax.cli._sources import first_readable, open_source
+    from hybrid_rs_jax.cli._sources import DEMO_DATA, first_readable, open_source
     from hybrid_rs_jax.kernels.record import smoothing_text
     from hybrid_rs_jax.sampling.design import StreamGroup
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE
@@ -128,7 +128,7 @@ def sample(
     source = open_source(
         model, data, guard or GuardOptions(), pixel_range, threat=threat, share_image=noise.no_pixel_noise
     )
-    smoothing = _smoothing(noise, source, threat, demo=data == "demo")
+    smoothing = _smoothing(noise, source, threat, demo=data in DEMO_DATA)
     with library_sentences():
         delta = smoothing.total_variation(first_readable(source.inputs).image.size)
     design = draws.design(source, smoothing, threat, stopping, risk, delta)

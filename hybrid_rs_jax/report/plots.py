@@ -16,7 +16,15 @@ from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.result import Result
 
-__all__ = ["SUFFIXES", "plot_certified_accuracy", "plot_certified_share", "plot_frontier", "save_figure", "svg_figures"]
+__all__ = [
+    "SUFFIXES",
+    "plot_certified_accuracy",
+    "plot_certified_share",
+    "plot_frontier",
+    "save_figure",
+    "styled",
+    "svg_figures",
+]
 
 SUFFIXES = (".png", ".pdf", ".svg")
 _INK, _SOFT, _GRID = "#1f2430", "#6b7280", "#e5e7eb"
@@ -42,6 +50,13 @@ _STYLE: dict[Any, Any] = {
     "text.color": _INK,
     "svg.hashsalt": "hybrid_rs_jax",
 }
+
+
+def styled() -> Any:
+    """The look of all pictures, as a context."""
+    import matplotlib
+
+    return matplotlib.rc_context(_STYLE)
 
 
 def save_figure(result: Result, path: Path, suffix: str) -> None:
