@@ -19,6 +19,7 @@ from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_se
 
 __all__ = ["Source", "first_readable", "is_checkpoint", "open_guard", "open_source"]
 
+_LEGAL_MODELS = "--model must be demo, package.module:name of a classifier or a checkpoint's folder"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 PLAIN_UNIT = "as the pixels of the data, added to the picture that the classifier gets, not clipped"
@@ -71,6 +72,7 @@ def open_source(
     """
     if is_checkpoint(model):
         return _checkpoint(model, data, guard, share_image)
+    _refuse_lost_folder(model)
     guard.refuse(model)
     classifier, described = _demo_guard() if model == "demo" else _imported(model)
     if data == "demo":
@@ -135,13 +137,18 @@ def _demo_inputs() -> tuple[Inputs, dict[str, Any], int]:
     return inputs, {"name": "hybrid_rs_jax.data.demo.held_out_unsafe", "alphabet_sha256": words}, demo.VOCAB_SIZE
 
 
+def _refuse_lost_folder(model: str) -> None:
+    """A path of a folder that is not there is no name of a classifier, and flags of checkpoints would fit it."""
+    if model != "demo" and ":" not in model:
+        what = "does not exist" if kind_of(Path(model).expanduser()) is None else "is not a folder"
+        raise BadInputError(f"{_LEGAL_MODELS}, got {path_text(model)}, which {what}.")
+
+
 def _imported(name: str) -> tuple[Any, dict[str, Any]]:
     """The classifier `package.module:name`; the current folder is searched too, as `python -m` does."""
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise BadInputError(
-            f"--model must be demo, package.module:name of a classifier or a checkpoint's folder, got {name}."
-        )
+        raise BadInputError(f"{_LEGAL_MODELS}, got {path_text(name)}.")
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
