@@ -120,6 +120,7 @@ class _Stored:
             skipped=tuple((name, str(reason)) for name, reason in skipped.items()),
             unfinished=tuple(map(str, _list(self.statement.get("unfinished") or [], "unfinished"))),
             others=self._others(),
+            total_variation=0.0 if run is not None else self._total_variation(),
         )
 
     def _certificate(self, side: str, decisions: int, needs: Object) -> Certificate:
@@ -174,6 +175,10 @@ class _Stored:
         if not run:
             return None
         return Run.of(self.path, {"smoothing": describe_smoothing(self.smoothing), **_object(run, "run")})
+
+    def _total_variation(self) -> float:
+        noise = _object(self.statement.get("noise") or {}, "noise")
+        return _number(noise.get("total_variation", 0.0), "total_variation", -5e-324, 1.0)
 
     def _provisional(self, run: Run | None, n: np.ndarray) -> Provisional | None:
         stored = self.statement.get("provisional")

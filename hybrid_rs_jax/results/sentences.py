@@ -197,6 +197,11 @@ def _provisional_text(provisional: Provisional, alpha: float) -> str:
 def _drawn_text(noise: Noise) -> str:
     ideal = "ideal Gaussian noise" if noise.pixels else "the noise that is named"
     if noise.drawn == "elsewhere":
+        if noise.total_variation:
+            return (
+                f"The bounds are about {ideal}: the total variation of {up_text(noise.total_variation)} between it and "
+                "the noise that was drawn, as it was given, is subtracted."
+            )
         return f"The counts were drawn elsewhere: the bounds are about {ideal}."
     if noise.drawn == "version 0.1":
         pixels = ", whose normals end at -5.42 and +5.22 standard deviations and leave gaps" if noise.pixels else ""

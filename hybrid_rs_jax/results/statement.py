@@ -251,7 +251,7 @@ def build_statement(
     return Statement(
         side=side,
         risk=Risk(alpha, alpha / shares, split, tau),
-        noise=_noise(smoothing, counts.run),
+        noise=_noise(smoothing, counts),
         threat=_threat(smoothing, counts.run, counts.budgets),
         budgets=budgets,
         stopping=Stopping(counts.plan, None if counts.run is None else counts.run.target),
@@ -262,9 +262,9 @@ def build_statement(
     )
 
 
-def _noise(smoothing: HybridSmoothing, run: Run | None) -> Noise:
-    if run is None:
-        return Noise(smoothing)
+def _noise(smoothing: HybridSmoothing, counts: Counts) -> Noise:
+    if (run := counts.run) is None:
+        return Noise(smoothing, total_variation=counts.total_variation)
     drawn: Drawn = "run" if run.generator is not None else "version 0.1"
     return Noise(smoothing, drawn, run.step, run.generator, run.total_variation, run.off_grid)
 
