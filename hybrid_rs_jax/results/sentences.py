@@ -94,7 +94,7 @@ def threat_model(statement: Statement) -> str:
             "the continuous part moves by at most r in l2 norm, in the unit of the inputs, as sigma is" + _grid(noise)
         )
     unchanged = "" if noise.tokens and noise.pixels else f"; the {'image' if noise.tokens else 'text'} stays as it is"
-    return joined(parts) + unchanged
+    return ", and ".join(parts) + unchanged
 
 
 _SHIFT = "an insertion or deletion that shifts later tokens is not covered"
