@@ -21,6 +21,7 @@ from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_se
 
 __all__ = ["Source", "first_readable", "is_checkpoint", "open_guard", "open_source"]
 
+_LEGAL_MODELS = "--model must be demo, package.module:name of a classifier or a checkpoint's folder"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 #: The held-out inputs of the demo: unsafe ones, and safe ones for false alarms.
@@ -81,6 +82,7 @@ def open_source(
     threat = threat or ThreatOptions()
     if is_checkpoint(model):
         return _checkpoint(model, data, guard, threat, share_image)
+    _refuse_lost_folder(model)
     guard.refuse(model)
     classifier, described = _demo_guard() if model == "demo" else _imported(model)
     if data in DEMO_DATA:
@@ -149,13 +151,18 @@ def _demo_inputs(threat: ThreatOptions, safe: bool) -> tuple[Inputs, dict[str, A
     return inputs, {"name": name, "alphabet_sha256": words}, demo.VOCAB_SIZE
 
 
+def _refuse_lost_folder(model: str) -> None:
+    """A path of a folder that is not there is no name of a classifier, and flags of checkpoints would fit it."""
+    if model != "demo" and ":" not in model:
+        what = "does not exist" if kind_of(Path(model).expanduser()) is None else "is not a folder"
+        raise BadInputError(f"{_LEGAL_MODELS}, got {path_text(model)}, which {what}.")
+
+
 def _imported(name: str) -> tuple[Any, dict[str, Any]]:
     """The classifier `package.module:name`; the current folder is searched too, as `python -m` does."""
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise BadInputError(
-            f"--model must be demo, package.module:name of a classifier or a checkpoint's folder, got {name}."
-        )
+        raise BadInputError(f"{_LEGAL_MODELS}, got {path_text(name)}.")
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:

@@ -9,7 +9,14 @@ from typing import Literal
 
 import numpy as np
 
-from hybrid_rs_jax._checks import check_draws, check_risk, check_side
+from hybrid_rs_jax._checks import (
+    check_draws,
+    check_level,
+    check_risk,
+    check_side,
+    check_tau,
+    check_total_variation,
+)
 from hybrid_rs_jax.certificate.certify import Side, certified_counts, worst_case_scores
 from hybrid_rs_jax.certificate.samples import certified_samples, samples_for, worst_case_of_samples
 from hybrid_rs_jax.confidence import FixedSample, SamplingPlan
@@ -180,12 +187,13 @@ def certify(
     side: str = "above",
     plan: SamplingPlan | None = None,
     ids: Sequence[str] | None = None,
+    total_variation: float = 0.0,
 ) -> Certificate:
     """Certify inputs from their Monte Carlo counts.
 
     `p_A` is the one-sided Clopper-Pearson bound, or that of the plan by which the draws were stopped; the radius at
-    budget d is `sup{r : V(p_A; d, r) > tau}` (Theorem 4.2), rounded down. The counts are taken for draws of the ideal
-    noise.
+    budget d is `sup{r : V(p_A - delta; d, r) > tau + delta}` (Theorem 4.2, with the total variation delta), rounded
+    down.
 
     Args:
       counts: successes, int[B] for one sample per input shared by all budgets (noise on all eligible positions), or
@@ -202,6 +210,9 @@ def certify(
       plan: the plan that stopped the draws; None where `n` was fixed before the first draw. Clopper-Pearson on counts
         that were stopped early would claim too much.
       ids: names of the inputs, all different; "0", "1", ... if None.
+      total_variation: distance between the noise that was drawn and the ideal one, in [0, 1): for the draws of `sample`
+        and `sample_counts` `smoothing.total_variation(pixels)`, about 1e-14 for a small picture; 0: the draws are taken
+        for ideal.
 
     Returns:
       bounds rounded outwards, radii rounded down.
@@ -240,10 +251,18 @@ def certify(
         plan.lower_bound(draws, successes, 0.5)  # refuses what is not complete
         plan = None
     return certify_counts(
-        Counts(names, successes, draws, budgets=per_budget, plan=plan, samples=samples),
+        Counts(
+            names,
+            successes,
+            draws,
+            budgets=per_budget,
+            plan=plan,
+            samples=samples,
+            total_variation=check_total_variation(total_variation),
+        ),
         smoothing,
-        tau,
-        alpha,
+        check_level("tau", check_tau(tau)),
+        check_level("alpha", check_risk(alpha)),
         chosen,
         _side(side),
     )
@@ -279,7 +298,7 @@ def certify_counts(
         raise ValueError("The counts are votes per class; certify_classes certifies those.")
     if counts.budgets is not None and counts.budgets != chosen:
         raise ValueError(f"budgets must be those of the counts, {list(counts.budgets)}, got {list(chosen)}.")
-    statement = build_statement(counts, smoothing, float(tau), float(alpha), chosen, side, decisions)
+    statement = build_statement(counts, smoothing, tau, alpha, chosen, side, decisions)
     drawn, delta = (counts.certain(side), counts.n), statement.noise.total_variation
     if counts.samples is None:
         risk = statement.risk.per_statement

@@ -68,6 +68,7 @@ class Counts:
       skipped: (id, reason) of the inputs that a run gave up; they are not among the B.
       unfinished: inputs whose draws are not complete, where no bound holds yet; they are not among the B.
       others: further columns of the table that the counts come from.
+      total_variation: distance between the noise that was drawn and the ideal one, where no run says it.
     """
 
     ids: tuple[str, ...]
@@ -84,6 +85,7 @@ class Counts:
     others: tuple[Column, ...] = ()
     samples: tuple[Sample, ...] | None = None
     most: np.ndarray | None = None
+    total_variation: float = 0.0
 
     def __post_init__(self) -> None:
         if self.ties is not None and not np.any(self.ties):

@@ -133,6 +133,7 @@ class _Stored:
             others=self._others(),
             samples=self.samples,
             most=self._integers("most") if "most" in self.rows[0] else None,
+            total_variation=0.0 if run is not None else self._total_variation(),
         )
 
     def _certificate(self, side: str, decisions: int, needs: Object) -> Certificate:
@@ -184,6 +185,10 @@ class _Stored:
         if not run:
             return None
         return Run.of(self.path, {"smoothing": describe_smoothing(self.smoothing), **_object(run, "run")})
+
+    def _total_variation(self) -> float:
+        noise = _object(self.statement.get("noise") or {}, "noise")
+        return _number(noise.get("total_variation", 0.0), "total_variation", -5e-324, 1.0)
 
     def _provisional(self, run: Run | None, n: np.ndarray) -> Provisional | None:
         stored = self.statement.get("provisional")

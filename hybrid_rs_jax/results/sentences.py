@@ -120,7 +120,7 @@ def threat_model(statement: Statement) -> str:
             "the continuous part moves by at most r in l2 norm, in the unit of the inputs, as sigma is" + _grid(noise)
         )
     unchanged = "" if noise.tokens and noise.pixels else f"; the {'image' if noise.tokens else 'text'} stays as it is"
-    return joined(parts) + unchanged
+    return ", and ".join(parts) + unchanged
 
 
 _SHIFT = "an insertion or deletion that shifts later tokens is not covered"
@@ -247,6 +247,11 @@ def _provisional_text(provisional: Provisional, alpha: float) -> str:
 def _drawn_text(noise: Noise) -> str:
     ideal = "ideal Gaussian noise" if noise.pixels else "the noise that is named"
     if noise.drawn == "elsewhere":
+        if noise.total_variation:
+            return (
+                f"The bounds are about {ideal}: the total variation of {up_text(noise.total_variation)} between it and "
+                "the noise that was drawn, as it was given, is subtracted."
+            )
         return f"The counts were drawn elsewhere: the bounds are about {ideal}."
     if noise.drawn == "version 0.1":
         pixels = ", whose normals end at -5.42 and +5.22 standard deviations and leave gaps" if noise.pixels else ""

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.certificate.samples import Sample
     from hybrid_rs_jax.confidence import SamplingPlan
     from hybrid_rs_jax.results.counts import Counts
-    from hybrid_rs_jax.results.runs import Run
 
 __all__ = [
     "Needs",
@@ -282,7 +281,7 @@ def build_statement(
     return Statement(
         side=side,
         risk=Risk(alpha, alpha / shares * smallest, split, tau, decisions),
-        noise=_noise(smoothing, counts.run),
+        noise=_noise(smoothing, counts),
         threat=_threat(smoothing, counts),
         budgets=budgets,
         stopping=Stopping(counts.plan, None if counts.run is None else counts.run.target),
@@ -294,9 +293,9 @@ def build_statement(
     )
 
 
-def _noise(smoothing: HybridSmoothing, run: Run | None) -> Noise:
-    if run is None:
-        return Noise(smoothing)
+def _noise(smoothing: HybridSmoothing, counts: Counts) -> Noise:
+    if (run := counts.run) is None:
+        return Noise(smoothing, total_variation=counts.total_variation)
     drawn: Drawn = "run" if run.generator is not None else "version 0.1"
     return Noise(smoothing, drawn, run.step, run.generator, run.total_variation, run.off_grid)
 

@@ -128,7 +128,7 @@ def train(
     state = _State(parameters, jax.tree.map(jnp.copy, parameters), optimizer.init(parameters))
     settings: dict[str, Any] = {"config": config.write(), "rule": rule.describe(), "plan": dataclasses.asdict(plan)}
     settings["pictures"] = list(images.shape)
-    if checkpoint is not None and kind_of(checkpoint) == "file":
+    if checkpoint is not None and kind_of(checkpoint) is not None:
         _resume(state, checkpoint, settings)
     update = _update(graph, rule, optimizer, plan, mesh, config.patch_size)
     data = jnp.asarray(images, jnp.float32)
