@@ -146,6 +146,7 @@ def drawn(
     masks: Sequence[np.ndarray],
     n: int,
     seed: int,
+    forced: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Votes for Unsafe of the demo guard, kept in `folder/counts-NAME.npz`.
 
@@ -157,6 +158,7 @@ def drawn(
       masks: M masks of positions that carry token noise, bool[16] each; every input is drawn with each of them.
       n: copies per input and mask.
       seed: one seed gives one set of draws.
+      forced: positions that are resampled in every draw, bool[16]; None: ordinary draws.
 
     Returns:
       successes int64[M, B]; seconds: wall and CPU.
@@ -170,6 +172,7 @@ def drawn(
         "n": n,
         "seed": seed,
         "classifier": guard.describe(),
+        **({} if forced is None else {"forced": np.flatnonzero(forced).tolist()}),
     }
 
     def draw() -> dict[str, Any]:
@@ -184,6 +187,7 @@ def drawn(
                 n,
                 jax.random.key(seed),
                 eligible=np.repeat(np.stack(masks), len(inputs), axis=0),
+                forced=forced,
                 batch_size=BATCH,
                 progress=progress,
             )
