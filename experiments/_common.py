@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -23,6 +24,8 @@ from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.kernels.record import describe_noise
 from hybrid_rs_jax.report.progress import progress_bar
+from hybrid_rs_jax.results.certificate import certify_counts
+from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.runs import package_versions
 
 #: A filter that runs 100,000 noisy copies misses a score above TAU with probability at most 0.01 (the papers' 4.6e-5).
@@ -218,6 +221,14 @@ def certified(
     """
     delta = smoothing.total_variation(pixels)
     return hrs.certify(counts, n, smoothing, tau, alpha, budgets, total_variation=delta, **options)
+
+
+def certified_samples(
+    counts: Counts, smoothing: hrs.HybridSmoothing, pixels: int, budgets: Sequence[int]
+) -> hrs.Certificate:
+    """`certified` for counts that know their samples, conditional ones among them."""
+    whole = dataclasses.replace(counts, total_variation=smoothing.total_variation(pixels))
+    return certify_counts(whole, smoothing, TAU, ALPHA, budgets)
 
 
 def suffix_and_all() -> tuple[np.ndarray, np.ndarray]:

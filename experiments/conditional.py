@@ -26,7 +26,6 @@ import numpy as np
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.confidence import clopper_pearson_bound
 from hybrid_rs_jax.data import demo
-from hybrid_rs_jax.results.certificate import certify_counts
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.sampling.design import Design, design_draws
 
@@ -89,15 +88,15 @@ def certified(
     budgets = tuple(range(MAX_BUDGET + 1))
     if way == "ordinary":
         successes = drawn(args, inputs, smoothing, draws, None)
-        counts = Counts(tuple(inputs.ids), successes, np.full_like(successes, draws), total_variation=delta)
+        counts = Counts(tuple(inputs.ids), successes, np.full_like(successes, draws))
     else:
         try:
             limits = (draws, MAX_BUDGET, PLACES, common.TAU, common.ALPHA)
             design = design_draws(way, smoothing, *limits, ordered=True, total_variation=delta)  # type: ignore[arg-type]
         except ValueError:
             return None
-        counts = designed(args, inputs, smoothing, design, delta)
-    result = certify_counts(counts, smoothing, common.TAU, common.ALPHA, budgets)
+        counts = designed(args, inputs, smoothing, design)
+    result = common.certified_samples(counts, smoothing, inputs.images[0].size, budgets)
     return {
         "mean_budget": float(np.maximum(result.budget, 0).mean()),
         "certified": common.shares((result.radius >= 0).mean(axis=0)),
@@ -106,13 +105,13 @@ def certified(
 
 
 def designed(
-    args: argparse.Namespace, inputs: demo.DemoInputs, smoothing: hrs.HybridSmoothing, design: Design, delta: float
+    args: argparse.Namespace, inputs: demo.DemoInputs, smoothing: hrs.HybridSmoothing, design: Design
 ) -> Counts:
     """Counts of a design."""
     columns = [drawn(args, inputs, smoothing, part.draws, part.sets and part.sets[0]) for part in design.parts]
     successes = np.stack(columns, axis=1)
     n = np.broadcast_to(np.array([part.draws for part in design.parts]), successes.shape)
-    return Counts(tuple(inputs.ids), successes, n, samples=design.samples, total_variation=delta)
+    return Counts(tuple(inputs.ids), successes, n, samples=design.samples)
 
 
 def drawn(
