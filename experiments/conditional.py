@@ -9,6 +9,10 @@ per input in all, from 10 to 10,000, three ways of spending them on the budgets 
   conditional  for each budget draws in which the appended positions are always resampled, alpha split over the budgets
   both         most draws ordinary at half of alpha, a fortieth for each budget conditional
 
+An adaptive attack then tries the certificates of `both` from inside, at .99 of the radius of each input and of every
+token budget in turns, appending and anywhere in the suffix: each attacked input is scored on fresh draws, and flagged
+where the upper confidence limit of its score is below the certified bound; 1 % risk over all cases that a true bound is.
+
 Then the copies that a filter "flag at one unsafe copy" needs per request, against d, for beta = .25, .5, .75, from
 closed forms; and text alone, the fractional knapsack beside the 0-1 one, which takes each likelihood ratio whole.
 """
@@ -21,15 +25,21 @@ import sys
 from typing import Any
 
 import _common as common
+import jax
 import numpy as np
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax import attacks
+from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.confidence import clopper_pearson_bound
 from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.sampling.design import Design, design_draws
 
 SIGMA, BETA, MAX_BUDGET = 0.25, 0.25, 8
+THREATS = ("append", "suffix")
+#: Share of the radius that the attacker is given, fresh draws that judge, risk that a true bound is flagged at all.
+BORDER, FRESH, RISK = 0.99, 20_000, 0.01
 DRAWS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 WAYS = ("ordinary", "conditional", "both")
 COLOURS = dict(zip(WAYS, (common.ORANGE, common.GREEN, common.BLUE), strict=True))
@@ -47,18 +57,23 @@ def parser() -> argparse.ArgumentParser:
     """Flags."""
     made = common.new_parser(__doc__)
     made.add_argument("--inputs", type=int, default=60, help="unsafe inputs, from the first (default: %(default)s)")
+    made.add_argument(
+        "--attacked", type=int, default=20, help="inputs attacked under each threat (default: %(default)s)"
+    )
     made.add_argument("--samples", type=int, default=DRAWS[-1], help="most draws per input (default: %(default)s)")
     return made
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw, certify each way at each number of draws, write."""
-    common.check_whole(args, {"inputs": 1, "samples": DRAWS[0]})
+    common.check_whole(args, {"inputs": 1, "attacked": 1, "samples": DRAWS[0]})
     inputs = common.take_inputs(args.inputs)
+    args.attacked = min(args.attacked, len(inputs))
     settings = {
         "seed": args.seed,
         "inputs": len(inputs),
         "samples": args.samples,
+        "attacked": args.attacked,
         "sigma": SIGMA,
         "beta": BETA,
         "tau": common.TAU,
@@ -74,10 +89,11 @@ def run(args: argparse.Namespace) -> None:
             found = certified(args, inputs, smoothing, way, draws)
             if found is not None:
                 rows.append({"draws": draws, "way": way, **found})
-    content = {"rows": rows, "run_time": run_time(), "text_only": text_only()}
+    attacked = [under_attack(args, inputs.take(range(args.attacked)), smoothing, threat) for threat in THREATS]
+    content = {"rows": rows, "attacked": attacked, "run_time": run_time(), "text_only": text_only()}
     draw_figure(args, settings, content)
     common.write_result(args.out, settings, content)
-    print(summary(rows))
+    print(summary(rows, attacked))
 
 
 def certified(
@@ -95,7 +111,7 @@ def certified(
             design = design_draws(way, smoothing, *limits, ordered=True, total_variation=delta)  # type: ignore[arg-type]
         except ValueError:
             return None
-        counts = designed(args, inputs, smoothing, design)
+        counts = designed(args, inputs, smoothing, design, "append")
     result = common.certified_samples(counts, smoothing, inputs.images[0].size, budgets)
     return {
         "mean_budget": float(np.maximum(result.budget, 0).mean()),
@@ -105,10 +121,13 @@ def certified(
 
 
 def designed(
-    args: argparse.Namespace, inputs: demo.DemoInputs, smoothing: hrs.HybridSmoothing, design: Design
+    args: argparse.Namespace, inputs: demo.DemoInputs, smoothing: hrs.HybridSmoothing, design: Design, threat: str
 ) -> Counts:
-    """Counts of a design."""
-    columns = [drawn(args, inputs, smoothing, part.draws, part.sets and part.sets[0]) for part in design.parts]
+    """Counts of a design, of each family of sets the least."""
+    columns = [
+        np.min([drawn(args, inputs, smoothing, part.draws, places) for places in part.sets or (None,)], axis=0)
+        for part in design.parts
+    ]
     successes = np.stack(columns, axis=1)
     n = np.broadcast_to(np.array([part.draws for part in design.parts]), successes.shape)
     return Counts(tuple(inputs.ids), successes, n, samples=design.samples)
@@ -127,8 +146,50 @@ def drawn(
     if places is not None:
         forced = np.zeros(suffix.shape, bool)
         forced[np.flatnonzero(suffix)[list(places)]] = True
-    name = f"{n}-{'ordinary' if places is None else f'forced-{len(places)}'}"
+    name = f"{len(inputs)}-{n}-{'ordinary' if places is None else 'forced-' + '-'.join(map(str, places))}"
     return common.drawn(args.out, name, smoothing, inputs, [suffix], n, args.seed, forced=forced)["successes"][0]
+
+
+def under_attack(
+    args: argparse.Namespace, inputs: demo.DemoInputs, smoothing: hrs.HybridSmoothing, threat: str
+) -> dict[str, Any]:
+    """Attacks at .99 of the radius, each input at another token budget; flagged, shown to hold, undecided."""
+    delta = smoothing.total_variation(inputs.images[0].size)
+    limits = (args.samples, MAX_BUDGET, PLACES, common.TAU, common.ALPHA)
+    design = design_draws("both", smoothing, *limits, ordered=threat == "append", total_variation=delta)
+    counts = designed(args, inputs, smoothing, design, threat)
+    certificate = common.certified_samples(counts, smoothing, inputs.images[0].size, range(MAX_BUDGET + 1))
+    largest = np.maximum((certificate.radius > 0).sum(axis=1) - 1, 0)
+    d = np.array([1 + i % most if most else 0 for i, most in enumerate(largest.tolist())])
+    rows = np.arange(len(inputs))
+    epsilon = BORDER * np.maximum(certificate.radius[rows, d], 0.0)
+    bound = np.array([certificate.worst_case(float(e))[i, d[i]] for i, e in enumerate(epsilon)])
+    suffix, guard = demo.suffix_mask(), DemoGuard.load()
+    keys = jax.random.split(jax.random.key(args.seed + 1), 2)
+    found = attacks.attack(
+        attacks.TableGuard(guard),
+        inputs.tokens,
+        inputs.images,
+        smoothing,
+        d,
+        epsilon,
+        keys[0],
+        eligible=suffix,
+        append_only=threat == "append",
+    )
+    fresh = hrs.sample_counts(guard, found.tokens, found.images, smoothing, FRESH, keys[1], eligible=suffix)
+    judged = attacks.judge(fresh, FRESH, bound, RISK / (len(THREATS) * len(inputs)))
+    return {
+        "threat": threat,
+        "cases": len(inputs),
+        "d": d.tolist(),
+        "epsilon": epsilon.tolist(),
+        "bound": bound.tolist(),
+        "clean": (counts.successes[:, 0] / counts.n[:, 0]).tolist(),
+        "score": (fresh / FRESH).tolist(),
+        "violations": int(np.sum(judged.violated)),
+        "held": int(np.sum(judged.held)),
+    }
 
 
 def run_time() -> list[dict[str, Any]]:
@@ -195,9 +256,14 @@ def draw_figure(args: argparse.Namespace, settings: dict[str, Any], content: dic
     common.save_figure(figure, args.out / "conditional.png", title, where)
 
 
-def summary(rows: list[dict[str, Any]]) -> str:
-    """A line per number of draws."""
+def summary(rows: list[dict[str, Any]], attacked: list[dict[str, Any]]) -> str:
+    """A line per number of draws and way, and per threat."""
     lines = [f"{row['draws']:>6} {row['way']:<12} mean d {row['mean_budget']:.2f}" for row in rows]
+    lines += [
+        f"{found['threat']}: {found['cases']} attacked, {found['violations']} violations, {found['held']} shown to "
+        f"hold; median score {np.median(found['clean']):.3f} -> {np.median(found['score']):.3f}"
+        for found in attacked
+    ]
     return "\n".join(lines)
 
 
