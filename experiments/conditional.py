@@ -11,7 +11,7 @@ per input in all, from 10 to 10,000, three ways of spending them on the budgets 
 
 An adaptive attack then tries the certificates of `both` from inside, at .99 of the radius of each input and of every
 token budget in turns, appending and anywhere in the suffix: each attacked input is scored on fresh draws, and flagged
-where the upper confidence limit of its score is below the certified bound; 1 % risk over all cases that a true bound is.
+where the upper confidence limit of its score is below the certified bound (risk of a true one: 1 % over all cases).
 
 Then the copies that a filter "flag at one unsafe copy" needs per request, against d, for beta = .25, .5, .75, from
 closed forms; and text alone, the fractional knapsack beside the 0-1 one, which takes each likelihood ratio whole.

@@ -69,8 +69,8 @@ def certified(
 
 def read_or_certify(source: Path, asked: ResultOptions) -> Certificate | Decisions | ClassCertificate:
     """What the file `source` holds; of a run its certificates, or its counts certified as asked."""
-    from hybrid_rs_jax.results.counts import read_counts
-    from hybrid_rs_jax.results.files import read_certificates
+    from hybrid_rs_jax.results.count_files import read_counts
+    from hybrid_rs_jax.results.reading import read_certificates
 
     if kind_of(source) != "folder":
         if asked.flags:

@@ -63,7 +63,7 @@ def certify(
     force
         let --out overwrite an existing file
     """
-    from hybrid_rs_jax.results.counts import read_counts
+    from hybrid_rs_jax.results.count_files import read_counts
     from hybrid_rs_jax.results.files import SUFFIXES, csv_lines, write
     from hybrid_rs_jax.results.latex import latex_table
     from hybrid_rs_jax.results.record import json_lines

@@ -99,7 +99,7 @@ def demo(
     """
     from hybrid_rs_jax.cli._explain import explain as print_chain
     from hybrid_rs_jax.report.plots import save_figure
-    from hybrid_rs_jax.results.counts import count_table
+    from hybrid_rs_jax.results.count_files import count_table
     from hybrid_rs_jax.results.files import write
     from hybrid_rs_jax.results.runs import write_run
 

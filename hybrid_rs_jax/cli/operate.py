@@ -104,7 +104,7 @@ def _operation(
 ) -> Operation:
     from hybrid_rs_jax.cli._results import ResultOptions, certified
     from hybrid_rs_jax.results.certificate import Certificate
-    from hybrid_rs_jax.results.counts import read_counts
+    from hybrid_rs_jax.results.count_files import read_counts
     from hybrid_rs_jax.results.operation import operating_points, ordinary_draws
 
     attacked, harmless = read_counts(unsafe), read_counts(safe)

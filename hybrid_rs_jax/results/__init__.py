@@ -7,8 +7,9 @@ from hybrid_rs_jax._lazy import lazy_names
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.certificate import Certificate, Decisions, certify, certify_counts, certify_decisions
     from hybrid_rs_jax.results.classes import ClassCertificate, certify_class_counts, certify_classes
-    from hybrid_rs_jax.results.counts import Counts, read_counts
-    from hybrid_rs_jax.results.files import read_certificates
+    from hybrid_rs_jax.results.count_files import read_counts
+    from hybrid_rs_jax.results.counts import Counts
+    from hybrid_rs_jax.results.reading import read_certificates
     from hybrid_rs_jax.results.result import Result, Row
     from hybrid_rs_jax.results.statement import Statement
 
@@ -32,8 +33,9 @@ __all__ = [
 _HOMES = {
     "certificate": "Certificate Decisions certify certify_counts certify_decisions",
     "classes": "ClassCertificate certify_class_counts certify_classes",
-    "counts": "Counts read_counts",
-    "files": "read_certificates",
+    "count_files": "read_counts",
+    "counts": "Counts",
+    "reading": "read_certificates",
     "result": "Result Row",
     "statement": "Statement",
 }

@@ -23,7 +23,7 @@ from hybrid_rs_jax.confidence import FixedSample, SamplingPlan
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.kernels.deletion import Budget
 from hybrid_rs_jax.results.counts import Counts
-from hybrid_rs_jax.results.result import Bounds, Result
+from hybrid_rs_jax.results.result import Bounds, OneSided, Result
 from hybrid_rs_jax.results.statement import Statement, build_statement
 
 __all__ = ["Certificate", "Decision", "Decisions", "certify", "certify_counts", "certify_decisions"]
@@ -33,7 +33,7 @@ _SIDES: tuple[Side, Side] = ("above", "below")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Certificate(Result):
+class Certificate(OneSided):
     """What is proven about the smoothed scores of B inputs, for each of D discrete budgets.
 
     With probability at least `1 - alpha` over the draws (per input), for every budget `d` of `budgets` with
@@ -52,14 +52,10 @@ class Certificate(Result):
       statement: everything that the guarantee depends on.
     """
 
-    bound: np.ndarray
-    complement: np.ndarray
-    statement: Statement
-
     @property
-    def statements(self) -> tuple[Statement, ...]:
-        """The one statement."""
-        return (self.statement,)
+    def sided(self) -> tuple[OneSided, ...]:
+        """Itself."""
+        return (self,)
 
     @property
     def p_a(self) -> np.ndarray:
@@ -79,25 +75,9 @@ class Certificate(Result):
         return Bounds(self.bound, self.complement) if self.side == "below" else None
 
     @property
-    def side(self) -> Side:
-        """The side of tau that is certified."""
-        return self.statement.side
-
-    @property
-    def tau(self) -> float:
-        """Decision threshold."""
-        assert self.statement.risk.tau is not None
-        return self.statement.risk.tau
-
-    @property
     def smoothing(self) -> HybridSmoothing:
         """The smoothing distribution."""
         return self.statement.noise.smoothing
-
-    @property
-    def plan(self) -> SamplingPlan | None:
-        """The plan that stopped the draws early; None: their number was fixed beforehand."""
-        return self.statement.stopping.plan
 
     @property
     def simultaneous(self) -> bool:
@@ -155,6 +135,18 @@ class Decisions(Result):
     def statements(self) -> tuple[Statement, ...]:
         """That of the unsafe decision, and that of the safe one."""
         return (self.unsafe.statement, self.safe.statement)
+
+    @property
+    def sided(self) -> tuple[OneSided, ...]:
+        """Unsafe, then safe."""
+        return (self.unsafe, self.safe)
+
+    @property
+    def more_radii(self) -> dict[str, np.ndarray]:
+        """Where samples differ by budget both decisions may certify something, at different budgets."""
+        if self.counts.labels is None:
+            return {}
+        return {"radius_unsafe": self.unsafe.radius, "radius_safe": self.safe.radius}
 
     @property
     def lower_bound(self) -> Bounds | None:

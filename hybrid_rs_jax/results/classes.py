@@ -63,6 +63,11 @@ class ClassCertificate(Result):
         return self.counts.votes
 
     @property
+    def count_columns(self) -> dict[str, np.ndarray]:
+        """The leading class, and the votes of each."""
+        return {"label": self.label, "votes": self.votes}
+
+    @property
     def smoothing(self) -> HybridSmoothing:
         """The smoothing distribution."""
         return self.statement.noise.smoothing

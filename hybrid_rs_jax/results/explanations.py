@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hybrid_rs_jax._text import ceil_probability_text, counted, down_text, setting_text, span_text, up_text
 from hybrid_rs_jax.confidence import samples_for_share
 from hybrid_rs_jax.kernels.deletion import budget_numbers
-from hybrid_rs_jax.results.certificate import Certificate, Decisions
-from hybrid_rs_jax.results.classes import ClassCertificate
-from hybrid_rs_jax.results.result import Result
 from hybrid_rs_jax.results.sentences import certified, too_few_draws
 from hybrid_rs_jax.results.statement import Statement
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.results.result import OneSided, Result
 
 __all__ = ["draws_at_share", "explanations", "silent_rows"]
 
@@ -23,14 +24,14 @@ _NAMED = 3
 
 def explanations(result: Result) -> Iterator[str]:
     """Sentences that say what is not certified and why, so that the user knows what would help."""
-    if isinstance(result, ClassCertificate):
+    if result.statements[0].classes is not None:
         if silent := int((result.budget < 0).sum()):
             yield (
                 f"{silent} of {counted(len(result), 'input')} abstain: their two leading classes are too close for n "
                 "draws."
             )
         return
-    parts = _certificates(result)
+    parts = result.sided
     silent_both = np.flatnonzero(result.budget < 0)
     if silent_both.size:
         yield _who_abstains(result, parts, silent_both)
@@ -47,12 +48,12 @@ def explanations(result: Result) -> Iterator[str]:
         yield _stopped_early(parts[0].statement)
 
 
-def silent_rows(certificate: Certificate) -> np.ndarray:
+def silent_rows(certificate: OneSided) -> np.ndarray:
     """Inputs that the certificate's own side does not certify at any budget."""
     return np.flatnonzero(certificate.budget < 0)
 
 
-def draws_at_share(certificate: Certificate, rows: np.ndarray) -> list[int | None]:
+def draws_at_share(certificate: OneSided, rows: np.ndarray) -> list[int | None]:
     """The draws that inputs would have needed for the first budget, at the share of votes that they have.
 
     None where no number helps. Plans that stop early have no such number: they would have stopped all the same.
@@ -66,26 +67,19 @@ def draws_at_share(certificate: Certificate, rows: np.ndarray) -> list[int | Non
     for share in (agreeing / n).tolist():
         if share not in known:
             possible = 0 < needs.bound < 1 and needs.complement > 0
-            risk = certificate.risk_per_statement
+            risk = certificate.statement.risk.per_statement
             known[share] = samples_for_share(share, needs.bound, risk) if possible else None
         found.append(known[share])
     return found
 
 
-def _certificates(result: Result) -> tuple[Certificate, ...]:
-    if isinstance(result, Decisions):
-        return (result.unsafe, result.safe)
-    assert isinstance(result, Certificate)
-    return (result,)
-
-
-def _who_abstains(result: Result, parts: Sequence[Certificate], rows: np.ndarray) -> str:
+def _who_abstains(result: Result, parts: Sequence[OneSided], rows: np.ndarray) -> str:
     which = "The input abstains" if len(result) == 1 else f"{rows.size} of {len(result)} inputs abstain"
     reasons = [_too_close(part, rows) for part in parts]
     return f"{which}: {' and '.join(reasons)}."
 
 
-def _too_close(part: Certificate, rows: np.ndarray) -> str:
+def _too_close(part: OneSided, rows: np.ndarray) -> str:
     """On which side of tau the bounds of these rows are, in words that none of them denies."""
     first, tau = part.budgets[0], part.tau
     if part.statement.samples is not None:
@@ -105,7 +99,7 @@ def _too_close(part: Certificate, rows: np.ndarray) -> str:
     return f"{name} is too {direction} for d = {first}"
 
 
-def _what_would_help(part: Certificate, rows: np.ndarray, several: bool) -> Iterator[str]:
+def _what_would_help(part: OneSided, rows: np.ndarray, several: bool) -> Iterator[str]:
     """The draws that inputs which abstain would have needed, if their share of votes stays what it is."""
     if part.plan is not None or part.statement.samples is not None:
         return
@@ -127,7 +121,7 @@ def _what_would_help(part: Certificate, rows: np.ndarray, several: bool) -> Iter
         yield f"{subject} itself{which} below, or hardly above, the {level} that is needed: no n would help."
 
 
-def _hopeless(part: Certificate, several: bool) -> Iterator[str]:
+def _hopeless(part: OneSided, several: bool) -> Iterator[str]:
     """Budgets that no votes could have certified on this side."""
     if part.statement.samples is not None:
         yield from _hopeless_samples(part, several)
@@ -147,7 +141,7 @@ def _hopeless(part: Certificate, several: bool) -> Iterator[str]:
         yield f"{subject} {what} d = {span_text(impossible)} with this noise and tau."
 
 
-def _hopeless_samples(part: Certificate, several: bool) -> Iterator[str]:
+def _hopeless_samples(part: OneSided, several: bool) -> Iterator[str]:
     """Budgets that no votes could have certified with these samples."""
     samples, needs = part.statement.samples, part.statement.sample_needs
     assert samples is not None
@@ -167,11 +161,11 @@ def _hopeless_samples(part: Certificate, several: bool) -> Iterator[str]:
             )
 
 
-def _decision(part: Certificate) -> str:
+def _decision(part: OneSided) -> str:
     return "unsafe" if part.side == "above" else "safe"
 
 
-def _beaten(parts: Sequence[Certificate]) -> list[int]:
+def _beaten(parts: Sequence[OneSided]) -> list[int]:
     """Budgets above 0 that are not certified for any input, on any side, though draws would have sufficed."""
     found: list[int] = []
     if parts[0].statement.samples is not None:
@@ -185,7 +179,7 @@ def _beaten(parts: Sequence[Certificate]) -> list[int]:
     return found
 
 
-def _most_draws(part: Certificate) -> np.ndarray:
+def _most_draws(part: OneSided) -> np.ndarray:
     n = part.n if part.n.ndim == 2 else part.n[:, None]
     return np.asarray(np.broadcast_to(n, part.radius.shape).max(axis=0, initial=0))
 

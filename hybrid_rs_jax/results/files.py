@@ -12,14 +12,14 @@ import numpy as np
 
 from hybrid_rs_jax._files import atomic_file, check_target, require_pyarrow
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.results.reading import read_certificates
 from hybrid_rs_jax.results.record import blocks, distinct, json_lines, row_columns, statement_record
-from hybrid_rs_jax.results.result import Result
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["SUFFIXES", "data_frame", "flat_columns", "read_certificates", "save", "write"]
+    from hybrid_rs_jax.results.result import Result
+
+__all__ = ["SUFFIXES", "data_frame", "flat_columns", "save", "write"]
 
 SUFFIXES = (".json", ".csv", ".parquet", ".tex")
 

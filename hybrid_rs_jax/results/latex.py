@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hybrid_rs_jax._text import DASH, budget_text, ceil_probability_text, probability_text, radius_text
-from hybrid_rs_jax.results.result import Bounds, Result
 from hybrid_rs_jax.results.sentences import guarantee, provisos, threat_model
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.results.result import Bounds, Result
 
 __all__ = ["latex_table"]
 

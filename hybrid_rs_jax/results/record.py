@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -13,13 +13,13 @@ from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.kernels import Edits
 from hybrid_rs_jax.kernels.deletion import Budget
 from hybrid_rs_jax.kernels.record import describe_smoothing
-from hybrid_rs_jax.results.certificate import Certificate, Decisions
-from hybrid_rs_jax.results.classes import ClassCertificate
 from hybrid_rs_jax.results.explanations import draws_at_share, silent_rows
 from hybrid_rs_jax.results.facts import thawed
-from hybrid_rs_jax.results.result import Result
 from hybrid_rs_jax.results.sentences import MINUS_ONE, claim, deployment, guarantee, provisos, threat_model
 from hybrid_rs_jax.results.statement import Provisional, Statement, Threat
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.results.result import OneSided, Result
 
 __all__ = ["blocks", "distinct", "json_lines", "record", "row_columns", "statement_record"]
 
@@ -80,10 +80,7 @@ def row_columns(result: Result) -> dict[str, Values]:
     columns: dict[str, Values] = {}
     if (decision := result.decision) is not None:
         columns["decision"] = decision
-    if isinstance(result, ClassCertificate):
-        columns |= {"label": result.label, "votes": result.votes}
-    else:
-        columns["successes"] = counts.successes
+    columns |= result.count_columns
     columns["n"] = counts.n
     if counts.most is not None:
         columns["most"] = counts.most
@@ -91,8 +88,7 @@ def row_columns(result: Result) -> dict[str, Values]:
         columns["ties"] = counts.ties
     columns |= _bound_columns(result)
     columns["radius"] = result.radius
-    if isinstance(result, Decisions) and counts.labels is not None:  # both may certify something, at different budgets
-        columns |= {"radius_unsafe": result.unsafe.radius, "radius_safe": result.safe.radius}
+    columns |= result.more_radii
     columns["budget"] = result.budget
     return columns
 
@@ -100,7 +96,7 @@ def row_columns(result: Result) -> dict[str, Values]:
 def _bound_columns(result: Result) -> dict[str, Values]:
     """Bounds under their own names: `p_a` is a lower one, always."""
     columns: dict[str, Values] = {}
-    upper = "p_b" if isinstance(result, ClassCertificate) else "upper_bound"
+    upper = "p_b" if result.statements[0].classes is not None else "upper_bound"
     for name, bounds in (("p_a", result.lower_bound), (upper, result.upper_bound)):
         if bounds is not None:
             columns[name] = bounds.p
@@ -163,17 +159,17 @@ def statement_record(result: Result) -> Object:
         "ties": first.ties,
         "provisional": _provisional(first.provisional),
     }
-    if isinstance(result, ClassCertificate):
+    if first.classes is not None:
         found["classes"] = first.classes
         for name in ("tau", "side", "plan", "deployment"):
             del found[name]
-    elif isinstance(result, Decisions):
+    elif both:
         found["decisions"] = {
             name: {"claim": claim(part.statement), "side": part.side, **_needs(part)}
-            for name, part in (("unsafe", result.unsafe), ("safe", result.safe))
+            for name, part in zip(("unsafe", "safe"), result.sided, strict=True)
         }
-    elif isinstance(result, Certificate):
-        found |= _needs(result)
+    else:
+        found |= _needs(result.sided[0])
     found |= {"minus_one": MINUS_ONE, "package": first.package}
     if counts.run is not None:
         found["run"] = thawed(counts.run.facts)
@@ -182,7 +178,7 @@ def statement_record(result: Result) -> Object:
     return found
 
 
-def _needs(part: Certificate) -> Object:
+def _needs(part: OneSided) -> Object:
     """What certification on this side takes; for inputs that abstain the draws, where their number is fixed."""
     needs = part.statement.needs
     found: Object = {

@@ -18,7 +18,10 @@ from hybrid_rs_jax.results.summary import Summary
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Bounds", "Result", "Row"]
+    from hybrid_rs_jax.certificate.certify import Side
+    from hybrid_rs_jax.confidence import SamplingPlan
+
+__all__ = ["Bounds", "OneSided", "Result", "Row"]
 
 Numbers = int | tuple[int, ...]
 Reals = float | tuple[float, ...]
@@ -62,6 +65,21 @@ class Result(abc.ABC):
     @abc.abstractmethod
     def upper_bound(self) -> Bounds | None:
         """Upper bounds on the clean score (of every other class), rounded up; None: this result has none."""
+
+    @property
+    def sided(self) -> tuple[OneSided, ...]:
+        """The certificates against a threshold that it consists of, each about one side; none for votes per class."""
+        return ()
+
+    @property
+    def count_columns(self) -> dict[str, np.ndarray]:
+        """What was counted, by name."""
+        return {"successes": self.counts.successes}
+
+    @property
+    def more_radii(self) -> dict[str, np.ndarray]:
+        """Radii besides `radius`, by name."""
+        return {}
 
     @property
     def decision(self) -> np.ndarray | None:
@@ -172,6 +190,41 @@ class Result(abc.ABC):
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OneSided(Result):
+    """A result about one side of a threshold: bounds on the clean score, and one statement.
+
+    Attributes:
+      bound, complement: confidence bound on the clean score, and `1 - bound`; float64[B] or one column per sample.
+      statement: everything that the guarantee depends on.
+    """
+
+    bound: np.ndarray
+    complement: np.ndarray
+    statement: Statement
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """The one statement."""
+        return (self.statement,)
+
+    @property
+    def side(self) -> Side:
+        """The side of tau that is certified."""
+        return self.statement.side
+
+    @property
+    def tau(self) -> float:
+        """Decision threshold."""
+        assert self.statement.risk.tau is not None
+        return self.statement.risk.tau
+
+    @property
+    def plan(self) -> SamplingPlan | None:
+        """The plan that stopped the draws early; None: their number was fixed beforehand."""
+        return self.statement.stopping.plan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hybrid_rs_jax.cli import main
-from hybrid_rs_jax.results.counts import read_counts
+from hybrid_rs_jax.results.count_files import read_counts
 
 MODULE = """
 from chat_server import KEY, MODEL, POLICY, decode

@@ -9,7 +9,7 @@ import pytest
 from vlm_checkpoint import POLICY, make_checkpoint, write_data
 
 from hybrid_rs_jax.cli import main
-from hybrid_rs_jax.results.counts import read_counts
+from hybrid_rs_jax.results.count_files import read_counts
 
 TEXTS = ["open the door", "what is it?", "x" * 300, "<image> hi", "the key"]
 BROKEN = 1

@@ -9,7 +9,7 @@ import pytest
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.cli import main
-from hybrid_rs_jax.results.counts import read_counts
+from hybrid_rs_jax.results.count_files import read_counts
 from hybrid_rs_jax.sampling.ledger import Ledger
 
 DEMO = ["sample", "--model", "demo", "--data", "demo", "--limit", "4", "--batch-size", "500"]

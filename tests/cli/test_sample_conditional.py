@@ -8,8 +8,8 @@ import pytest
 
 from hybrid_rs_jax import HybridSmoothing, UniformKernel
 from hybrid_rs_jax.cli import main
-from hybrid_rs_jax.results.counts import read_counts
-from hybrid_rs_jax.results.files import read_certificates
+from hybrid_rs_jax.results.count_files import read_counts
+from hybrid_rs_jax.results.reading import read_certificates
 
 NOISE = ("--kernel", "uniform", "--beta", "0.25", "--vocab-size", "32000", "--sigma", "0.5")
 DEMO = ("sample", "--model", "demo", "--data", "demo", "--limit", "3")

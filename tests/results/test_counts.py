@@ -9,7 +9,8 @@ import pytest
 
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest, Verdict
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.results.counts import Column, Counts, read_counts
+from hybrid_rs_jax.results.count_files import read_counts
+from hybrid_rs_jax.results.counts import Column, Counts
 from hybrid_rs_jax.results.facts import Facts
 from hybrid_rs_jax.results.runs import read_run
 from hybrid_rs_jax.results.statement import Provisional

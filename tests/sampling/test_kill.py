@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from hybrid_rs_jax.results.counts import read_counts
+from hybrid_rs_jax.results.count_files import read_counts
 
 COMMAND = [sys.executable, "-m", "hybrid_rs_jax.cli", "sample", "--model", "slow_filter:classify", "--data", "demo"]
 SETTINGS = ["--limit", "6", "--samples", "4000", "--batch-size", "400", "--seed", "11"]
