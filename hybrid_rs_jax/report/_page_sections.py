@@ -13,6 +13,7 @@ from hybrid_rs_jax._text import counted, floor_text, mean, percent_text, radius_
 from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 from hybrid_rs_jax.report.plots import svg_figures
 from hybrid_rs_jax.results import sentences
+from hybrid_rs_jax.results import summary as summaries
 from hybrid_rs_jax.results.explanations import explanations
 from hybrid_rs_jax.results.record import statement_record
 from hybrid_rs_jax.results.result import Result
@@ -137,7 +138,7 @@ def accuracy(result: Result) -> str:
 
 def summary(result: Result) -> str:
     """One row per budget, with the draws that it needs; then why something is not certified, and the legend."""
-    header, body = result.summary().table()
+    header, body = summaries.summary(result).table()
     asked = [statement for statement in result.statements if statement.risk.tau is not None]
     for statement in asked:
         name = "draws needed" if len(asked) == 1 else f"draws needed ({sentences.certified(statement)})"

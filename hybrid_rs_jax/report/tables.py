@@ -16,6 +16,7 @@ from hybrid_rs_jax._text import (
     radius_text,
     setting_text,
 )
+from hybrid_rs_jax.results.summary import summary
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.result import Bounds, Result
@@ -77,7 +78,7 @@ def print_result(result: Result, first: int | None = None) -> None:
         say(f"... and {len(result) - first} more; --json prints and --out FILE writes all of them.")
     if len(result) > 1:
         say()
-        print_table(*result.summary().table())
+        print_table(*summary(result).table())
         if statement.noise.pixels:
             say("Over all inputs; one that is not certified counts as 0 in the mean.")
     say()

@@ -22,9 +22,11 @@ from hybrid_rs_jax.certificate.samples import certified_samples, samples_for, wo
 from hybrid_rs_jax.confidence import FixedSample, SamplingPlan
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.results.building import build_statement
 from hybrid_rs_jax.results.counts import Counts
-from hybrid_rs_jax.results.result import Bounds, OneSided, Result
-from hybrid_rs_jax.results.statement import Statement, build_statement
+from hybrid_rs_jax.results.exits import Exits
+from hybrid_rs_jax.results.result import Bounds, OneSided
+from hybrid_rs_jax.results.statement import Statement
 
 __all__ = ["Certificate", "Decision", "Decisions", "certify", "certify_counts", "certify_decisions"]
 
@@ -33,7 +35,7 @@ _SIDES: tuple[Side, Side] = ("above", "below")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Certificate(OneSided):
+class Certificate(OneSided, Exits):
     """What is proven about the smoothed scores of B inputs, for each of D discrete budgets.
 
     With probability at least `1 - alpha` over the draws (per input), for every budget `d` of `budgets` with
@@ -111,7 +113,7 @@ class Certificate(OneSided):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Decisions(Result):
+class Decisions(Exits):
     """Two certificates of the same inputs, each at half of the risk: certified unsafe, certified safe, or neither.
 
     The two cannot contradict each other: a lower bound above tau excludes an upper one below it.

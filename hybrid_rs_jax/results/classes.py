@@ -10,15 +10,17 @@ import numpy as np
 from hybrid_rs_jax._checks import check_budgets, check_level, check_risk, check_total_variation
 from hybrid_rs_jax.certificate.classes import certified_classes, checked_votes
 from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.results.building import build_statement
 from hybrid_rs_jax.results.counts import Counts
-from hybrid_rs_jax.results.result import Bounds, Result
-from hybrid_rs_jax.results.statement import Statement, build_statement
+from hybrid_rs_jax.results.exits import Exits
+from hybrid_rs_jax.results.result import Bounds
+from hybrid_rs_jax.results.statement import Statement
 
 __all__ = ["ClassCertificate", "certify_class_counts", "certify_classes"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ClassCertificate(Result):
+class ClassCertificate(Exits):
     """What is proven about the smoothed top-1 decision of B inputs, for each of D discrete budgets.
 
     With probability at least `1 - alpha` over the draws (per input), for every budget with `radius[b, d] >= 0`: within

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hybrid_rs_jax._text import DASH, budget_text, ceil_probability_text, probability_text, radius_text
 from hybrid_rs_jax.results.sentences import guarantee, provisos, threat_model
+from hybrid_rs_jax.results.summary import summary
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.result import Bounds, Result
@@ -91,7 +92,7 @@ def _input_rows(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def _summary_rows(result: Result) -> tuple[list[str], list[list[str]]]:
-    header, rows = result.summary().table()
+    header, rows = summary(result).table()
     return [escaped(name) for name in header], [[escaped(cell) for cell in row] for row in rows]
 
 

@@ -21,11 +21,12 @@ from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.kernels import Edits, HybridSmoothing
 from hybrid_rs_jax.kernels.deletion import Budget
 from hybrid_rs_jax.kernels.record import build_smoothing, describe_smoothing
+from hybrid_rs_jax.results.building import build_statement
 from hybrid_rs_jax.results.certificate import Certificate, Decisions
 from hybrid_rs_jax.results.classes import ClassCertificate
 from hybrid_rs_jax.results.counts import Column, Counts
 from hybrid_rs_jax.results.runs import Run
-from hybrid_rs_jax.results.statement import Needs, Provisional, Statement, build_statement
+from hybrid_rs_jax.results.statement import Needs, Provisional, Statement
 
 __all__ = ["read_certificates"]
 

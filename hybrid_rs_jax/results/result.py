@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -13,11 +12,8 @@ import numpy as np
 from hybrid_rs_jax.kernels.deletion import Budget, budget_numbers
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.statement import Statement
-from hybrid_rs_jax.results.summary import Summary
 
 if TYPE_CHECKING:
-    import pandas
-
     from hybrid_rs_jax.certificate.certify import Side
     from hybrid_rs_jax.confidence import SamplingPlan
 
@@ -149,36 +145,6 @@ class Result(abc.ABC):
             raise ValueError(f"epsilon must be finite and at least 0, got {levels[bad].flat[0]}.")
         certified = self.radius.T.reshape(len(self.budgets), -1, *(1,) * levels.ndim) >= levels
         return np.asarray(certified.mean(axis=1))
-
-    def summary(self) -> Summary:
-        """One line per budget and the guarantee; `print` shows it."""
-        from hybrid_rs_jax.results.summary import summary
-
-        return summary(self)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A data frame with one row per input, the columns of the CSV file.
-
-        Raises:
-          ImportError: one sentence, if pandas is not installed.
-        """
-        from hybrid_rs_jax.results.files import data_frame
-
-        return data_frame(self)
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write a file, whole or not at all: .json (with the statement), .csv, .parquet or .tex.
-
-        Args:
-          path: the suffix says what to write.
-          force: replace a file that exists.
-        """
-        from hybrid_rs_jax.results.files import save
-
-        save(self, Path(path), force)
-
-    def _repr_html_(self) -> str:
-        return self.summary().html()
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):

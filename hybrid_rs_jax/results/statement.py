@@ -1,4 +1,4 @@
-"""The statement of a certificate: everything that a guarantee depends on, and the one function that puts it together.
+"""The statement of a certificate: everything that a guarantee depends on; `building` puts one together.
 
 Sentences and columns are made from a statement (`sentences`), never from flags: a record of two decisions has two.
 """
@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from hybrid_rs_jax._version import __version__
-from hybrid_rs_jax.kernels import CategoricalKernel, DeletionKernel, HybridSmoothing
+from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.kernels.deletion import Budget
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.certificate.certify import Side
     from hybrid_rs_jax.certificate.samples import Sample
     from hybrid_rs_jax.confidence import SamplingPlan
-    from hybrid_rs_jax.results.counts import Counts
 
 __all__ = [
     "Needs",
@@ -30,7 +29,6 @@ __all__ = [
     "Stopping",
     "Target",
     "Threat",
-    "build_statement",
 ]
 
 #: Who drew the noise: a run of ours; a run of version 0.1, whose pixel noise is float32 normals; somebody else.
@@ -244,78 +242,3 @@ class Statement:
         delta = self.noise.total_variation
         settings = (self.samples, self.budgets, self.noise.smoothing, self.risk.tau, self.risk.own, self.side)
         return needed_by_sample(*settings, plan=self.stopping.plan, total_variation=delta)
-
-
-def build_statement(
-    counts: Counts,
-    smoothing: HybridSmoothing,
-    tau: float | None,
-    alpha: float,
-    budgets: tuple[Budget, ...],
-    side: Side = "above",
-    decisions: int = 1,
-) -> Statement:
-    """The statement of `counts`: the only place where one is put together.
-
-    Args:
-      counts: where the draws come from decides noise, threat, plan and provisos.
-      smoothing: the smoothing distribution.
-      tau: decision threshold, None for votes per class.
-      alpha: risk level per input.
-      budgets: the discrete budgets.
-      side: the decision.
-      decisions: 2 where both sides are asked, each at half of alpha.
-    """
-    shares = decisions * (1 if counts.budgets is None else len(budgets))
-    split: Split = "one bound"
-    if counts.budgets is not None:
-        split = "budgets" if decisions == 1 else "budgets and decisions"
-    elif decisions > 1:
-        split = "decisions"
-    smallest = 1.0
-    if counts.samples is not None:
-        split, smallest = "samples", min(sample.share for sample in counts.samples)
-    classes = None if counts.votes is None else counts.votes.shape[-1]
-    if classes is not None:
-        split, shares = "classes", 2 if classes == 2 else 2 * classes
-    return Statement(
-        side=side,
-        risk=Risk(alpha, alpha / shares * smallest, split, tau, decisions),
-        noise=_noise(smoothing, counts),
-        threat=_threat(smoothing, counts),
-        budgets=budgets,
-        stopping=Stopping(counts.plan, None if counts.run is None else counts.run.target),
-        simultaneous=counts.budgets is None and counts.samples is None,
-        ties=_ties(counts),
-        provisional=counts.provisional,
-        classes=classes,
-        samples=counts.samples,
-    )
-
-
-def _noise(smoothing: HybridSmoothing, counts: Counts) -> Noise:
-    if (run := counts.run) is None:
-        return Noise(smoothing, total_variation=counts.total_variation)
-    drawn: Drawn = "run" if run.generator is not None else "version 0.1"
-    return Noise(smoothing, drawn, run.step, run.generator, run.total_variation, run.off_grid)
-
-
-def _threat(smoothing: HybridSmoothing, counts: Counts) -> Threat:
-    run, kernel = counts.run, smoothing.discrete
-    if kernel is None:
-        return Threat("image")
-    name: ThreatName = "fields" if isinstance(kernel, CategoricalKernel) else "positions"
-    if isinstance(kernel, DeletionKernel):
-        name = "insert"
-    if run is None:
-        return Threat("forced" if any(sample.forced is not None for sample in counts.samples or ()) else name)
-    if counts.budgets is not None and run.per_budget:
-        first = None if run.positions is None else tuple(run.positions[:d] for d in run.per_budget)
-        return Threat("append", run.positions, run.own_positions, first)
-    return Threat(run.threat or name, run.positions, run.own_positions)
-
-
-def _ties(counts: Counts) -> Ties:
-    if counts.ties is None or not counts.ties.any():
-        return "none"
-    return "left out" if counts.ties_left_out else "counted"
