@@ -20,6 +20,7 @@ from hybrid_rs_jax._files import atomic_file, json_text
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.kernels.record import describe_noise
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.results.runs import package_versions
 
@@ -160,6 +161,7 @@ def drawn(
     guard = DemoGuard.load()
     settings = {
         "smoothing": repr(smoothing),
+        "noise": describe_noise(smoothing, inputs.images[0].size),
         "inputs": inputs.ids,
         "masks": [np.flatnonzero(mask).tolist() for mask in masks],
         "n": n,

@@ -56,6 +56,7 @@ import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import atomic_file, json_text
 from hybrid_rs_jax._text import floor_text
 from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.kernels.record import describe_noise
 from hybrid_rs_jax.report.progress import progress_bar
 
 BUDGETS = (0, 1, 2, 3)
@@ -159,7 +160,7 @@ def settings_of(args: argparse.Namespace, adult: Adult) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace, adult: Adult, rows: Rows, sigma: float, beta: float) -> list[dict[str, Any]]:
     """All results at one (sigma, beta), one per model; what was sampled before is read back."""
-    smoothing = hrs.HybridSmoothing(hrs.CategoricalKernel(beta, adult.cardinalities), sigma)
+    smoothing = hrs.HybridSmoothing(hrs.CategoricalKernel(beta, adult.cardinalities), sigma, step=sigma / 1024)
     keys = dict(zip(("train", "sample", "attack"), jax.random.split(jax.random.key(args.seed), 3), strict=True))
     models = [
         train(adult.train, adult.cardinalities, noise, keys["train"], balanced=args.balanced)
@@ -170,6 +171,7 @@ def measure(args: argparse.Namespace, adult: Adult, rows: Rows, sigma: float, be
     same = {
         "sigma": sigma,
         "beta": beta,
+        "noise": describe_noise(smoothing, adult.train.numeric.shape[1]),
         "seed": args.seed,
         "weights_sha256": weights,
         "data_sha256": adult.digests,

@@ -102,7 +102,7 @@ def counterexample(beta: float, p_a: float, rho: float, tau: float) -> dict[str,
     by rho standard deviations towards larger values.
 
     Args:
-      beta: replacement probability, below 1/2.
+      beta: replacement probability, below 1/2; taken as it is drawn.
       p_a: clean score.
       rho: shift, above 0.
       tau: threshold.
@@ -110,7 +110,8 @@ def counterexample(beta: float, p_a: float, rho: float, tau: float) -> dict[str,
     Returns:
       worst cases, the last two as (lower, upper); the classifier accepts z <= cut[symbol].
     """
-    smoothing = hrs.HybridSmoothing(hrs.UniformKernel(beta, 2), 1.0)
+    kernel = hrs.UniformKernel(beta, 2)
+    smoothing, beta = hrs.HybridSmoothing(kernel, 1.0), kernel.beta  # beta as it is drawn, a multiple of 2^-32
     text = [float(bound) for bound in worst_case_bounds(p_a, 1, 0.0, smoothing)]
     image = [float(bound) for bound in worst_case_bounds(p_a, 0, rho, smoothing)]
     joint = [float(bound) for bound in worst_case_bounds(p_a, 1, rho, smoothing)]

@@ -3,8 +3,8 @@
     python experiments/make_random_checkpoint.py --shape 0.5b --out random-0.5b
 
 For measuring time and memory at the sizes of LlavaGuard 0.5B and 7B (SigLIP so400m, patch 14, 384 pixels; Qwen2) with
-nothing to download. Weights are normal with variance 1 / inputs, in bfloat16; memory holds about 64 MiB of them at a
-time. The tokenizer is a word-level one with LLaVA-OneVision's ids of special tokens.
+nothing to download. Weights are normal with variance 1 / inputs, in bfloat16; memory holds one file of
+them at a time. The tokenizer is a word-level one with LLaVA-OneVision's ids of special tokens.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from flax import nnx
 from hybrid_rs_jax._files import atomic_folder, check_target_folder
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.models import LlavaOnevision
-from hybrid_rs_jax.models.save import stored_tensors, write_tensors
+from hybrid_rs_jax.models._safetensors import SHARD_BYTES, write_tensors
+from hybrid_rs_jax.models.save import stored_tensors
 
 BLOCK = 2**24  # numbers drawn at a time
 DTYPE = np.dtype(ml_dtypes.bfloat16)
 
 
-def write_checkpoint(shape: str, folder: Path, seed: int = 0, shard_bytes: int = 5_000_000_000) -> int:
+def write_checkpoint(shape: str, folder: Path, seed: int = 0, shard_bytes: int = SHARD_BYTES) -> int:
     """Write the checkpoint; returns the number of weights.
 
     Args:
@@ -47,10 +48,10 @@ def write_checkpoint(shape: str, folder: Path, seed: int = 0, shard_bytes: int =
     stored = {name: (size, DTYPE) for name, (size, _) in stored_tensors(network).items()}
     numbers = {name: number for number, name in enumerate(stored)}
 
-    def blocks(name: str) -> Iterator[np.ndarray]:
-        return draw(name, stored[name][0], np.random.default_rng([seed, numbers[name]]))
+    def value(name: str) -> np.ndarray:
+        return np.concatenate(list(draw(name, stored[name][0], np.random.default_rng([seed, numbers[name]]))))
 
-    write_tensors(folder, stored, blocks, shard_bytes)
+    write_tensors(folder, stored, value, shard_bytes)
     files = onevision.checkpoint_files(shape, words) | {"config.json": config | {"dtype": str(DTYPE)}}
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -35,7 +35,7 @@ import numpy as np
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.certificate.bounds import required_bound
-from hybrid_rs_jax.certificate.staging import frontier_plan
+from hybrid_rs_jax.certificate.frontier import frontier_plan
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.confidence import FixedSample, SamplingPlan, SequentialTest, Verdict
 from hybrid_rs_jax.data import demo

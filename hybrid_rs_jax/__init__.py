@@ -16,13 +16,9 @@ from hybrid_rs_jax._version import __version__
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.certificate import (
-        Certificate,
-        ClassCertificate,
         FrontierTable,
         certified_budget,
         certified_radius,
-        certify,
-        certify_classes,
         core,
         frontier_table,
         largest_probability,
@@ -31,9 +27,25 @@ if TYPE_CHECKING:
         worst_case_probability,
     )
     from hybrid_rs_jax.classifiers.base import BaseClassifier
-    from hybrid_rs_jax.confidence import clopper_pearson, detection_threshold
-    from hybrid_rs_jax.kernels import AbsorbingKernel, CategoricalKernel, HybridSmoothing, UniformKernel
+    from hybrid_rs_jax.confidence import clopper_pearson, detection_threshold, mean_lower_bound
+    from hybrid_rs_jax.kernels import (
+        AbsorbingKernel,
+        CategoricalKernel,
+        Conditional,
+        DeletionKernel,
+        Edits,
+        HybridSmoothing,
+        UniformKernel,
+    )
     from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
+    from hybrid_rs_jax.results import (
+        Certificate,
+        ClassCertificate,
+        certify,
+        certify_classes,
+        read_certificates,
+        read_counts,
+    )
     from hybrid_rs_jax.sampling import Draws, data_mesh, sample, sample_counts
     from hybrid_rs_jax.smoothed_classifier import SmoothedClassifier
 
@@ -45,6 +57,9 @@ __all__ = [
     "ClassCertificate",
     "Draws",
     "FrontierTable",
+    "Conditional",
+    "DeletionKernel",
+    "Edits",
     "HybridSmoothing",
     "LikelihoodRatio",
     "SmoothedClassifier",
@@ -60,6 +75,9 @@ __all__ = [
     "detection_threshold",
     "frontier_table",
     "largest_probability",
+    "mean_lower_bound",
+    "read_certificates",
+    "read_counts",
     "required_probability",
     "required_samples",
     "sample",
@@ -69,13 +87,14 @@ __all__ = [
 
 _HOMES = {
     "certificate": (
-        "Certificate ClassCertificate FrontierTable certified_budget certified_radius certify certify_classes core "
-        "frontier_table largest_probability required_probability required_samples worst_case_probability"
+        "FrontierTable certified_budget certified_radius core frontier_table largest_probability required_probability "
+        "required_samples worst_case_probability"
     ),
     "classifiers": "BaseClassifier",
-    "confidence": "clopper_pearson detection_threshold",
-    "kernels": "AbsorbingKernel CategoricalKernel HybridSmoothing UniformKernel",
+    "confidence": "clopper_pearson detection_threshold mean_lower_bound",
+    "kernels": "AbsorbingKernel CategoricalKernel Conditional DeletionKernel Edits HybridSmoothing UniformKernel",
     "likelihood_ratio": "LikelihoodRatio",
+    "results": "Certificate ClassCertificate certify certify_classes read_certificates read_counts",
     "sampling": "Draws data_mesh sample sample_counts",
     "smoothed_classifier": "SmoothedClassifier",
 }

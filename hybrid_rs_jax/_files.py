@@ -182,10 +182,9 @@ def atomic_file(path: Path, force: bool = False) -> Iterator[Path]:
     """
     target = _target(path)
     temporary = _beside(target)
-    with _as_sentence(path):
-        temporary.touch(exist_ok=False)
     try:
         with _as_sentence(path):
+            temporary.touch(exist_ok=False)
             yield temporary
             _flush(temporary)
             if kind_of(target) is not None:
@@ -204,10 +203,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on success it gets its name, on failure it is removed."""
     target = _target(path)
     temporary = _beside(target)
-    with _as_sentence(path):
-        temporary.mkdir()
     try:
         with _as_sentence(path):
+            temporary.mkdir()
             yield temporary
             for file in temporary.rglob("*"):
                 if kind_of(file) == "file":

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Int64
 
-from hybrid_rs_jax._files import require_pyarrow
+from hybrid_rs_jax._files import kind_of, parse_json, path_text, require_pyarrow
 from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.errors import BadInputError
 
@@ -49,6 +49,10 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _WHOLE = re.compile(r"([+-]?[0-9]{1,40})(?:\.0*)?")
+#: Cells joined by commas, and the digits that surely fit into 64 bits.
+_DIGITS, _SAFE_DIGITS = re.compile(r"[0-9][0-9,]*[0-9]|[0-9]"), 18
+#: Cells of so few letters are kept once, so many of them at a time.
+_SHARED_LENGTH, _MOST_SHARED = 6, 1 << 16
 #: A first line by which Excel is told the separator.
 _SEPARATOR_LINE = re.compile(r"sep=.\s*$")
 #: An index column that pandas adds.
@@ -96,6 +100,9 @@ class Table:
         Raises:
           BadInputError: for the first cell that is no integer of the range.
         """
+        plain = _plain_integers(self.columns[name])
+        if plain is not None and np.all((plain >= low) & (plain <= high)):
+            return plain
         ranges = (np.broadcast_to(edge, len(self)).tolist() for edge in (low, high))
         found = []
         for row, (cell, least, most) in enumerate(zip(self.columns[name], *ranges, strict=True)):
@@ -142,6 +149,18 @@ class Table:
     def _refuse(self, row: int, wanted: str, cell: object) -> NoReturn:
         shown = cell if isinstance(cell, str) and cell.strip() else json.dumps(cell, default=str)
         raise BadInputError(f"{self.place(row)}: {wanted}, got {shown:.80}.")
+
+
+def _plain_integers(cells: Sequence[object]) -> np.ndarray | None:
+    """A column of texts that are digits and nothing else, all at once; None where a cell is anything else."""
+    try:
+        text = ",".join(cells)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    if not _DIGITS.fullmatch(text) or ",," in text or max(map(len, cells)) > _SAFE_DIGITS:  # type: ignore[arg-type]
+        return None
+    numbers = np.fromstring(text, np.int64, sep=",")
+    return numbers if len(numbers) == len(cells) else None
 
 
 def whole_number(cell: object) -> int | None:
@@ -201,16 +220,15 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
 
 def _content(path: Path) -> bytes:
     """The bytes of a file, decompressed."""
+    kind = kind_of(path)
+    if kind is None:
+        raise BadInputError(f"{path_text(path)} does not exist.")
+    if kind == "folder":
+        raise BadInputError(f"{path_text(path)} is a folder, not a table.")
     try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise BadInputError(f"{path} does not exist.") from error
-    except IsADirectoryError as error:
-        raise BadInputError(f"{path} is a folder, not a table.") from error
-    except (OSError, ValueError) as error:
-        raise BadInputError(
-            f"{str(path)!r:.200} cannot be read: {getattr(error, 'strerror', None) or error}."
-        ) from error
+        content = path.read_bytes()  # of a pipe, too
+    except OSError as error:
+        raise BadInputError(f"{path_text(path)} cannot be read: {error.strerror or error}.") from error
     if content.startswith(b"\x1f\x8b"):
         try:
             return gzip.decompress(content)
@@ -242,10 +260,10 @@ def _from_csv(
     numbers, start = array("q"), first
     try:
         names = _spelt([name.strip() for name in next(reader)], required, optional)
-        found = ", ".join(filter(None, names))
+        found = _listed(names)
         _check_names(f"{path}, line {first}", names, required, f"found {_found(names, delimiter)}")
         cells: list[list[str]] = [[] for _ in names]
-        start = first + reader.line_num
+        start, known = first + reader.line_num, dict[str, str]()
         for row in reader:
             if any(row):
                 if len(row) != len(names):
@@ -253,7 +271,10 @@ def _from_csv(
                         f"{path}, line {start}: expected {len(names)} values ({found}), got {len(row)}."
                     )
                 for column, cell in zip(cells, row, strict=True):
-                    column.append(cell)
+                    # equal counts of a million rows are one text
+                    column.append(known.setdefault(cell, cell) if len(cell) <= _SHARED_LENGTH else cell)
+                if len(known) > _MOST_SHARED:
+                    known.clear()
                 numbers.append(start)
             start = first + reader.line_num
     except csv.Error as error:
@@ -293,34 +314,15 @@ def _from_json(path: Path, lines: Iterable[tuple[int, str]], required: Sequence[
 
 def _json_object(where: str, line: str, required: Sequence[str]) -> dict[str, Any]:
     try:
-        row = _DECODER.decode(line)
-    except (ValueError, RecursionError) as error:
-        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        what = error.msg if isinstance(error, json.JSONDecodeError) else what
-        what = "a number with too many digits" if what.startswith("Exceeds the limit") else what
+        row = parse_json(line, where, constant=float)  # NaN stands for a missing value
+    except BadInputError as error:
         raise BadInputError(
-            f"{where} is not legal JSON: {what.rstrip('.')} (each line must be one JSON object of its own)."
+            f"{str(error).removesuffix('.')} (each line must be one JSON object of its own)."
         ) from error
-    if not isinstance(row, dict):
-        kind = "a list (of JSON lines each line is one object, without [ and commas)" if isinstance(row, list) else line
-        raise BadInputError(f"{where}: expected a JSON object with {joined(required)}, got {kind.strip():.80}.")
-    if "\\u" in line:  # only an escape can stand for half of a pair
-        for text in (text for pair in row.items() for text in pair if isinstance(text, str)):
-            if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise BadInputError(f"{where} holds half of a Unicode surrogate pair, {text!r:.80}.")
-    return row
-
-
-def _different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} appears twice")
-    return found
-
-
-# One decoder for a million lines: `json.loads` with hooks would build one for each. NaN stands for a missing value.
-_DECODER = json.JSONDecoder(object_pairs_hook=_different_keys)
+    if isinstance(row, dict):
+        return row
+    kind = "a list (of JSON lines each line is one object, without [ and commas)" if isinstance(row, list) else line
+    raise BadInputError(f"{where}: expected a JSON object with {joined(required)}, got {kind.strip():.80}.")
 
 
 def _from_parquet(path: Path, content: bytes, required: Sequence[str], optional: Sequence[str]) -> Table:
@@ -328,7 +330,7 @@ def _from_parquet(path: Path, content: bytes, required: Sequence[str], optional:
     try:
         stored = parquet.read_table(io.BytesIO(content))
         names = _spelt([name.strip() for name in stored.column_names], required, optional)
-        _check_names(str(path), names, required, f"found {joined(names) if names else 'none'}")
+        _check_names(str(path), names, required, f"found {_listed(names)}")
         kept = {name: i for i, name in enumerate(names) if name and not _INDEX.fullmatch(name)}
         columns = {name: [_decoded(cell) for cell in stored.column(i).to_pylist()] for name, i in kept.items()}
     except (arrow.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
@@ -359,7 +361,12 @@ def _found(names: list[str], delimiter: str) -> str:
             if other != delimiter and other in names[0]:
                 return f"one column, separated by {called}: {names[0]!r:.200}"
         return f"one column, {names[0]!r:.200}"
-    return f"{', '.join(names):.200}"
+    return _listed(names)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names of columns as a sentence shows them: on one line."""
+    return f"{', '.join(name if name.isprintable() else repr(name) for name in names if name):.200}"
 
 
 def _spelt(names: list[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
@@ -374,7 +381,7 @@ def _check_names(where: str, names: list[str], required: Sequence[str], found: s
         raise BadInputError(f"{where}: missing column {joined(missing)}; needed are {joined(required)}, {found}.")
     twice = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
     if twice:
-        raise BadInputError(f"{where}: column {joined(twice)} appears twice in {', '.join(names):.200}.")
+        raise BadInputError(f"{where}: column {joined(twice)} appears twice in {_listed(names)}.")
 
 
 def _table(

@@ -12,9 +12,12 @@ from hybrid_rs_jax.errors import BadInputError
 __all__ = [
     "DASH",
     "as_text",
+    "at_least_text",
     "budget_text",
     "ceil_probability_text",
+    "ceil_text",
     "counted",
+    "down_text",
     "floor_text",
     "joined",
     "mean",
@@ -23,12 +26,16 @@ __all__ = [
     "radius_text",
     "setting_text",
     "span_text",
+    "sum_text",
+    "up_text",
 ]
 
 #: Stands for "not certified" (-1 in files).
 DASH = "—"
 _CONTEXT = decimal.Context(prec=800, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
 _MOST_DECIMALS = 17
+#: A number of so many digits is shown as it is; a longer one is cut to the other number of digits.
+_SHORT, _DIGITS = 8, 6
 
 
 def floor_text(value: float, decimals: int = 3) -> str:
@@ -38,6 +45,15 @@ def floor_text(value: float, decimals: int = 3) -> str:
     '0.999'
     """
     return _rounded(value, decimals, ROUND_FLOOR)
+
+
+def ceil_text(value: float, decimals: int = 3) -> str:
+    """`value` with so many decimals, never below it: 0.9991 becomes 1.000.
+
+    >>> ceil_text(33.21, 1)
+    '33.3'
+    """
+    return _rounded(value, decimals, ROUND_CEILING)
 
 
 def radius_text(radius: float, decimals: int = 3) -> str:
@@ -68,6 +84,8 @@ def ceil_probability_text(p: float, complement: float) -> str:
     >>> ceil_probability_text(0.750038, 0.249962), ceil_probability_text(1 - 2.5e-10, 2.5e-10)
     ('0.751', '1 - 2.5e-10')
     """
+    if complement <= 0:
+        return "1"
     if complement < 1e-8:
         return f"1 - {probability_text(complement)}"
     if p < 1e-3:
@@ -89,13 +107,50 @@ def mean(values: Iterable[float]) -> float:
 
 
 def setting_text(value: float) -> str:
-    """A parameter with up to six digits; all of them where fewer would say 0 or 1.
+    """A setting of the user as it was given: all digits, none added.
 
-    >>> setting_text(4.605064e-05), setting_text(1 - 2**-53)
-    ('4.60506e-05', '0.9999999999999999')
+    >>> setting_text(4.6e-05), setting_text(1.0), setting_text(1 - 2**-53)
+    ('4.6e-05', '1', '0.9999999999999999')
     """
-    text = f"{value:.6g}"
-    return repr(value) if text in ("0", "1") and value not in (0, 1) else text
+    return repr(value).removesuffix(".0")
+
+
+def down_text(value: float) -> str:
+    """A number in a promise that a smaller one keeps, too: six digits, rounded down; a short number as it is.
+
+    >>> down_text(0.9999949), down_text(4.605063966e-05), down_text(1e-7)
+    ('0.9999949', '4.60506e-05', '1e-07')
+    """
+    return _significant(value, ROUND_FLOOR)
+
+
+def up_text(value: float) -> str:
+    """A number in a promise that a larger one keeps, too: six digits, rounded up; a short number as it is.
+
+    >>> up_text(9.9994e-9), up_text(4.605063966e-05), up_text(0.3333333333333333)
+    ('9.9994e-09', '4.60507e-05', '0.333334')
+    """
+    return _significant(value, ROUND_CEILING)
+
+
+def at_least_text(p: float, complement: float) -> str:
+    """A probability in "at least ...", never above it; through the complement where it is close to one.
+
+    >>> at_least_text(0.95, 0.05), at_least_text(1 - 1e-7, 1e-7)
+    ('0.95', '1 - 1e-07')
+    """
+    return f"1 - {up_text(complement)}" if complement < 1e-3 else down_text(p)
+
+
+def sum_text(*values: float) -> str:
+    """The sum of settings, in decimal as a reader adds them up: 0.01 and 0.02 give 0.03; never below it.
+
+    >>> sum_text(0.01, 0.02)
+    '0.03'
+    """
+    total = sum((Decimal(repr(value)) for value in values), Decimal(0))
+    exact = setting_text(float(total))
+    return exact if Decimal(exact) >= total else up_text(math.nextafter(float(total), math.inf))
 
 
 def span_text(budgets: Iterable[int]) -> str:
@@ -148,6 +203,14 @@ def _decimals(small: float) -> int:
     if small <= 0:
         return 3
     return min(max(3, 1 - math.floor(math.log10(small))), _MOST_DECIMALS)
+
+
+def _significant(value: float, rounding: str) -> str:
+    exact = setting_text(value)
+    if not math.isfinite(value) or len(exact.partition("e")[0].replace(".", "").lstrip("-0")) <= _SHORT:
+        return exact
+    context = decimal.Context(prec=_DIGITS, rounding=rounding, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
+    return setting_text(float(context.create_decimal_from_float(value)))
 
 
 def _rounded(value: float | Decimal, decimals: int, rounding: str) -> str:

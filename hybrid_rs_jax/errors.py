@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-__all__ = ["BadInputError", "UnreadableInputError", "library_sentences"]
+__all__ = ["BadInputError", "LedgerError", "UnreadableInputError", "library_sentences"]
 
 
 class BadInputError(ValueError):
     """An input that cannot be used; its text is one full sentence that says what and what would be legal."""
+
+
+class LedgerError(BadInputError):
+    """A ledger that cannot be read, written or continued; its text says why, and what is kept."""
 
 
 class UnreadableInputError(ValueError):

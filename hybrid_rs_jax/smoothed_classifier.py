@@ -10,6 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from hybrid_rs_jax._checks import check_probability, check_whole
+from hybrid_rs_jax._text import at_least_text, setting_text, up_text
 from hybrid_rs_jax.classifiers.base import BaseClassifier
 from hybrid_rs_jax.confidence import Verdict, detection_threshold
 from hybrid_rs_jax.kernels import HybridSmoothing
@@ -95,14 +97,13 @@ class SmoothedClassifier:
         Raises:
           ValueError: if an argument is out of range, or shapes do not fit.
         """
-        if isinstance(m, bool) or int(m) != m or m < 1:
-            raise ValueError(f"m must be an integer of at least 1, got {m}.")
+        m = check_whole("m", m, 1)
         draws = sample(
             self.classifier,
             tokens,
             images,
             self.smoothing,
-            _UntilUnsafe(int(m)),
+            _UntilUnsafe(m),
             key,
             eligible=self.eligible,
             batch_size=self.batch_size,
@@ -112,15 +113,17 @@ class SmoothedClassifier:
 
     def detection_probability(self, m: int, score: float) -> float:
         """Probability that `m` copies flag an input whose smoothed score is `score`: `1 - (1 - score)^m`, in [0, 1]."""
-        if not 0 <= score <= 1:
-            raise ValueError(f"score must lie in [0, 1], got {score}.")
+        m, score = check_whole("m", m, 1), float(check_probability("score", score))
         return 1.0 if score == 1 else max(0.0, -math.expm1(m * math.log1p(-score)))
 
     def guarantee(self, m: int, miss_probability: float = 0.01) -> str:
-        """What `predict` with `m` copies promises, in words; certify for the `tau` that it names."""
+        """What `predict` with `m` copies promises, in words; certify for the `tau` that it names (rounded up)."""
         tau = detection_threshold(m, miss_probability)
+        miss = setting_text(miss_probability)
         return (
-            f"An input whose SMOOTHED score exceeds tau = {tau:.3e} is flagged by {m} fresh noisy copies with "
-            f"probability at least {1 - miss_probability:g}. Certify for this tau: no attack within a certified budget "
-            f"then makes the filter miss a certified input more often than with probability {miss_probability:g}."
+            f"An input whose SMOOTHED score exceeds tau = {up_text(tau)} is flagged by {m} fresh noisy copies with "
+            f"probability at least {at_least_text(1 - miss_probability, miss_probability)}. Certify for this tau: "
+            "given that the certificate of an input is right, no attack within its budgets makes the filter miss it "
+            f"with probability more than {miss}; the risk alpha of the certificate comes on top. Each request costs up "
+            f"to {m} copies, and an input that is not flagged costs all of them."
         )

@@ -2,7 +2,7 @@
 
 Nothing here comes from the package under test. Discrete channels are exact rationals; Gaussian sums are balls
 (`flint.arb`) of at least 256 bits whose precision is raised until a question is decided. Float parameters
-mean exactly the float that was passed.
+mean exactly the float that was passed, but for a noise probability, which means the multiple of 2^-32 that is drawn.
 
 With atoms (l_i, p_i, q_i), singular masses p_0 and q_inf, and c the log of the Neyman-Pearson threshold:
 
@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -152,10 +153,15 @@ def gaussian() -> Channel:
     return _from_pairs([(fmpq(1), fmpq(1))])
 
 
+def drawn(beta: float) -> fmpq:
+    """The probability that is drawn for beta: the nearest multiple of 2^-32 (method, section 13)."""
+    return fmpq(round(Fraction(beta) * 2**32), 2**32)
+
+
 @lru_cache(maxsize=64)
 def absorbing(beta: float, d: int) -> Channel:
     """Masking with probability beta at d changed positions."""
-    kept = exact(beta) ** d
+    kept = drawn(beta) ** d
     return _from_pairs([(kept, kept), (1 - kept, fmpq(0)), (fmpq(0), 1 - kept)])
 
 
@@ -166,7 +172,7 @@ def uniform(beta: float, vocab_size: int, d: int) -> Channel:
     i positions differ from the clean text and j from the adversarial one, so both masses of an outcome depend
     on i - j only up to a common factor. Integers over the denominator (D (V - 1))^d, where beta = b / D.
     """
-    b, denominator = (fmpz(part) for part in float(beta).as_integer_ratio())
+    b, denominator = drawn(beta).p, drawn(beta).q
     keep = (denominator - b) * (vocab_size - 1)
     b_powers = [b**i for i in range(d + 1)]
     keep_powers = [keep**i for i in range(d + 1)]
@@ -185,13 +191,29 @@ def uniform(beta: float, vocab_size: int, d: int) -> Channel:
     return _from_pairs([(fmpq(p, total), fmpq(q, total)) for p, q in groups.values()])
 
 
+def forced_uniform(beta: float, vocab_size: int, d: int) -> Channel:
+    """Conditional draws: d positions uniform over the alphabet, against the deployed law of the attacked text there."""
+    beta, hit = drawn(beta), fmpq(1, vocab_size)
+    counts = [(fmpq(math.comb(d, j)), j) for j in range(d + 1)]
+    drawn_masses = [c * hit**j * (1 - hit) ** (d - j) for c, j in counts]
+    deployed = [c * (1 - beta) ** j * beta ** (d - j) for c, j in counts]
+    return _from_pairs(list(zip(drawn_masses, deployed, strict=True)))
+
+
+def edited(share: float, removed: int, added: int) -> Channel:
+    """Deletion noise: `removed` tokens deleted on the clean side, `added` ones on the attacked side, else disjoint."""
+    share = drawn(share)
+    p, q = share**removed, share**added
+    return _from_pairs([(p, q), (1 - p, fmpq(0)), (fmpq(0), 1 - q)])
+
+
 @lru_cache(maxsize=256)
 def categorical(beta: float, cardinalities: tuple[int, ...]) -> Channel:
     """Uniform replacement on fields of the given cardinalities, all of them attacked.
 
     Position by position; an outcome is known by how often each cardinality leans to either side.
     """
-    b = exact(beta)
+    b = drawn(beta)
     distinct = sorted(set(cardinalities))
     outcomes: dict[tuple[int, ...], tuple[fmpq, fmpq]] = {(0,) * len(distinct): (fmpq(1), fmpq(1))}
     for size in cardinalities:

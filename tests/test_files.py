@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -11,6 +12,26 @@ import pytest
 
 from hybrid_rs_jax import _files as files
 from hybrid_rs_jax.errors import BadInputError
+
+PACKAGE = Path(files.__file__).parent
+
+
+def places(pattern):
+    """Where a pattern occurs in the package, as "room/file.py"."""
+    found = [path for path in PACKAGE.rglob("*.py") if re.search(pattern, path.read_text(encoding="utf-8"))]
+    return {path.relative_to(PACKAGE).as_posix() for path in found}
+
+
+def test_nobody_else_asks_the_system_what_lies_at_a_path():
+    naked = r"\.(is_file|is_dir|exists|is_symlink)\(|os\.path\.(isfile|isdir|exists)\("
+    assert places(naked) == set()
+
+
+def test_nobody_else_parses_json_of_others():
+    own_texts = {"classifiers/chat/classifier.py", "data/curate.py"} | {
+        f"sampling/ledger/{name}.py" for name in ("merging", "schema", "store", "version_1")
+    }
+    assert places(r"json\.loads?\(") <= own_texts
 
 
 def loop(folder):

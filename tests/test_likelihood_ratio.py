@@ -12,6 +12,7 @@ import pytest
 from flint import fmpq
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax.kernels.base import drawn_probability
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, coarsen, compose, compose_all, identity, singular
 
 CLEAN = (1e-6, 0.01, 0.2, 0.5, 0.7, 0.9, 0.99, 0.9999, 1 - 1e-9)
@@ -214,12 +215,12 @@ def test_a_long_composition_is_coarsened_on_the_way():
 
 def replaced(beta, size):
     """Law of one noisy symbol under uniform replacement: {clean: {noisy: mass}}."""
-    beta = Fraction(beta)
+    beta = Fraction(drawn_probability("beta", beta))
     return {x: {z: 1 - beta if z == x else beta / (size - 1) for z in range(size)} for x in range(size)}
 
 
 def masked(beta, size, mask):
-    beta = Fraction(beta)
+    beta = Fraction(drawn_probability("beta", beta))
     law = {x: {x: 1 - beta, mask: beta} for x in range(size) if x != mask}
     return law | {mask: {mask: Fraction(1)}}
 
@@ -333,7 +334,7 @@ def test_no_attacked_set_beats_the_candidates_at_zero_radius(name):
     kernel = hrs.CategoricalKernel(beta, cardinalities)
     for d in range(1, len(cardinalities) + 1):
         everything = oracle.categorical_attacks(beta, cardinalities, d)
-        sets = [tuple(sorted(k for k, _ in attacked)) for attacked in kernel._worst_sets(d)]
+        sets = [tuple(sorted(k for k, _ in attacked)) for attacked in kernel.worst_sets(d)]
         candidates = [oracle.categorical(beta, attacked) for attacked in sets]
         for p_a in (fmpq(i, 97) for i in range(98)):
             assert min(oracle.knapsack(c, p_a) for c in candidates) == min(oracle.knapsack(c, p_a) for c in everything)
@@ -355,4 +356,4 @@ def test_one_beta_per_field_takes_the_worst_of_all_attacked_sets():
 def test_equal_betas_given_per_field_are_one_beta():
     one, each = hrs.CategoricalKernel(0.6, (2, 3, 9)), hrs.CategoricalKernel((0.6,) * 3, (2, 3, 9))
     for d in range(4):
-        assert one._worst_sets(d) == each._worst_sets(d)
+        assert one.worst_sets(d) == each.worst_sets(d)

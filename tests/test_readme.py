@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_rs_jax.cli.app import _parser
+from hybrid_rs_jax.cli.app import make_app
 
 README = Path(__file__).parent.parent / "README.md"
 pytestmark = pytest.mark.skipif(not README.is_file(), reason="the README is not beside these tests")
@@ -25,7 +25,8 @@ def commands():
 def test_the_commands_of_the_readme_parse():
     assert len(commands()) >= 4
     for line in commands():
-        _parser().parse_args(shlex.split(line)[1:])
+        words = shlex.split(line)[1:]
+        make_app(words[0]).parse_args(words, exit_on_error=False, print_error=False)
 
 
 def test_the_python_of_the_readme_runs(capsys):

@@ -1,5 +1,7 @@
 """The smoothed classifier at run time: flags by the first unsafe copy, and keeps the promise about misses."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -42,8 +44,10 @@ def test_the_share_of_flagged_inputs_is_the_detection_probability():
 def test_the_guarantee_names_the_threshold_to_certify_for():
     guard, _ = predict(1, 1)
     text = guard.guarantee(100_000)
-    assert "4.605e-05" in text
-    assert "100000 fresh noisy copies" in text
+    assert float(re.search(r"tau = (\S+) is flagged", text)[1]) >= hrs.detection_threshold(100_000, 0.01)
+    assert "tau = 4.60507e-05 is flagged by 100000 fresh noisy copies with probability at least 0.99." in text
+    assert "the risk alpha of the certificate comes on top" in text
+    assert "probability at least 1 - 1e-07. " in guard.guarantee(10**6, 1e-7)
     tau = hrs.detection_threshold(1000, 0.05)
     assert guard.detection_probability(1000, tau) >= 0.95
 

@@ -55,9 +55,9 @@ EXPECTED = [("a", 3, 10), ("7", 0, 9)]
         ("blank rows and nameless columns.csv", "\n,id,successes,n,,\n0,a,3,10,,\n\n,,,,,\n1,7,0,9,,\n"),
         ("unknown columns.csv", "id,successes,n,note,note 2\na,3,10,x,y\n7,0,9,,\n"),
         ("any order.csv", '"n","id","successes"\n10,a,3\n9,7,0\n'),
-        ("zipped.csv.gz", gzip.compress(b"id,successes,n\na,3,10\n7,0,9\n")),
+        ("zipped.csv.gz", gzip.compress(b"id,successes,n\na,3,10\n7,0,9\n", mtime=0)),
         ("plain.jsonl", '{"id": "a", "successes": 3, "n": 10}\n\n{"n": 9.0, "id": 7, "Successes": "0"}\n'),
-        ("zipped.jsonl.gz", gzip.compress(b'{"id":"a","successes":3,"n":10}\n{"id":7.0,"successes":0,"n":9}')),
+        ("zipped.jsonl.gz", gzip.compress(b'{"id":"a","successes":3,"n":10}\n{"id":7.0,"successes":0,"n":9}', mtime=0)),
         ("json lines of another name.txt", '{"id": "a", "successes": 3, "n": 10}\n{"n": 9, "id": 7, "successes": 0}'),
     ],
 )
@@ -152,8 +152,8 @@ def test_columns_that_were_not_asked_for_are_kept_and_missing_cells_are_none(tmp
         (b"BZh91AY", "compressed by bzip2"),
         (b"\x28\xb5\x2f\xfd...", "compressed by zstd"),
         (b"SQLite format 3\0", "of a run give the folder"),
-        (gzip.compress(b"id,successes,n\n")[:-6], "compressed by gzip and damaged"),
-        (gzip.compress(b"id,successes,n\n")[:5] + b"\xff" * 30, "compressed by gzip and damaged"),
+        (gzip.compress(b"id,successes,n\n", mtime=0)[:-6], "compressed by gzip and damaged"),
+        (gzip.compress(b"id,successes,n\n", mtime=0)[:5] + b"\xff" * 30, "compressed by gzip and damaged"),
         (b"PAR1" + b"\xff" * 40, "is not a legal Parquet file"),
     ],
 )
@@ -168,22 +168,22 @@ GOOD = '{"id": 1, "successes": 1, "n": 2}'
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "is not legal JSON: Expecting property name"),
-        ("[" * 100_000, "is not legal JSON: nested too deeply"),
-        ('{"id": ' + "9" * 5000 + "}", "is not legal JSON: a number with too many digits"),
-        ('{"id": 2, "successes": 1, "n": 2, "n": 3}', "is not legal JSON: the key 'n' appears twice"),
-        ('{"id": 2, "x": {"y": 1, "y": 1}}', "is not legal JSON: the key 'y' appears twice"),
+        ("{", "line 3 is not legal JSON: expecting property name"),
+        ("[" * 100_000, "line 3 is not legal JSON: it is nested too deeply"),
+        ('{"id": ' + "9" * 5000 + "}", "line 3 is not legal JSON: the number 9+... is too large"),
+        ('{"id": 2, "successes": 1, "n": 2, "n": 3}', "line 3 is not legal JSON: the key 'n' occurs twice"),
+        ('{"id": 2, "x": {"y": 1, "y": 1}}', "line 3 is not legal JSON: the key 'y' occurs twice"),
+        ('{"id": "\\ud83d", "successes": 1, "n": 2}', "line 3 is not legal JSON: it holds half of a Unicode surrogate"),
+        ('{"id": 2, "successes": 1, "n": 2, "\\uDC00": 0}', "line 3 is not legal JSON: it holds half of a Unicode"),
+        ('{"id": 2, "successes": 1, "n": 1e400}', "line 3 is not legal JSON: the number 1e400 is too large"),
         ('{"id": 2, "successes": 1, "n": 2, "N": 3}', "n appears twice"),
         ('[{"id": 2}]', r"expected a JSON object with id, successes and n, got a list"),
         ('"abc"', 'expected a JSON object .*, got "abc"'),
         ('{"id": 2, "n": 2}', "missing successes; needed are id, successes and n"),
-        ('{"id": "\\ud83d", "successes": 1, "n": 2}', r"holds half of a Unicode surrogate pair, '\\ud83d'"),
-        ('{"id": 2, "successes": 1, "n": 2, "\\uDC00": 0}', "holds half of a Unicode surrogate pair"),
         ('{"id": true, "successes": 1, "n": 2}', "id must be a name or an integer, got true"),
         ('{"id": 2.5, "successes": 1, "n": 2}', "id must be a name or an integer, got 2.5"),
         ('{"id": NaN, "successes": 1, "n": 2}', "id must be a name or an integer, got NaN"),
         ('{"id": 2, "successes": 1, "n": Infinity}', "n must be an integer in 1..99, got Infinity"),
-        ('{"id": 2, "successes": 1, "n": 1e400}', "n must be an integer in 1..99, got Infinity"),
         ('{"id": 2, "successes": true, "n": 2}', r"successes must be an integer in 0..2 \(n\), got true"),
         ('{"id": 2, "successes": null, "n": 2}', r"successes must be an integer in 0..2 \(n\), got null"),
         ('{"id": 2, "successes": [1], "n": 2}', r"successes must be an integer in 0..2 \(n\), got \[1\]"),
@@ -191,7 +191,8 @@ GOOD = '{"id": 1, "successes": 1, "n": 2}'
 )
 def test_broken_json_lines_are_refused_by_number(tmp_path, line, words):
     found = refused(written(tmp_path, f"{GOOD}\n\n{line}\n", "table.jsonl"))
-    assert re.search(rf"table\.jsonl, line 3[: ]{{1,2}}.*{words}|line 3: {words}", found), found
+    assert "table.jsonl, line 3" in found
+    assert re.search(words, found.replace("line 3: ", "")), found
 
 
 def test_a_whole_pair_of_surrogates_is_a_letter(tmp_path):

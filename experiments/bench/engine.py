@@ -5,6 +5,10 @@
 The bare loop classifies batch after batch of one input and adds the votes up on the device: no scheduling, no input
 boundaries, no stopping, no ledger. Both are repeated in turns, and medians are compared, so what counts are ratios
 within one run. `busy` is the share of the places of all batches that held a copy somebody had asked for.
+
+`noise` holds what grid noise costs: drawing it and asking a network, as the engine does, against one compiled step with
+float32 normals and JAX's own integers, as version 0.1 did; CPU seconds, on the demo guard and on pictures of
+384 x 384 x 3 with a network of 1 GFLOP.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest
 from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.data.inputs import ArrayInputs
+from hybrid_rs_jax.kernels._threefry import fold, key_words
+from hybrid_rs_jax.kernels.grid import round_to_grid
 from hybrid_rs_jax.sampling import Ledger, sample_run
 from hybrid_rs_jax.sampling.engine import Row, stream
 
@@ -60,16 +66,18 @@ def bare_loop(guard: DemoGuard, smoothing: hrs.HybridSmoothing, inputs: Any, bat
     return int(total)
 
 
-def in_turns(repeats: int, **tasks: Callable[[], Any]) -> dict[str, list[float]]:
+def in_turns(
+    repeats: int, clock: Callable[[], float] = time.perf_counter, **tasks: Callable[[], Any]
+) -> dict[str, list[float]]:
     """Seconds of each task, run in turns after one warm-up each."""
     for task in tasks.values():
         task()
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(repeats):
         for name, task in tasks.items():
-            begin = time.perf_counter()
+            begin = clock()
             task()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(clock() - begin)
     return seconds
 
 
@@ -115,6 +123,105 @@ def overhead(guard: DemoGuard, smoothing: hrs.HybridSmoothing, args: argparse.Na
     return {"batch_size": batch, "copies": copies["engine"], "copies_per_second": rate, "share_of_bare": share}
 
 
+def normal_noise(smoothing: hrs.HybridSmoothing, key: Any, tokens: Any, image: Any, mask: Any) -> tuple[Any, Any]:
+    """The noise of version 0.1, to compare with: float32 normals, and a shift modulo the alphabet."""
+    kernel: Any = smoothing.discrete
+    key_tokens, key_image = jax.random.split(key)
+    key_hit, key_shift = jax.random.split(key_tokens)
+    last = jnp.uint32(round(kernel.beta * 2**32) - 1)
+    hit = (jax.random.bits(key_hit, tokens.shape, jnp.uint32) <= last) & mask
+    shift = jax.random.randint(key_shift, tokens.shape, 1, kernel.vocab_size, dtype=jnp.int32)
+    noisy = jnp.where(hit, (tokens + shift) % kernel.vocab_size, tokens)
+    return noisy, image + jnp.float32(smoothing.sigma) * jax.random.normal(key_image, image.shape, jnp.float32)
+
+
+def noise_cost(guard: DemoGuard, smoothing: hrs.HybridSmoothing, args: argparse.Namespace) -> dict[str, Any]:
+    """CPU seconds with grid noise over CPU seconds with float32 normals: median over turns, lower is better."""
+    inputs = demo.held_out_unsafe(1)
+    apply, parameters = guard.functional()
+    small = (parameters, inputs.tokens[0], inputs.images[0])
+    rng = np.random.default_rng(0)
+    large = (convolutions(rng), inputs.tokens[0], (rng.integers(0, 256, (384, 384, 3)) / 255).astype(np.float32))
+    return {
+        "demo_guard": ratio_of_steps(apply, small, smoothing, args.batch_size, 10, args.repeats),
+        "384x384x3, 1 GFLOP": ratio_of_steps(convolve, large, smoothing, 4, 2, args.repeats),
+    }
+
+
+def ratio_of_steps(
+    apply: Callable[..., Any],
+    content: tuple[Any, ...],
+    smoothing: hrs.HybridSmoothing,
+    batch: int,
+    steps: int,
+    repeats: int,
+) -> dict[str, Any]:
+    """Time the two kinds of noise in turns in front of one network."""
+    parameters, tokens, image = content
+    noise, mask = smoothing.noise(np.float32), demo.suffix_mask()
+    levels, _ = round_to_grid(image, smoothing.grid_step or 1.0)
+
+    @jax.jit
+    def keys(first: Any) -> Any:
+        words = fold(key_words(jax.random.key(0)), first)
+        return jax.vmap(lambda s: fold(words, s))(jnp.arange(batch, dtype=jnp.uint32))
+
+    @jax.jit
+    def drawn(noise: Any, keys: Any) -> Any:
+        return jax.vmap(lambda own: noise(own, jnp.asarray(tokens), jnp.asarray(levels), mask))(keys)
+
+    @jax.jit
+    def asked(parameters: Any, noisy: Any) -> Any:
+        return (apply(parameters, *noisy) > 0).sum()
+
+    def grid(first: Any) -> Any:
+        return asked(parameters, drawn(noise, keys(first)))
+
+    @jax.jit
+    def normal(parameters: Any, first: Any) -> Any:
+        key = jax.random.fold_in(jax.random.key(0), first)
+
+        def draw(s: Any) -> Any:
+            own = jax.random.fold_in(key, s)
+            return normal_noise(smoothing, own, jnp.asarray(tokens), jnp.asarray(image), mask)
+
+        return (apply(parameters, *jax.vmap(draw)(jnp.arange(batch, dtype=jnp.uint32))) > 0).sum()
+
+    def task(step: Callable[..., Any]) -> Callable[[], Any]:
+        return lambda: [step(np.uint32(i)) for i in range(steps)][-1].block_until_ready()
+
+    normal_step = functools.partial(normal, parameters)
+    seconds = in_turns(repeats, clock=time.process_time, grid=task(grid), normal=task(normal_step))
+    pairs = zip(seconds["grid"], seconds["normal"], strict=True)
+    return {
+        "copies_per_cpu_second": batch * steps / statistics.median(seconds["grid"]),
+        "ratio": statistics.median(mine / other for mine, other in pairs),
+        "ratio_of_least": min(seconds["grid"]) / min(seconds["normal"]),
+    }
+
+
+#: (kernel, stride, channels in, channels out): 1.0 GFLOP on 384 x 384 pixels.
+_LAYERS = ((7, 4, 3, 32), (3, 1, 32, 64), (3, 2, 64, 128), (1, 1, 128, 128), (3, 2, 128, 128))
+
+
+def convolutions(rng: np.random.Generator) -> list[Any]:
+    """Weights of a small network for large pictures."""
+    return [
+        jnp.asarray(rng.uniform(-1, 1, (size, size, before, after)).astype(np.float32) / (size * before**0.5))
+        for size, _, before, after in _LAYERS
+    ]
+
+
+def convolve(weights: list[Any], tokens: Any, images: Any) -> Any:
+    """A margin of the pictures."""
+    for kernel, (_, stride, _, _) in zip(weights, _LAYERS, strict=True):
+        convolved = jax.lax.conv_general_dilated(
+            images, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        images = jax.nn.relu(convolved)
+    return images.mean(axis=(1, 2, 3)) - tokens.mean(axis=1)
+
+
 def mixed(guard: DemoGuard, smoothing: hrs.HybridSmoothing, args: argparse.Namespace) -> dict[str, Any]:
     """Early stopping at d = 4, eps = 0.05: inputs end after a thousand copies or several; how full are the batches?"""
     inputs = demo.held_out_unsafe(args.inputs)
@@ -157,6 +264,7 @@ def main() -> None:
         },
         "overhead": overhead(guard, smoothing, args),
         "mixed": mixed(guard, smoothing, args),
+        "noise": noise_cost(guard, smoothing, args),
     }
     print(json.dumps(record, indent=2))
     if args.out is not None:

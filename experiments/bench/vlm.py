@@ -40,7 +40,7 @@ import _onevision
 from _vlm_flops import forward_flops
 from make_random_checkpoint import write_checkpoint
 
-from hybrid_rs_jax.classifiers.vlm_guard import VlmGuard
+from hybrid_rs_jax.classifiers import VlmGuard
 
 #: Dense bfloat16 operations per second, from the data sheets.
 DATA_SHEET = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
@@ -65,11 +65,11 @@ class TorchGuard:
 
     def inputs(self, guard: VlmGuard, tokens: np.ndarray, images: np.ndarray) -> dict[str, Any]:
         """Token ids and pixels of the same prompts, on the device."""
-        parts, view = guard.view.tokens, guard.view
-        front = [*parts.before, *[guard.view.files.image_token] * view.image_tokens, *parts.between]
-        behind = [*parts.after, *view.answer.beginning]
+        prompt, layout = guard.prompt, guard.prompt.layout
+        front = [*layout.before, *[layout.tokens.image_token] * prompt.image_tokens, *layout.between]
+        behind = [*layout.after, *layout.beginning]
         ids = [[*front, *guard.alphabet.tokens(row), *behind] for row in tokens]
-        pixels = np.moveaxis(np.asarray(view.pixels(jnp.asarray(images))), -1, -3)
+        pixels = np.moveaxis(np.asarray(layout.pixels(jnp.asarray(images))), -1, -3)
         torch = self.torch
         return {
             "input_ids": torch.tensor(ids, device=self.device),
@@ -116,12 +116,12 @@ def open_guards(folder: Path, tiles: int, args: argparse.Namespace) -> dict[str,
 
 def flops_per_copy(guard: VlmGuard) -> Any:
     """Arithmetic of one copy; what the prefix cache holds is not counted."""
-    view = guard.view
-    before = len(view.tokens.before)
+    prompt, layout = guard.prompt, guard.prompt.layout
+    before = len(layout.before)
     cached = before if guard.settings.template == "policy_first" else 0
-    text = view.positions - view.image_tokens - cached
-    views = 1 if view.pixels.views_are_identical else view.pixels.views
-    return forward_flops(guard.view.files.sizes, views, view.image_tokens, text, cached=cached)
+    text = prompt.positions - prompt.image_tokens - cached
+    views = 1 if layout.pixels.views_are_identical else layout.pixels.views
+    return forward_flops(guard.sizes, views, prompt.image_tokens, text, cached=cached)
 
 
 def measure(guards: dict[str, VlmGuard], torch_guard: TorchGuard | None, batch: int, args: argparse.Namespace) -> Any:
@@ -133,13 +133,13 @@ def measure(guards: dict[str, VlmGuard], torch_guard: TorchGuard | None, batch: 
     shown = jnp.asarray(tokens), jnp.asarray(images)
 
     def ours(guard: VlmGuard) -> Callable[[], np.ndarray]:
-        return lambda: np.asarray(guard.view.margin(*shown))
+        return lambda: np.asarray(guard.prompt.margin(*shown))
 
     tasks: dict[str, Callable[[], Any]] = {name: ours(guard) for name, guard in guards.items()}
     record: dict[str, Any] = {"batch": batch}
     if torch_guard is not None:
         inputs = torch_guard.inputs(plain, tokens, images)
-        tasks["torch"] = lambda: torch_guard.margin(inputs, plain.view.answer)
+        tasks["torch"] = lambda: torch_guard.margin(inputs, plain.prompt.layout)
         mine, theirs = tasks["checkpoint"](), tasks["torch"]()
         record["largest_margin_difference"] = float(np.abs(mine - theirs).max())
         record["same_decisions"] = float(np.mean((mine > 0) == (theirs > 0)))
@@ -164,9 +164,9 @@ def run(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     cases = []
     for tiles in args.tiles:
         guards = open_guards(folder, tiles, args)
-        view = guards["checkpoint"].view
+        prompt = guards["checkpoint"].prompt
         for batch in args.batch_sizes:
-            record = {"tiles": f"{tiles} x {tiles}", "image_tokens": view.image_tokens, "positions": view.positions}
+            record = {"tiles": f"{tiles} x {tiles}", "image_tokens": prompt.image_tokens, "positions": prompt.positions}
             record |= measure(guards, torch_guard, batch, args)
             record["utilisation_of_matmul"] = {k: v / rate for k, v in record["flops_per_second"].items()}
             if sheet is not None and args.dtype == "bfloat16":
@@ -179,7 +179,7 @@ def run(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "shape": args.shape,
         "dtype": args.dtype,
         "text_length": TEXT_LENGTH,
-        "policy_positions": len(guards["policy_first"].view.tokens.before),
+        "policy_positions": len(guards["policy_first"].prompt.layout.before),
         "matmul_flops_per_second": rate,
         "data_sheet_flops_per_second": sheet,
         "repeats": args.repeats,

@@ -11,12 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from hybrid_rs_jax._checks import check_budget_array, check_epsilon, check_mask, check_same_inputs
+from hybrid_rs_jax._jax import own_settings
 from hybrid_rs_jax.attacks._objective import Target, gradients, margins
-from hybrid_rs_jax.attacks._pixels import descend, project_l2, random_images
+from hybrid_rs_jax.attacks._pixels import descend, project_l2, random_images, to_grid
 from hybrid_rs_jax.attacks._settings import AttackSettings
 from hybrid_rs_jax.attacks._tokens import best_substitution, propose, random_tokens
 from hybrid_rs_jax.attacks.guards import DifferentiableGuard
 from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.kernels._threefry import key_words, typed_key
+from hybrid_rs_jax.kernels.grid import round_to_grid
 
 __all__ = ["AttackResult", "attack"]
 
@@ -26,9 +30,11 @@ class AttackResult:
     """The strongest attack found on each of B inputs.
 
     Attributes:
-      tokens, images: attacked inputs, int[B, L] and float[B, H, W, C]; within the budgets.
+      tokens, images: attacked inputs, int[B, L] and float[B, H, W, C]; within the budgets, and where pixels carry
+        noise on its grid.
       changes: changed tokens per input, int64[B].
-      distance: l2 change of the pixels per input, float64[B], computed in float64 and rounded up: at most epsilon.
+      distance: l2 change of the pixels per input, float64[B], between pictures on the grid, computed in float64 and
+        rounded up: at most epsilon.
       restart: which restart was chosen, int64[B].
       scores: share of the selection draws called Unsafe, float64[B, R], for each restart. The smallest one is biased
         downwards, as the choice was made on it: estimate the score of the attacked input with draws of its own.
@@ -60,14 +66,14 @@ def attack(
 
     Alternates, from several starting points, a token step (gradient of the soft score in the one-hot tokens, through
     the noise; the best of some substitutions as seen by the same noisy copies) and pixel steps (normalised gradient,
-    projected to the l2 ball, step length falling from epsilon to a tenth of it). Pixels are not clipped: the
-    certificate covers all of the ball. The result is a feasible attack, hence an upper bound on the worst-case score,
-    never the worst case itself.
+    projected to the l2 ball, step length falling from epsilon to a tenth of it); in the end pixels are put back on the
+    grid of the noise, inside of the ball. Pixels are not clipped: the certificate covers all of the ball. The result is
+    a feasible attack, hence an upper bound on the worst-case score, never the worst case itself.
 
     Args:
       guard: what is attacked; `TableGuard` wraps networks with an embedding table.
       tokens: clean tokens.
-      images: clean pixels, in a floating dtype that the guard takes.
+      images: clean pixels, in a floating dtype that the guard takes; rounded to the grid of the noise.
       smoothing: the noise of the defender, which the attack averages over.
       d: budget of changed tokens, integers of at least 0, [inputs] or a scalar.
       epsilon: l2 budget in the units of the pixels, at least 0, [inputs] or a scalar.
@@ -89,26 +95,29 @@ def attack(
     settings = AttackSettings() if settings is None else settings
     tokens, images = np.asarray(tokens), np.asarray(images)
     mask, d, epsilon = _checked(tokens, images, smoothing, eligible, d, epsilon)
+    images = _on_grid(images, smoothing)
     margin, parameters, table = guard.embedded()
     legal = _legal(mask, d if append_only else None, smoothing, len(table))
     shrunk = _shrunk(epsilon, images)
     first = (tokens, images) if start is None else _checked_start(start, tokens, images, legal, d, epsilon)
     static = _Plan(margin, smoothing, settings, bool((d > 0).any()), bool((epsilon > 0).any()))
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(tokens)))
     parts = []
     size = min(settings.pairs_at_once, len(tokens))
-    for begin in range(0, len(tokens), size):
-        # the last rows again where the chunk would be short: one compilation serves all
-        rows = np.minimum(np.arange(begin, begin + size), len(tokens) - 1)
-        columns = (tokens, images, mask, legal, d.astype(np.int32), shrunk, *first)
-        found = _attack_chunk(static, parameters, table, keys[rows], *(jnp.asarray(column[rows]) for column in columns))
-        parts.append([np.asarray(part)[: len(tokens) - begin] for part in found])
+    with own_settings():
+        own = functools.partial(jax.random.fold_in, typed_key(key_words(key)))
+        keys = jax.vmap(own)(jnp.arange(len(tokens), dtype=jnp.uint32))
+        for begin in range(0, len(tokens), size):
+            # the last rows again where the chunk would be short: one compilation serves all
+            rows = np.minimum(np.arange(begin, begin + size), len(tokens) - 1)
+            columns = [jnp.asarray(x[rows]) for x in (tokens, images, mask, legal, d.astype(np.int32), shrunk, *first)]
+            found = _attack_chunk(static, parameters, table, keys[rows], *columns)
+            parts.append([np.asarray(part)[: len(tokens) - begin] for part in found])
     best_tokens, best_images, restart, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
     return AttackResult(
         best_tokens,
         best_images,
         (best_tokens != tokens).sum(axis=1),
-        _distance(best_images, images),
+        _distance(best_images, images, smoothing),
         restart.astype(np.int64),
         scores.astype(np.float64),
     )
@@ -157,6 +166,8 @@ def _attack_chunk(
         tried_images = tried_images.at[zeroth].set(first_images)
         tried_images = project_l2(tried_images, centre, epsilon)
         (tried_tokens, tried_images), _ = jax.lax.scan(step, (tried_tokens, tried_images), jnp.arange(settings.steps))
+    if plan.use_pixels and plan.smoothing.grid_step is not None:
+        tried_images = to_grid(tried_images, centre, epsilon, plan.smoothing.grid_step)
     scores = _score(target, tried_tokens, tried_images, key_choice, eligible, settings)
     scores = scores.reshape(batch, settings.restarts)
     restart = jnp.argmin(scores, axis=1)
@@ -250,24 +261,18 @@ def _checked(
     tokens: np.ndarray, images: np.ndarray, smoothing: HybridSmoothing, eligible: Any, d: Any, epsilon: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mask and budgets per input, or one sentence."""
-    if tokens.shape[0] != images.shape[0] or not len(tokens):
-        raise ValueError(f"tokens and images must hold the same inputs, got {tokens.shape[0]} and {images.shape[0]}.")
+    check_same_inputs(tokens, images)
+    if not len(tokens):
+        raise ValueError("tokens must hold at least one input, got none.")
     if not np.issubdtype(images.dtype, np.floating):
         raise ValueError(f"images must have a floating dtype, got {images.dtype}.")
-    mask = np.ones(tokens.shape, bool) if eligible is None else np.asarray(eligible, bool)
-    if mask.shape not in (tokens.shape, tokens.shape[1:]):
-        raise ValueError(f"eligible must have shape {tokens.shape[1:]} or {tokens.shape}, got {mask.shape}.")
-    mask = np.broadcast_to(mask, tokens.shape)
+    mask = check_mask("eligible", eligible, tokens.shape)
     if smoothing.discrete is not None:
         smoothing.discrete.check_tokens(np.where(mask, tokens, np.zeros((), tokens.dtype)))
-    d, epsilon = np.asarray(d), np.asarray(epsilon, np.float64)
+    d, epsilon = check_budget_array(d), check_epsilon(epsilon)
     for name, value in (("d", d), ("epsilon", epsilon)):
         if value.shape not in ((), tokens.shape[:1]):
             raise ValueError(f"{name} must be a scalar or have shape {tokens.shape[:1]}, got {value.shape}.")
-    if d.dtype.kind not in "iu" or (d < 0).any():
-        raise ValueError(f"d must hold integers of at least 0, got {d}.")
-    if not (np.isfinite(epsilon) & (epsilon >= 0)).all():
-        raise ValueError(f"epsilon must be finite and at least 0, got {epsilon}.")
     d = np.minimum(np.broadcast_to(d, len(tokens)), tokens.shape[1])
     return mask, d, np.broadcast_to(epsilon, len(tokens))
 
@@ -288,7 +293,8 @@ def _checked_start(
         )
     changed = found != tokens
     usable = np.take_along_axis(legal, np.clip(found, 0, legal.shape[2] - 1)[..., None], axis=2)[..., 0]
-    if (changed.sum(axis=1) > d).any() or (changed & ~usable).any() or (_distance(pixels, images) > epsilon).any():
+    far = _distance(pixels, images) > epsilon
+    if (changed.sum(axis=1) > d).any() or (changed & ~usable).any() or far.any():
         raise ValueError("start must lie within the budgets and legal tokens of every input, but it does not.")
     return found.astype(tokens.dtype), pixels.astype(images.dtype)
 
@@ -314,6 +320,21 @@ def _shrunk(epsilon: np.ndarray, images: np.ndarray) -> np.ndarray:
     return np.maximum(epsilon - room, 0.0).astype(images.dtype)
 
 
-def _distance(found: np.ndarray, images: np.ndarray) -> Float[np.ndarray, " b"]:
-    offset = found.astype(np.float64) - images.astype(np.float64)
+def _on_grid(images: np.ndarray, smoothing: HybridSmoothing) -> np.ndarray:
+    """The pictures that the defender's filter sees: rounded to the grid of the noise, where there is noise."""
+    step = smoothing.grid_step
+    if step is None:
+        return images
+    return (round_to_grid(images, step)[0] * images.dtype.type(step)).astype(images.dtype)
+
+
+def _distance(
+    found: np.ndarray, images: np.ndarray, smoothing: HybridSmoothing | None = None
+) -> Float[np.ndarray, " b"]:
+    """l2 distances, rounded up; exact in steps where both lie on the grid of `smoothing`."""
+    step = None if smoothing is None else smoothing.grid_step
+    if step is None:
+        offset = found.astype(np.float64) - images.astype(np.float64)
+    else:
+        offset = step * (round_to_grid(found, step)[0].astype(np.float64) - round_to_grid(images, step)[0])
     return np.linalg.norm(offset.reshape(len(images), -1), axis=1) * (1 + offset[0].size * 2.0**-52)

@@ -1,4 +1,4 @@
-"""Pixel steps: gradient descent in an l2 ball."""
+"""Pixel steps: gradient descent in an l2 ball, and back to the grid of the noise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-__all__ = ["descend", "project_l2", "random_images"]
+from hybrid_rs_jax.kernels._threefry import key_words
+from hybrid_rs_jax.kernels.grid import draw_levels, pixel_noise
+
+__all__ = ["descend", "project_l2", "random_images", "to_grid"]
+
+#: Directions of random starts: the integers of a normal whose standard deviation is so many steps.
+_DIRECTION_STEPS = 64.0
+#: An offset this close to whole steps is whole: what is left is rounding.
+_WHOLE = 1e-2
 
 
 def project_l2(
@@ -40,10 +48,34 @@ def descend(
 def random_images(
     keys: Key[Array, " n"], centre: Float[Array, "n *pixels"], epsilon: Float[Array, " n"]
 ) -> Float[Array, "n *pixels"]:
-    """Uniform directions, all the way to the surface of the ball."""
-    draw = jax.vmap(lambda key, image: jax.random.normal(key, image.shape, image.dtype))(keys, centre)
+    """Directions that are uniform up to the rounding of their draws, all the way to the surface of the ball."""
+    noise = pixel_noise(_DIRECTION_STEPS, 1.0, centre.dtype)
+    draw = jax.vmap(lambda key: draw_levels(key_words(key), centre.shape[1:], noise))(keys).astype(centre.dtype)
     length = jnp.maximum(_norm(draw), jnp.finfo(draw.dtype).tiny)
     return project_l2(centre + draw * _like(epsilon / length, centre), centre, epsilon)
+
+
+def to_grid(
+    images: Float[Array, "n *pixels"], centre: Float[Array, "n *pixels"], epsilon: Float[Array, " n"], step: float
+) -> Float[Array, "n *pixels"]:
+    """Pictures on the grid within the ball, near the given ones: attacked pictures are pictures (method, section 13).
+
+    `centre` lies on the grid of step `step`. Offsets are cut to whole steps towards the centre, then taken to the next
+    step where the cut was largest, as many as the ball allows: where an offset is far less than a step everywhere it
+    ends in full steps of those pixels that it pulls at the most.
+    """
+    unit = jnp.asarray(step, images.dtype)
+    offset = ((images - centre) / unit).reshape(len(images), -1)
+    whole = jnp.trunc(offset)
+    rest = jnp.abs(offset - whole)
+    cost = 2 * jnp.abs(whole) + 1
+    order = jnp.argsort(-rest, axis=1)
+    room = jnp.square(epsilon / unit) - jnp.square(whole).sum(axis=1)
+    spent = jnp.cumsum(jnp.take_along_axis(cost, order, axis=1), axis=1)
+    rank = jnp.argsort(order, axis=1)
+    taken = jnp.take_along_axis(spent <= room[:, None], rank, axis=1) & (rest > _WHOLE)
+    levels = jnp.rint(centre / unit) + (whole + jnp.where(taken, jnp.sign(offset), 0)).reshape(images.shape)
+    return levels * unit
 
 
 def _norm(x: Float[Array, "n *pixels"]) -> Float[Array, " n"]:

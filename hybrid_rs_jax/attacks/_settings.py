@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from hybrid_rs_jax._checks import check_sigma, check_whole
+
 __all__ = ["RANDOM_SEARCH", "AttackSettings"]
 
 
@@ -43,10 +45,9 @@ class AttackSettings:
             value = getattr(self, field.name)
             least = 0 if field.name in ("steps", "pixel_steps") else 1
             if field.name == "temperature":
-                if not 0 < value < float("inf"):
-                    raise ValueError(f"temperature must be positive and finite, got {value}.")
-            elif isinstance(value, bool) or value != int(value) or value < least:
-                raise ValueError(f"{field.name} must be an integer of at least {least}, got {value}.")
+                check_sigma(value, "temperature")  # a scale, as sigma is
+            else:
+                check_whole(field.name, value, least)
 
 
 #: The weak attack to compare with: the best of random tokens and random directions at full budget.

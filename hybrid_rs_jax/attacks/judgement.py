@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from hybrid_rs_jax._checks import check_probability
 from hybrid_rs_jax.confidence import clopper_pearson, clopper_pearson_upper
 
 __all__ = ["Judgement", "judge"]
@@ -53,9 +54,7 @@ def judge(successes: object, n: object, bound: object, risk: float) -> Judgement
     >>> judge([0, 500, 990], 1000, bound=0.5, risk=0.001).violated.tolist()
     [True, False, False]
     """
-    bound = np.asarray(bound, np.float64)
-    if (bad := ~((bound >= 0) & (bound <= 1))).any():
-        raise ValueError(f"bound must lie in [0, 1], got {bound[bad].flat[0]}.")
+    bound = check_probability("bound", bound)
     lower, upper = clopper_pearson(successes, n, risk), clopper_pearson_upper(successes, n, risk)
     nothing = clopper_pearson_upper(np.zeros_like(np.asarray(successes)), n, risk)
     return Judgement(

@@ -9,18 +9,12 @@ from hybrid_rs_jax.certificate.bounds import (
     required_samples,
     worst_case_probability,
 )
-from hybrid_rs_jax.certificate.certify import Certificate, certify
-from hybrid_rs_jax.certificate.classes import ClassCertificate, certify_classes
-from hybrid_rs_jax.certificate.table import FrontierTable, frontier_table
+from hybrid_rs_jax.certificate.frontier import FrontierTable, frontier_table
 
 __all__ = [
-    "Certificate",
-    "ClassCertificate",
     "FrontierTable",
     "certified_budget",
     "certified_radius",
-    "certify",
-    "certify_classes",
     "core",
     "frontier_table",
     "largest_probability",

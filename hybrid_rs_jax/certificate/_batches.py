@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import jax
 import numpy as np
 
-from hybrid_rs_jax.certificate._dual import Probability, prepare
-from hybrid_rs_jax.certificate._inverse import required
-from hybrid_rs_jax.certificate._radius import radius
-from hybrid_rs_jax.certificate._worst_case import worst_case
+from hybrid_rs_jax._jax import float64_on_cpu
+from hybrid_rs_jax.certificate._dual import Probability
+from hybrid_rs_jax.certificate._radius import MAX_STEPS
+from hybrid_rs_jax.certificate._solve import solve_radius, solve_required, solve_worst_case
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
 
 __all__ = ["radius_lanes", "required_lanes", "worst_case_lanes"]
@@ -26,56 +25,49 @@ BLOCKS = (1, 16, 256, 4096)
 _WORKERS = min(8, os.cpu_count() or 1)
 # Most lanes are done after this many steps; the few that are not get a pass of their own.
 _FIRST_PASS = 10
-_LAST_PASS = 120
 
 Lanes = tuple[np.ndarray, ...]
 
 
 def worst_case_lanes(ratio: LikelihoodRatio, p: np.ndarray, complement: np.ndarray, rho: np.ndarray) -> Lanes:
     """`(lower, upper)` of the worst-case score for lanes that share one likelihood ratio."""
-    return _run(_worst_case_block, ratio, (p, complement, rho))
+
+    def block(padded: LikelihoodRatio, count: Any, p: Any, complement: Any, rho: Any) -> tuple[Any, ...]:
+        result = solve_worst_case(padded, Probability(p, complement), rho, count)
+        return result.lower, result.upper
+
+    return _run(block, ratio, (p, complement, rho))
 
 
 def radius_lanes(
     ratio: LikelihoodRatio, p: np.ndarray, complement: np.ndarray, tau: np.ndarray, tau_complement: np.ndarray
 ) -> np.ndarray:
     """Certified `rho` for lanes that share one likelihood ratio."""
+
+    def block(
+        padded: LikelihoodRatio, count: Any, p: Any, q: Any, tau: Any, tau_q: Any, max_steps: Any
+    ) -> tuple[Any, ...]:
+        result = solve_radius(padded, Probability(p, q), Probability(tau, tau_q), max_steps, count)
+        return result.rho, result.finished
+
     columns = (p, complement, tau, tau_complement)
     size = _block_size(p.size)
-    rho, finished = _run(_radius_block, ratio, columns, size, _FIRST_PASS)
+    rho, finished = _run(block, ratio, columns, size, _FIRST_PASS)
     late = np.flatnonzero(~finished)
     if late.size:
         # in blocks of the same size: idle lanes cost less than compiling for another shape
-        again, _ = _run(_radius_block, ratio, tuple(column[late] for column in columns), size, _LAST_PASS)
+        again, _ = _run(block, ratio, tuple(column[late] for column in columns), size, MAX_STEPS)
         rho[late] = again
     return rho
 
 
 def required_lanes(ratio: LikelihoodRatio, tau: np.ndarray, tau_complement: np.ndarray, rho: np.ndarray) -> Lanes:
     """`(p, 1 - p)` that certify `rho` at `tau`, for lanes that share one likelihood ratio."""
-    return _run(_required_block, ratio, (tau, tau_complement, rho))
 
+    def block(padded: LikelihoodRatio, count: Any, tau: Any, tau_q: Any, rho: Any) -> tuple[Any, ...]:
+        return tuple(solve_required(padded, Probability(tau, tau_q), rho, count))
 
-@jax.jit
-def _worst_case_block(ratio: LikelihoodRatio, count: Any, p: Any, complement: Any, rho: Any) -> tuple[Any, ...]:
-    channel = prepare(ratio, rho.dtype, rho.ndim, count)
-    result = worst_case(channel, Probability(p, complement), rho)
-    return result.lower, result.upper
-
-
-@jax.jit
-def _radius_block(
-    ratio: LikelihoodRatio, count: Any, p: Any, complement: Any, tau: Any, tau_complement: Any, max_steps: Any
-) -> tuple[Any, ...]:
-    channel = prepare(ratio, tau.dtype, tau.ndim, count)
-    result = radius(channel, Probability(p, complement), Probability(tau, tau_complement), max_steps)
-    return result.rho, result.finished
-
-
-@jax.jit
-def _required_block(ratio: LikelihoodRatio, count: Any, tau: Any, tau_complement: Any, rho: Any) -> tuple[Any, ...]:
-    result = required(prepare(ratio, rho.dtype, rho.ndim, count), Probability(tau, tau_complement), rho)
-    return result.p, result.complement
+    return _run(block, ratio, (tau, tau_complement, rho))
 
 
 def _run(
@@ -91,8 +83,7 @@ def _run(
     padded, count = _pad_atoms(ratio), np.int32(ratio.atoms)
 
     def one(start: int) -> tuple[np.ndarray, ...]:
-        # x64 and the default device are properties of a thread, so each worker sets its own
-        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        with float64_on_cpu():  # in each worker: settings are properties of a thread
             parts = [_pad(column[start : start + size], size) for column in columns]
             return tuple(np.asarray(x) for x in block(padded, count, *parts, *map(np.int32, options)))
 

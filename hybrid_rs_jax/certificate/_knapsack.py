@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from hybrid_rs_jax.certificate._bracket import Bracket
 from hybrid_rs_jax.certificate._dual import Channel, Probability, normal_quantile, unit
 
-__all__ = ["Bracket", "Knapsack", "knapsack", "offset_bracket", "quantile_of_parts"]
+__all__ = ["Knapsack", "knapsack", "offset_bracket", "quantile_of_parts"]
 
 
 class Knapsack(NamedTuple):
@@ -88,16 +89,10 @@ def knapsack(channel: Channel, p_a: Probability) -> Knapsack:
     )
 
 
-class Bracket(NamedTuple):
-    """Interval of offsets `w` that holds the root of `F = p_A` for EVERY `rho`, and a guess inside."""
-
-    low: Float[Array, "*lanes"]
-    high: Float[Array, "*lanes"]
-    guess: Float[Array, "*lanes"]
-
-
 def offset_bracket(split: Knapsack, p_a: Probability, p_0: Array) -> Bracket:
-    """Bound the root by what the split atom and everything on one side of it accept.
+    """The interval of offsets `w` that holds the root of `F = p_A` for EVERY `rho`, and a guess inside.
+
+    The root is bounded by what the split atom and everything on one side of it accept.
 
     Atoms below `k` accept a larger share than `Phi(w)`, atoms above a smaller one. So `F <= p_A` while
     `(1 - P_{<k}) Phi(-w) >= 1 - p_A`, and `F >= p_A` once `P_{<=k} Phi(w) >= p_A` (masses without `p_0`). The guess,

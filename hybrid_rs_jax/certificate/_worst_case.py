@@ -8,21 +8,30 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hybrid_rs_jax.certificate._bracket import Bracket, search
 from hybrid_rs_jax.certificate._dual import (
     Channel,
     Dual,
     Probability,
     Threshold,
     dual,
+    normal_pdf,
     normal_quantile,
     smallest_rho,
     unit,
 )
 from hybrid_rs_jax.certificate._knapsack import knapsack, offset_bracket
 
-__all__ = ["WorstCase", "newton_offset", "worst_case"]
+__all__ = ["WorstCase", "newton_step", "worst_case"]
 
 MAX_STEPS = 100
+
+
+class _Best(NamedTuple):
+    """The largest lower bound so far, and the offset that proves it."""
+
+    lower: Float[Array, "*lanes"]
+    offset: Float[Array, "*lanes"]
 
 
 class WorstCase(NamedTuple):
@@ -41,71 +50,51 @@ def worst_case(channel: Channel, p_a: Probability, rho: Array) -> WorstCase:
     still = rho <= 0
     raised = rho < smallest_rho(dtype)  # sound for the lower bound alone
     rho = jnp.maximum(rho, dtype.type(smallest_rho(dtype)))
-    bracket = offset_bracket(split, p_a, channel.p_0)
     z_a = normal_quantile(p_a)
     tolerance = 2 * float(jnp.finfo(dtype).eps)
 
-    class State(NamedTuple):
-        offset: Array
-        low: Array
-        high: Array
-        lower: Array
-        best: Array
-        done: Array
-        steps: Array
-
-    def step(state: State) -> State:
-        at = dual(channel, p_a, Threshold(split.anchor, state.offset), rho)
-        better = at.lower > state.lower
-        lower = jnp.where(better, at.lower, state.lower)
-        best = jnp.where(better, state.offset, state.best)
-        low = jnp.where(at.gap > 0, state.offset, state.low)
-        high = jnp.where(at.gap > 0, state.high, state.offset)
+    def step(bracket: Bracket, best: _Best, _: Array) -> tuple[Bracket, _Best, Array]:
+        at = dual(channel, p_a, Threshold(split.anchor, bracket.at), rho)
+        better = at.lower > best.lower
+        best = _Best(jnp.where(better, at.lower, best.lower), jnp.where(better, bracket.at, best.offset))
+        left = bracket.cut(at.gap > 0)
         # The dual loses t gap^2 / (2 dF/dw) to a gap: nothing to gain once that is below the rounding.
         rate = at.slope / at.multiplier
         second_order = (at.multiplier * jnp.square(at.gap) <= 0.02 * at.noise * rate) & (jnp.abs(at.gap) <= 0.1 * rate)
         vanished = at.multiplier <= jnp.finfo(dtype).tiny
         settled = (jnp.abs(at.gap) <= at.gap_noise) | second_order | vanished
-        narrow = high - low <= tolerance * (jnp.abs(low) + jnp.abs(high))
-        done = state.done | settled | narrow
-        offset = newton_offset(at, p_a, z_a, state.offset, low, high)
-        return State(jnp.where(done, state.offset, offset), low, high, lower, best, done, state.steps + 1)
+        return newton_step(left, at, p_a, z_a), best, settled | left.is_narrow(tolerance)
 
-    def unfinished(state: State) -> Array:
-        return (state.steps < MAX_STEPS) & ~jnp.all(state.done)
-
-    zero = jnp.zeros_like(rho)
     trivial = still | (split.lower <= 0) | (p_a.complement == 0)
-    start = State(bracket.guess, bracket.low, bracket.high, zero, bracket.guess, trivial, jnp.zeros((), jnp.int32))
-    end = jax.lax.while_loop(unfinished, step, start)
+    bracket = offset_bracket(split, p_a, channel.p_0)
+    end = search(step, bracket, _Best(jnp.zeros_like(rho), bracket.at), trivial, MAX_STEPS)
 
-    upper = _feasible_value(channel, p_a, Threshold(split.anchor, end.offset), rho)
+    upper = _feasible_value(channel, p_a, Threshold(split.anchor, end.bracket.at), rho)
     # adding pixels to the attack cannot help the defender
-    lower = jnp.minimum(end.lower, split.upper)
+    lower = jnp.minimum(end.kept.lower, split.upper)
     upper = jnp.where(raised, split.upper, jnp.minimum(upper, split.upper))
     lower = jnp.where(trivial, split.lower, lower)
     upper = jnp.where(trivial, split.upper, upper)
-    best = Threshold(split.anchor, end.best)
+    best = Threshold(split.anchor, end.kept.offset)
     return WorstCase(lower, jnp.maximum(upper, lower), best, end.steps)
 
 
-def newton_offset(at: Dual, p_a: Probability, z_a: Array, offset: Array, low: Array, high: Array) -> Array:
+def newton_step(left: Bracket, at: Dual, p_a: Probability, z_a: Array) -> Bracket:
     """One Newton step for `F = p_A` on the scale `Phi^-1(F)`, on which one Gaussian is a straight line.
 
-    A step that would leave the bracket, or that comes from a flat stretch, is replaced by bisection.
+    Args:
+      left: the bracket of the offset `w`, cut at its point, where `at` was evaluated.
+      at: the dual there.
+      p_a: the clean probability to be reached, with `z_a = Phi^-1(p_A)`.
     """
-    tiny = jnp.finfo(offset.dtype).tiny
+    tiny = jnp.finfo(z_a.dtype).tiny
     reached = Probability(jnp.maximum(p_a.p - at.gap, tiny), jnp.maximum(p_a.complement + at.gap, tiny))
     z = normal_quantile(reached)
-    density = jnp.exp(-z * z / 2) * offset.dtype.type(0.3989422804014327)
     rate = at.slope / at.multiplier  # dF/dw
-    proposal = offset + (z_a - z) * density / jnp.where(rate > 0, rate, 1)
-    # A root found to the last digits sits on the bracket's edge, so edges are inside.
-    slack = 4 * jnp.finfo(offset.dtype).eps * jnp.abs(offset)
+    proposal = left.at + (z_a - z) * normal_pdf(z) / jnp.where(rate > 0, rate, 1)
     # where F or 1 - F is all rounding, its quantile says nothing
     visible = jnp.minimum(reached.p, reached.complement) > at.gap_noise
-    inside = visible & (rate > 0) & (proposal >= low - slack) & (proposal <= high + slack)
-    return jnp.where(inside, jnp.clip(proposal, low, high), low + (high - low) / 2)
+    return left.moved(proposal, visible & (rate > 0), 4 * jnp.finfo(z_a.dtype).eps * jnp.abs(left.at))
 
 
 def _feasible_value(channel: Channel, p_a: Probability, threshold: Threshold, rho: Array) -> Array:

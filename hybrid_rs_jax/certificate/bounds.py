@@ -2,6 +2,10 @@
 
 Work is done in float64 on the CPU inside a scoped x64 context, so neither `jax.config` nor the caller's default device
 matters, and nothing depends on the caller's own arithmetic.
+
+A discrete budget `d` is a number of tokens changed; for the deletion kernel a number of tokens inserted, or `Edits`.
+With `Conditional` the score `p_a` comes from draws in which the positions of that `d` were always resampled: it
+belongs to one `d`, and is not broadcast over several.
 """
 
 from __future__ import annotations
@@ -10,9 +14,20 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from hybrid_rs_jax._checks import (
+    MOST_DRAWS,
+    SEARCHED_BUDGET,
+    check_budget,
+    check_complement,
+    check_epsilon,
+    check_risk,
+    check_side,
+    check_tau,
+)
 from hybrid_rs_jax.certificate import _batches
+from hybrid_rs_jax.certificate._budgets import check_lanes
 from hybrid_rs_jax.confidence import LowerBound, clopper_pearson_bound
-from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.kernels import Edits, HybridSmoothing
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
 
 __all__ = [
@@ -24,10 +39,7 @@ __all__ = [
     "worst_case_probability",
 ]
 
-#: `certified_budget` looks no further than this many tokens.
-MAX_BUDGET = 1 << 14
 _UP, _DOWN = 1 + 2.0**-51, 1 - 2.0**-51
-_MOST_SAMPLES = 2**53
 
 
 def worst_case_probability(
@@ -35,20 +47,21 @@ def worst_case_probability(
 ) -> np.ndarray | float:
     """Certified lower bound on the smoothed score under every attack of `d` tokens and l2 budget `epsilon`.
 
-    `V*(d, eps) = min_h E_Q[h]` over tests with `E_P[h] = p_A` (Theorem 4.2), never above the true value.
+    `V*(d, eps) = min_h E_Q[h]` over tests with `E_P[h] = p_A` (paper Theorem 4.2, method section 3).
 
     Args:
       p_a: lower bound on the clean smoothed score, in [0, 1].
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution. Without a discrete kernel `d > 0` gives 0, without sigma `epsilon > 0`.
-      complement: `1 - p_a`, where it is known to more digits (see `clopper_pearson_bound`).
+      complement: `1 - p_a`, where it is known to more digits (see `clopper_pearson_bound`); where it claims more than
+        `p_a` does, `1 - p_a` is taken.
 
     Returns:
-      float64 of the broadcast shape; a float for scalars.
+      float64 of the broadcast shape, at most the true worst case; a float for scalars.
 
     Raises:
-      ValueError: if an argument is out of range.
+      ValueError: if an argument is out of range, or one conditional score is given for several budgets.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
@@ -63,15 +76,16 @@ def worst_case_bounds(
     p_a: object, d: object, epsilon: object, smoothing: HybridSmoothing, *, complement: object = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """`worst_case_probability` with an upper bound beside it: how tight the number is. Shapes [*broadcast]."""
-    p, q = _probability(p_a, complement)
-    epsilon = _at_least_zero("epsilon", epsilon)
-    p, q, d, epsilon = np.broadcast_arrays(p, q, _budgets(d), epsilon)
+    p, q = check_complement("p_a", p_a, complement)
+    epsilon = check_epsilon(epsilon)
+    budgets = check_lanes(d, smoothing, np.asarray(p_a).shape)
+    p, q, lanes_budget, epsilon = np.broadcast_arrays(p, q, budgets.place, epsilon)
     rho, lost = _rho(epsilon, smoothing)
 
     def solve(ratio: LikelihoodRatio, lanes: np.ndarray) -> np.ndarray:
         return np.stack(_batches.worst_case_lanes(ratio, p.flat[lanes], q.flat[lanes], rho.flat[lanes]))
 
-    bounds = _per_budget(d, smoothing, solve, rows=2, worst=np.minimum)
+    bounds = _per_budget(budgets.values, lanes_budget, smoothing, solve, rows=2, worst=np.minimum)
     lower, upper = (np.where(lost, 0.0, row.reshape(p.shape)) for row in bounds)
     return lower, upper
 
@@ -82,11 +96,11 @@ def largest_probability(
     """Certified upper bound on the score that an attack can cause: the other side, for "the score stays below".
 
     `V_max(p) = 1 - V_min(1 - p)`: the worst case of the complementary event, so adversarial mass that the clean input
-    never produces counts in full.
+    never produces counts in full (method section 3, "upper side").
 
     Args:
       p_b: UPPER bound on the clean smoothed score, in [0, 1].
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution.
       complement: `1 - p_b`, where it is known to more digits.
@@ -94,12 +108,16 @@ def largest_probability(
     Returns:
       float64 of the broadcast shape, at least the true value; a float for scalars.
 
+    Raises:
+      ValueError: if an argument is out of range, or one conditional score is given for several budgets.
+
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
     >>> round(largest_probability(1e-3, d=1, epsilon=0.5, smoothing=smoothing), 4)
     0.7622
     """
-    p, q = _probability(p_b, complement)
+    p, q = check_complement("p_b", p_b, complement, upper=True)
+    check_lanes(d, smoothing, np.asarray(p_b).shape)
     lower, _ = worst_case_bounds(q, d, epsilon, smoothing, complement=p)
     return _scalar(np.minimum(1.0, (1.0 - lower) * _UP))
 
@@ -119,7 +137,7 @@ def certified_radius(
 
     Args:
       p_a: bound on the clean smoothed score in [0, 1]: a lower one for side "above", an upper one for "below".
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       smoothing: the smoothing distribution.
       tau: decision threshold in (0, 1).
       side: "above": the score stays above `tau`; "below": it stays below.
@@ -137,20 +155,20 @@ def certified_radius(
     >>> certified_radius(0.999, d=[0, 1, 2, 9], smoothing=smoothing, tau=4.6e-5).round(3).tolist()
     [3.501, 3.109, 2.665, -1.0]
     """
-    p, q = _probability(p_a, complement)
-    tau_p = _open_unit("tau", tau)
+    check_side(side)
+    p, q = check_complement("p_a", p_a, complement, upper=side == "below")
+    tau_p = check_tau(tau)
     tau_q = np.asarray(1 - tau_p)
-    if side not in ("above", "below"):
-        raise ValueError(f"side must be 'above' or 'below', got {side!r}.")
     if side == "below":
         p, q, tau_p, tau_q = q, p, tau_q * _UP, tau_p
-    p, q, d, tau_p, tau_q = np.broadcast_arrays(p, q, _budgets(d), tau_p, tau_q)
+    budgets = check_lanes(d, smoothing, np.asarray(p_a).shape)
+    p, q, lanes_budget, tau_p, tau_q = np.broadcast_arrays(p, q, budgets.place, tau_p, tau_q)
 
     def solve(ratio: LikelihoodRatio, lanes: np.ndarray) -> np.ndarray:
         columns = (column.flat[lanes] for column in (p, q, tau_p, tau_q))
         return _batches.radius_lanes(ratio, *columns)[None]
 
-    rho = _per_budget(d, smoothing, solve, rows=1, worst=np.minimum)[0].reshape(p.shape)
+    rho = _per_budget(budgets.values, lanes_budget, smoothing, solve, rows=1, worst=np.minimum)[0].reshape(p.shape)
     if smoothing.sigma is None:
         return _scalar(np.where(rho >= 0, 0.0, -1.0))
     return _scalar(np.where(rho > 0, rho * smoothing.sigma * _DOWN, rho))
@@ -176,24 +194,31 @@ def certified_budget(
       tau: decision threshold in (0, 1).
       epsilon: l2 budget in the units of sigma, at least 0.
       complement: `1 - p_a`, where it is known to more digits.
-      max_budget: look no further; default 16,384, or the number of categorical fields.
+      max_budget: look no further; default 16,384, or the number of categorical fields. Deletion: tokens inserted.
 
     Returns:
-      int64 of the broadcast shape, an int for scalars: -1 where not even `d = 0` is certified; `max_budget` means "at
-      least that".
+      int64 of the broadcast shape, an int for scalars, at most the true one: -1 where not even `d = 0` is certified;
+      `max_budget` means "at least that".
+
+    Raises:
+      ValueError: if an argument is out of range, or draws are conditional: each score belongs to its own `d` then.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
     >>> certified_budget([0.5, 0.999, 0.99999], smoothing, tau=4.6e-5).tolist()
     [0, 4, 7]
     """
-    p, q = _probability(p_a, complement)
-    tau_p, epsilon = _open_unit("tau", tau), _at_least_zero("epsilon", epsilon)
+    if smoothing.conditional:
+        raise ValueError(
+            "certified_budget has no meaning for conditional draws: each score belongs to its own d, got one for all."
+        )
+    p, q = check_complement("p_a", p_a, complement)
+    tau_p, epsilon = check_tau(tau), check_epsilon(epsilon)
     p, q, tau_p, epsilon = np.broadcast_arrays(p, q, tau_p, epsilon)
     shape = p.shape
     p, q, tau_p, epsilon = p.ravel(), q.ravel(), tau_p.ravel(), epsilon.ravel()
     fields = getattr(smoothing.discrete, "cardinalities", None)
-    limit = MAX_BUDGET if max_budget is None else int(_budgets(max_budget))
+    limit = SEARCHED_BUDGET if max_budget is None else check_budget(max_budget)
     limit = limit if fields is None else min(limit, len(fields))
     if smoothing.discrete is None:
         limit = 0
@@ -217,16 +242,21 @@ def certified_budget(
 def required_probability(d: object, epsilon: object, smoothing: HybridSmoothing, tau: object) -> np.ndarray | float:
     """Smallest clean probability `p_A` that certifies `(d, epsilon)` at `tau`.
 
-    The inverse of `certified_radius`, solved along the frontier (method: `V(c; rho) = tau`, `p = F(c; rho)`).
+    The inverse of `certified_radius`, solved along the frontier: `V(c; rho) = tau`, `p = F(c; rho)` (method section 3,
+    "inverse").
 
     Args:
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution.
       tau: decision threshold in (0, 1).
 
     Returns:
-      float64, rounded up: every `p_A` from there on certifies; inf where none does. A float for scalars.
+      float64 of the broadcast shape, rounded up: every `p_A` from there on certifies; inf where none does. A float for
+      scalars.
+
+    Raises:
+      ValueError: if an argument is out of range.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
@@ -239,8 +269,9 @@ def required_probability(d: object, epsilon: object, smoothing: HybridSmoothing,
 
 def required_bound(d: object, epsilon: object, smoothing: HybridSmoothing, tau: object) -> LowerBound:
     """`required_probability` and its complement, negative where no probability certifies."""
-    tau_p, epsilon = _open_unit("tau", tau), _at_least_zero("epsilon", epsilon)
-    d, epsilon, tau_p = np.broadcast_arrays(_budgets(d), epsilon, tau_p)
+    tau_p, epsilon = check_tau(tau), check_epsilon(epsilon)
+    budgets = check_lanes(d, smoothing)
+    lanes_budget, epsilon, tau_p = np.broadcast_arrays(budgets.place, epsilon, tau_p)
     rho, lost = _rho(epsilon, smoothing)
 
     def solve(ratio: LikelihoodRatio, lanes: np.ndarray) -> np.ndarray:
@@ -260,8 +291,8 @@ def required_bound(d: object, epsilon: object, smoothing: HybridSmoothing, tau: 
             complement = np.where(short, -1.0, complement)
         return np.stack([p, -complement])
 
-    p, minus = _per_budget(d, smoothing, solve, rows=2, worst=np.maximum)
-    p, complement = p.reshape(d.shape), -minus.reshape(d.shape)
+    p, minus = _per_budget(budgets.values, lanes_budget, smoothing, solve, rows=2, worst=np.maximum)
+    p, complement = p.reshape(tau_p.shape), -minus.reshape(tau_p.shape)
     # near one the complement has the digits: the float64 just above, whose own complement is exact
     above = 1 - np.clip(complement, 0, 1)
     above = np.where(1 - above > complement, np.nextafter(above, 2), above)
@@ -274,17 +305,20 @@ def required_samples(
 ) -> np.ndarray | int:
     """Number of draws that certify `(d, epsilon)` if every draw succeeds: the least that any input needs.
 
-    Smallest n with `alpha^(1/n) >= required_probability(d, epsilon)`.
+    Smallest n with `alpha^(1/n) >= required_probability(d, epsilon)` (method section 4).
 
     Args:
-      d: discrete budget, a non-negative integer.
+      d: discrete budget, a non-negative integer, or `Edits`.
       epsilon: l2 budget in the units of sigma, at least 0.
       smoothing: the smoothing distribution.
       tau: decision threshold in (0, 1).
-      alpha: risk level in (0, 1).
+      alpha: risk level in [1e-200, 1).
 
     Returns:
-      int64 of the broadcast shape, an int for scalars; -1 where no number of draws (up to 2^53) suffices.
+      int64 of the broadcast shape, rounded up, an int for scalars; -1 where no number of draws (up to 2^53) suffices.
+
+    Raises:
+      ValueError: if an argument is out of range.
 
     >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
     >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
@@ -292,16 +326,17 @@ def required_samples(
     [17, 72, 294, 23155]
     """
     need = required_bound(d, epsilon, smoothing, tau)
-    alpha = _open_unit("alpha", alpha)
+    alpha = check_risk(alpha)
     p, complement, alpha = np.broadcast_arrays(need.p, need.complement, alpha)
     possible = complement > 0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         guess = np.ceil(np.log(alpha) / np.log1p(-np.where(possible, complement, 0.5)))
-    possible = possible & (guess < _MOST_SAMPLES)
+    possible = possible & (guess < MOST_DRAWS)
     n = np.where(possible, guess, 1).astype(np.int64)
 
     def enough(n: np.ndarray) -> np.ndarray:
-        bound = clopper_pearson_bound(np.maximum(n, 1), np.maximum(n, 1), alpha)
+        draws = np.clip(n, 1, MOST_DRAWS)
+        bound = clopper_pearson_bound(draws, draws, alpha)
         return np.asarray((n >= 1) & np.where(p > 0.5, bound.complement <= complement, bound.p >= p))
 
     n = np.where(enough(np.asarray(n - 1)), n - 1, n)
@@ -311,16 +346,17 @@ def required_samples(
 
 
 def _per_budget(
-    d: np.ndarray,
+    budgets: list[int | Edits],
+    index: np.ndarray,
     smoothing: HybridSmoothing,
     solve: Callable[[LikelihoodRatio, np.ndarray], np.ndarray],
     rows: int,
     worst: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """Group lanes by budget, solve each group for every candidate law, keep the worst. Shape [rows, lanes]."""
-    result = np.empty((rows, d.size))
-    for budget, lanes in _groups(d.ravel()):
-        parts = [solve(ratio, lanes) for ratio in smoothing.likelihood_ratios(budget)]
+    result = np.empty((rows, index.size))
+    for number, lanes in _groups(index.ravel()):
+        parts = [solve(ratio, lanes) for ratio in smoothing.likelihood_ratios(budgets[number])]
         value = parts[0]
         for part in parts[1:]:
             value = worst(value, part)
@@ -341,48 +377,6 @@ def _rho(epsilon: np.ndarray, smoothing: HybridSmoothing) -> tuple[np.ndarray, n
     with np.errstate(over="ignore"):
         rho = np.minimum(epsilon / smoothing.sigma * _UP, np.finfo(np.float64).max)
     return np.asarray(rho), np.zeros(epsilon.shape, bool)
-
-
-def _probability(p_a: object, complement: object) -> tuple[np.ndarray, np.ndarray]:
-    p = _unit_interval("p_a", p_a)
-    if complement is None:
-        return p, np.asarray(1 - p)
-    q = _unit_interval("complement", complement)
-    total = np.asarray(p + q)
-    if np.any(wrong := np.abs(total - 1) > 1e-9):
-        raise ValueError(f"complement must be 1 - p_a, got a sum of {total[wrong].flat[0]}.")
-    return p, q
-
-
-def _unit_interval(name: str, values: object) -> np.ndarray:
-    return _require(name, values, lambda x: (x >= 0) & (x <= 1), "in [0, 1]")
-
-
-def _open_unit(name: str, values: object) -> np.ndarray:
-    return _require(name, values, lambda x: (x > 0) & (x < 1), "in (0, 1)")
-
-
-def _at_least_zero(name: str, values: object) -> np.ndarray:
-    return _require(name, values, lambda x: (x >= 0) & np.isfinite(x), "finite and at least 0")
-
-
-def _require(name: str, values: object, legal: Callable[[np.ndarray], np.ndarray], where: str) -> np.ndarray:
-    array = np.asarray(values, np.float64)
-    good = legal(array)
-    if not good.all():
-        raise ValueError(f"{name} must be {where}, got {array[~good].flat[0]}.")
-    return array
-
-
-def _budgets(d: object) -> np.ndarray:
-    array = np.asarray(d)
-    if array.dtype.kind == "f" and np.all(np.isfinite(array) & (array == np.floor(array))):
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"The discrete budget d must be a non-negative integer, got {d}.")
-    if np.any(array < 0):
-        raise ValueError(f"The discrete budget d must be a non-negative integer, got {array[array < 0].flat[0]}.")
-    return array.astype(np.int64)
 
 
 def _scalar(array: np.ndarray | np.generic):  # type: ignore[no-untyped-def]

@@ -1,195 +1,205 @@
-"""Counts in, certificates out."""
+"""From counts to what they certify: bound on the clean score, radius per budget, largest budget. Arrays in, arrays out.
+
+`hybrid_rs_jax.results` wraps this with ids, a statement and files.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from hybrid_rs_jax._checks import check_draws
 from hybrid_rs_jax.certificate.bounds import (
     certified_radius,
     largest_probability,
-    required_samples,
+    required_bound,
     worst_case_bounds,
 )
 from hybrid_rs_jax.confidence import (
     LowerBound,
     SamplingPlan,
+    StagedLooks,
     UpperBound,
+    Verdict,
     clopper_pearson_bound,
     clopper_pearson_upper_bound,
 )
 from hybrid_rs_jax.kernels import HybridSmoothing
 
-__all__ = ["Certificate", "certify"]
+__all__ = [
+    "CertifiedCounts",
+    "Side",
+    "certified_counts",
+    "largest_budget",
+    "needed_bound",
+    "needed_samples",
+    "shifted",
+    "worst_case_scores",
+]
+
+#: "above": the score stays above tau (Unsafe); "below": it stays below (Safe).
+Side = Literal["above", "below"]
+#: Counts are compared in float64 further on, which holds integers up to here.
+MOST_DRAWS = 2**53
 
 
-@dataclasses.dataclass(frozen=True)
-class Certificate:
-    """What is proven about the smoothed scores of B inputs, for each of D discrete budgets.
-
-    With probability at least `1 - alpha` over the draws (per input), for every budget `d` of `budgets` with
-    `radius[b, d] >= 0`: whatever at most `d` tokens and an l2 pixel change of at most `radius[b, d]` do to input `b`,
-    the SMOOTHED score stays above `tau` (below it, for side "below").
+class CertifiedCounts(NamedTuple):
+    """What counts of B inputs certify at D discrete budgets.
 
     Attributes:
-      successes, n: the counts, int64[B] (one shared sample) or int64[B, D] (one sample per budget).
-      p_a: confidence bound on the clean smoothed score, same shape: a lower one, or an upper one for side "below".
-      complement: `1 - p_a`, with its digits near one.
-      radius: float64[B, D] in the units of sigma; 0: only `eps = 0` is certified; -1: not even that.
+      bound: confidence bound on the clean smoothed score, float64[B] or float64[B, D]: a lower one (rounded down) for
+        side "above", an upper one (rounded up) for "below".
+      complement: `1 - bound`, rounded to the other side, with its digits near one.
+      radius: float64[B, D] in the units of sigma, at most the true one; 0: only `eps = 0` is certified; -1: not even
+        that.
       budget: int64[B], largest certified budget (at `eps = 0`); -1: none, the input abstains.
-      budgets: the D discrete budgets.
-      simultaneous: True: one sample, all budgets hold together at risk `alpha`. False: one sample per budget, each
-        bounded at `alpha / D`, so that all hold together at risk `alpha`.
-      side: "above": the input is certified as positive (Unsafe); "below": as negative (Safe).
-      plan: how the draws were stopped, which decides the bound; None: a number fixed beforehand.
     """
 
-    successes: np.ndarray
-    n: np.ndarray
-    p_a: np.ndarray
+    bound: np.ndarray
     complement: np.ndarray
     radius: np.ndarray
     budget: np.ndarray
-    budgets: tuple[int, ...]
-    smoothing: HybridSmoothing
-    tau: float
-    alpha: float
-    simultaneous: bool
-    side: str = "above"
-    plan: SamplingPlan | None = None
-
-    def worst_case(self, epsilon: float) -> np.ndarray:
-        """Certified bound on the smoothed score at every budget and l2 budget `epsilon`, float64[B, D].
-
-        A lower one, or an upper one for side "below".
-        """
-        p, complement = (x if x.ndim == 2 else x[:, None] for x in (self.p_a, self.complement))
-        if self.side == "below":
-            d = np.asarray(self.budgets)
-            return np.asarray(largest_probability(p, d, epsilon, self.smoothing, complement=complement))
-        lower, _ = worst_case_bounds(p, np.asarray(self.budgets), epsilon, self.smoothing, complement=complement)
-        return lower
-
-    def certified_accuracy(self, epsilon: object) -> np.ndarray:
-        """Share of inputs certified at each budget and each `epsilon`, float64[D, *epsilon]."""
-        epsilon = np.asarray(epsilon, np.float64)
-        if (bad := ~(np.isfinite(epsilon) & (epsilon >= 0))).any():
-            raise ValueError(f"epsilon must be finite and at least 0, got {epsilon[bad].flat[0]}.")
-        certified = self.radius.T.reshape(len(self.budgets), -1, *(1,) * epsilon.ndim) >= epsilon
-        return certified.mean(axis=1)
-
-    def needed_samples(self) -> np.ndarray:
-        """Draws that each budget needs at `eps = 0` if all agree, int64[D]: below that no model can be certified."""
-        return needed_samples(self.budgets, self.smoothing, self.tau, self.risk_per_statement, self.side)
-
-    @property
-    def risk_per_statement(self) -> float:
-        """Risk spent on each confidence bound."""
-        return self.alpha if self.simultaneous else self.alpha / len(self.budgets)
-
-    def statement(self) -> dict[str, Any]:
-        """Everything that the guarantee depends on, ready for JSON."""
-        kernel = self.smoothing.discrete
-        noise = None if kernel is None else {"kernel": type(kernel).__name__, **_fields(kernel)}
-        return {
-            "claim": f"the smoothed score stays {self.side} tau",
-            "tau": self.tau,
-            "alpha": self.alpha,
-            "risk": "simultaneous over budgets" if self.simultaneous else "alpha split evenly over budgets",
-            "bound": "one-sided Clopper-Pearson" if self.plan is None else f"that of the plan {self.plan.describe()}",
-            "discrete": noise,
-            "sigma": self.smoothing.sigma,
-            "budgets": list(self.budgets),
-        }
 
 
-def certify(
-    counts: object,
-    n: object,
+def certified_counts(
+    successes: np.ndarray,
+    n: np.ndarray,
     smoothing: HybridSmoothing,
     tau: float,
-    alpha: float,
-    budgets: Sequence[int] = range(9),
+    risk: float,
+    budgets: Sequence[int],
     *,
-    side: str = "above",
+    side: Side = "above",
     plan: SamplingPlan | None = None,
-) -> Certificate:
-    """Certify inputs from their Monte Carlo counts.
+    total_variation: float = 0.0,
+) -> CertifiedCounts:
+    """Bounds and radii of B inputs; inputs with equal counts are solved once.
 
-    `p_A` is the one-sided Clopper-Pearson bound, or that of the plan by which the draws were stopped; the radius at
-    budget d is that of `certified_radius`.
+    Side "above": `V(p_A - delta; d, r) > tau + delta`; "below": `V_max(p_B + delta; d, r) < tau - delta`, with the
+    total variation `delta` between the noise that was drawn and the ideal one (method 13), which draws and deployment
+    share.
 
     Args:
-      counts: successes, int[B] for one sample per input shared by all budgets (noise on all eligible positions), or
-        int[B, D] for one sample per budget. A single input may be a scalar.
-      n: draws, broadcasting against `counts`.
-      smoothing: the smoothing distribution that the draws came from.
-      tau: decision threshold in (0, 1); see `detection_threshold`.
-      alpha: risk level per input in (0, 1).
+      successes, n: int[B] for one sample per input, int[B, D] for one sample per input and budget.
+      smoothing: the smoothing distribution.
+      tau: decision threshold in (0, 1).
+      risk: risk level of each single bound, in (0, 1), chosen before the counts were seen.
       budgets: the D discrete budgets, increasing.
-      side: "above": certify that the score stays above `tau` (Unsafe); "below": that it stays below (Safe). Whoever
-        asks for both spends `alpha` on each.
-      plan: the plan that stopped the draws; None where `n` was fixed before the first draw. Clopper-Pearson on counts
-        that were stopped early would claim too much.
+      side: which side of `tau` is certified.
+      plan: the plan that stopped the draws early; None: `n` was fixed before the first draw.
+      total_variation: delta, in [0, 1); 0: the draws are taken for ideal.
 
     Raises:
-      ValueError: if an argument is out of range, or the shapes do not fit.
-
-    >>> from hybrid_rs_jax import HybridSmoothing, UniformKernel
-    >>> smoothing = HybridSmoothing(UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
-    >>> certificate = certify([10_000, 8_000], 10_000, smoothing, tau=4.6e-5, alpha=0.01, budgets=range(4))
-    >>> certificate.radius.round(2).tolist()
-    [[3.61, 3.23, 2.81, 2.32], [2.36, 1.31, -1.0, -1.0]]
-    >>> certificate.budget.tolist()
-    [3, 1]
+      ValueError: if a number is out of range.
     """
-    if not len(budgets) or budgets[0] < 0 or any(d != d // 1 for d in budgets) or not _increasing(budgets):
-        raise ValueError(f"budgets must be non-negative integers, increasing and not empty, got {list(budgets)}.")
-    budgets = tuple(int(d) for d in budgets)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}.")
-    successes, draws = (np.atleast_1d(x) for x in np.broadcast_arrays(np.asarray(counts), np.asarray(n)))
-    simultaneous = successes.ndim == 1
-    if successes.ndim > 2 or (not simultaneous and successes.shape[1] != len(budgets)):
-        raise ValueError(f"counts must have shape [B] or [B, {len(budgets)}] (inputs, budgets), got {successes.shape}.")
-    if side not in ("above", "below"):
-        raise ValueError(f"side must be 'above' or 'below', got {side!r}.")
-    p, complement = _bound(successes, draws, alpha if simultaneous else alpha / len(budgets), side, plan)
-    radius = _radii(p, complement, budgets, smoothing, tau, side)
+    p, complement, back = distinct_bounds(successes, n, risk, side, plan)
+    if np.ndim(successes) == 1:
+        radius = _radii(p[:, None], complement[:, None], np.asarray(budgets), smoothing, tau, side, total_variation)
+        radius = radius[back]
+    else:
+        columns = []
+        for d, lanes in zip(budgets, back.T, strict=True):
+            used, again = np.unique(lanes, return_inverse=True)
+            found = _radii(p[used], complement[used], np.asarray(d), smoothing, tau, side, total_variation)
+            columns.append(found[again])
+        radius = np.stack(columns, axis=1)
+    return CertifiedCounts(p[back], complement[back], radius, largest_budget(radius, budgets))
+
+
+def distinct_bounds(
+    successes: np.ndarray, n: np.ndarray, risk: float, side: Side, plan: SamplingPlan | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`clean_bound` of the distinct counts, and for each entry of the arrays which one of them it has."""
+    pairs, back = _distinct(check_draws("successes", successes, 0), check_draws("n", n))
+    return *clean_bound(pairs[0], pairs[1], risk, side, plan), back
+
+
+def clean_bound(
+    successes: object, n: object, risk: float, side: Side, plan: SamplingPlan | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence bound on the clean score from the side that the claim needs, and its complement; rounded outwards."""
+    bound: LowerBound | UpperBound
+    if plan is not None:
+        stopped = plan.lower_bound if side == "above" else plan.upper_bound
+        bound = stopped(n, successes, risk)
+    else:
+        fixed = clopper_pearson_bound if side == "above" else clopper_pearson_upper_bound
+        bound = fixed(successes, n, risk)
+    return np.asarray(bound.p), np.asarray(bound.complement)
+
+
+def worst_case_scores(
+    bound: np.ndarray,
+    complement: np.ndarray,
+    budgets: Sequence[int],
+    epsilon: float,
+    smoothing: HybridSmoothing,
+    side: Side = "above",
+    total_variation: float = 0.0,
+) -> np.ndarray:
+    """Certified bound on the score under attack, float64[B, D]: a lower one, or an upper one for side "below".
+
+    `V(p_A - delta) - delta`, or `V_max(p_B + delta) + delta`; rounded to the side that keeps the promise.
+    """
+    p, q = (x if x.ndim == 2 else x[:, None] for x in shifted(bound, complement, side, total_variation))
+    d = np.asarray(budgets)
+    if side == "above":
+        lower, _ = worst_case_bounds(p, d, epsilon, smoothing, complement=q)
+        return np.asarray(np.maximum(_down(lower - total_variation), 0.0) if total_variation else lower)
+    upper = np.asarray(largest_probability(p, d, epsilon, smoothing, complement=q))
+    return np.minimum(_up(upper + total_variation), 1.0) if total_variation else upper
+
+
+def largest_budget(radius: np.ndarray, budgets: Sequence[int]) -> np.ndarray:
+    """Largest certified budget of each row of radii [B, D], int64[B]; -1 where there is none.
+
+    Budgets are nested, the worst case falls with d: the certified ones come first.
+    """
     certified = radius >= 0
-    # budgets are nested: the worst case falls with d, so the certified ones come first
     count = np.where(certified.all(axis=1), len(budgets), np.argmin(certified, axis=1))
-    budget = np.where(count > 0, np.asarray(budgets)[np.maximum(count, 1) - 1], -1)
-    return Certificate(
-        successes.astype(np.int64),
-        draws.astype(np.int64),
-        p,
-        complement,
-        radius,
-        budget,
-        budgets,
-        smoothing,
-        float(tau),
-        float(alpha),
-        simultaneous,
-        side,
-        plan,
-    )
+    return np.where(count > 0, np.asarray(budgets, np.int64)[np.maximum(count, 1) - 1], -1)
 
 
 def needed_samples(
-    budgets: Sequence[int], smoothing: HybridSmoothing, tau: float, alpha: float, side: str = "above"
+    budgets: Sequence[int],
+    smoothing: HybridSmoothing,
+    tau: float,
+    risk: float,
+    side: Side = "above",
+    *,
+    epsilon: float = 0.0,
+    plan: SamplingPlan | None = None,
+    total_variation: float = 0.0,
 ) -> np.ndarray:
-    """Draws that each budget needs at `eps = 0` if all agree, int64[D]; -1 where no number suffices.
+    """Draws that each budget needs at `epsilon` if all agree, int64[D]; -1 where no number (of the plan) suffices.
 
-    Side "below" is side "above" of the other decision: `V_max(p) < tau` iff `V_min(1 - p) > 1 - tau`.
+    With a plan that stops early: the first of its looks at which agreeing draws certify the budget.
     """
-    tau = tau if side == "above" else mirrored(tau)
-    return np.asarray(required_samples(np.asarray(budgets), 0.0, smoothing, tau, alpha))
+    d = np.asarray(budgets, np.int64)
+    level = _threshold(tau, side, total_variation)
+    if level is None:
+        return np.full(d.shape, -1, np.int64)
+    p, complement = _needed(d, smoothing, level, total_variation, epsilon)
+    if plan is None:
+        return _fixed_draws(p, complement, risk)
+    return _planned_draws(p, complement, risk, side, plan)
+
+
+def needed_bound(
+    d: int, epsilon: float, smoothing: HybridSmoothing, tau: float, side: Side = "above", total_variation: float = 0.0
+) -> LowerBound:
+    """The bound on the clean score that certifies `(d, epsilon)`, and its complement, both rounded to the hard side.
+
+    Side "above": the smallest `p_A` that does; "below": `p` and `complement` are those of the share of draws that are
+    NOT successes, whose lower bound must be as high. The complement is negative where no bound certifies.
+    """
+    level = _threshold(tau, side, total_variation)
+    if level is None:
+        return LowerBound(np.asarray(1.0), np.asarray(-1.0))
+    p, complement = _needed(np.asarray(d, np.int64), smoothing, level, total_variation, epsilon)
+    return LowerBound(p, complement)
 
 
 def mirrored(tau: float) -> float:
@@ -197,35 +207,131 @@ def mirrored(tau: float) -> float:
     return min((1 - tau) * (1 + 2.0**-51), 1 - 2.0**-53)
 
 
-def _bound(
-    successes: np.ndarray, n: np.ndarray, alpha: float, side: str, plan: SamplingPlan | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bound on the clean score from the side that the claim needs, and its complement."""
-    bound: LowerBound | UpperBound
-    if plan is not None:
-        stopped = plan.lower_bound if side == "above" else plan.upper_bound
-        bound = stopped(n, successes, alpha)
-    else:
-        fixed = clopper_pearson_bound if side == "above" else clopper_pearson_upper_bound
-        bound = fixed(successes, n, alpha)
-    return np.asarray(bound.p), np.asarray(bound.complement)
-
-
 def _radii(
-    p: np.ndarray, complement: np.ndarray, budgets: tuple[int, ...], smoothing: HybridSmoothing, tau: float, side: str
+    p: np.ndarray,
+    complement: np.ndarray,
+    d: np.ndarray,
+    smoothing: HybridSmoothing,
+    tau: float,
+    side: Side,
+    total_variation: float,
 ) -> np.ndarray:
-    """Radii of shape [B, D]; inputs with equal counts are solved once."""
-    d = np.asarray(budgets)
-    if p.ndim == 2:
-        return np.asarray(certified_radius(p, d[None], smoothing, tau, side=side, complement=complement))
-    pairs, back = np.unique(np.stack([p, complement]), axis=1, return_inverse=True)
-    radius = certified_radius(pairs[0][:, None], d[None], smoothing, tau, side=side, complement=pairs[1][:, None])
-    return np.asarray(radius)[back.ravel()]
+    p, complement = shifted(p, complement, side, total_variation)
+    level = _moved(tau, side, total_variation)
+    if level is None:
+        return np.full(np.broadcast_shapes(p.shape, d.shape), -1.0)
+    return np.asarray(certified_radius(p, d, smoothing, level, side=side, complement=complement))
 
 
-def _increasing(budgets: Sequence[int]) -> bool:
-    return all(a < b for a, b in itertools.pairwise(budgets))
+def shifted(p: np.ndarray, complement: np.ndarray, side: Side, delta: float) -> tuple[np.ndarray, np.ndarray]:
+    """The bound for ideal noise: lower by delta, or higher for an upper bound; rounded outwards."""
+    if delta == 0:
+        return p, complement
+    if side == "above":
+        return np.maximum(_down(p - delta), 0.0), np.minimum(_up(complement + delta), 1.0)
+    return np.minimum(_up(p + delta), 1.0), np.maximum(_down(complement - delta), 0.0)
 
 
-def _fields(kernel: object) -> dict[str, Any]:
-    return {f.name: getattr(kernel, f.name) for f in dataclasses.fields(kernel)}  # type: ignore[arg-type]
+def _moved(tau: float, side: Side, delta: float) -> float | None:
+    """Tau + delta above, tau - delta below, away from the claim; None where that leaves (0, 1)."""
+    if delta == 0:
+        return tau
+    level = float(_up(np.asarray(tau + delta)) if side == "above" else _down(np.asarray(tau - delta)))
+    return level if 0 < level < 1 else None
+
+
+def _threshold(tau: float, side: Side, delta: float) -> float | None:
+    """The level that a lower bound must exceed: side "below" is side "above" of the other decision."""
+    level = _moved(tau, side, delta)
+    return level if level is None or side == "above" else mirrored(level)
+
+
+def _needed(
+    d: np.ndarray, smoothing: HybridSmoothing, level: float, delta: float, epsilon: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower bound on the drawn score that certifies; its complement is negative where none does."""
+    need = required_bound(d, epsilon, smoothing, level)
+    p, complement = np.asarray(need.p), np.asarray(need.complement)
+    if delta == 0:
+        return p, complement
+    less = _down(_down(complement - delta))
+    rest = np.where((complement < 0) | (less <= 0), -1.0, less)
+    return np.asarray(np.minimum(_up(_up(p + delta)), 1.0)), rest
+
+
+def _enough(p: np.ndarray, complement: np.ndarray, need_p: np.ndarray, need_rest: np.ndarray) -> np.ndarray:
+    """Does a lower bound reach the one that is needed? Near one the complement has the digits."""
+    return np.asarray((need_rest > 0) & np.where(need_p > 0.5, complement <= need_rest, p >= need_p))
+
+
+def _fixed_draws(p: np.ndarray, complement: np.ndarray, risk: float) -> np.ndarray:
+    """The smallest n with `risk^(1/n)` high enough; -1 beyond 2^53."""
+    possible = complement > 0
+    with np.errstate(divide="ignore", over="ignore"):
+        guess = np.ceil(np.log(risk) / np.log1p(-np.where(possible, complement, 0.5)))
+    possible &= guess < MOST_DRAWS
+    n = np.maximum(np.where(possible, guess, 1), 1).astype(np.int64)
+
+    def enough(n: np.ndarray) -> np.ndarray:
+        draws = np.maximum(n, 1)
+        return (n >= 1) & _enough(*clopper_pearson_bound(draws, draws, risk), p, complement)
+
+    n = np.where(enough(n - 1), n - 1, n)
+    for _ in range(3):  # the guess is off by the rounding of two logarithms
+        n = np.where(enough(n), n, n + 1)
+    return np.where(possible, n, -1)
+
+
+def _planned_draws(p: np.ndarray, complement: np.ndarray, risk: float, side: Side, plan: SamplingPlan) -> np.ndarray:
+    """The first look at which sampling can stop with a bound that is high enough."""
+    needed = np.full(p.shape, -1, np.int64)
+    for n, agreeing in _strongest_stops(plan, side):
+        k = agreeing if side == "above" else n - agreeing
+        bound, rest = (float(x[0]) for x in clean_bound(np.array([k]), np.array([n]), risk, side, plan))
+        bound, rest = (bound, rest) if side == "above" else (rest, bound)
+        good = _enough(np.asarray(bound), np.asarray(rest), p, complement)
+        needed = np.where((needed < 0) & good, n, needed)
+    return needed
+
+
+def _strongest_stops(plan: SamplingPlan, side: Side) -> Iterator[tuple[int, int]]:
+    """For each look at which sampling can stop: the most draws that can agree there, as (draws, agreeing draws).
+
+    Where bounds are those of one order of all stops, draws that agree stop at the strongest of them.
+    """
+    if not isinstance(plan, StagedLooks):
+        looks = np.asarray(plan.looks)
+        ends = np.asarray(plan.verdict(looks, looks if side == "above" else np.zeros_like(looks))) != Verdict.CONTINUE
+        first = int(looks[np.argmax(ends)])
+        yield first, first
+        return
+    before, going = 0, np.ones(1, bool)  # counts of agreeing draws with which sampling has gone on
+    for n in np.asarray(plan.looks).tolist():
+        counts = np.arange(n + 1)
+        sums = np.concatenate([[0], np.cumsum(going)])
+        last, first = np.minimum(counts + 1, before + 1), np.clip(counts - (n - before), 0, before + 1)
+        reached = sums[last] > sums[first]
+        stops = np.asarray(plan.verdict(n, counts if side == "above" else n - counts)) != Verdict.CONTINUE
+        if (here := np.flatnonzero(reached & stops)).size:
+            yield n, int(here[-1])
+        before, going = n, reached & ~stops
+
+
+def _distinct(successes: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct pairs of counts, int64[2, U], and for each entry of the arrays which one it has."""
+    k, draws = np.broadcast_arrays(successes, n)
+    most = int(draws.max(initial=0)) + 1
+    if most < 2**31:
+        values, back = np.unique(k * most + draws, return_inverse=True)
+        pairs = np.stack([values // most, values % most])
+    else:
+        pairs, back = np.unique(np.stack([k.ravel(), draws.ravel()]), axis=1, return_inverse=True)
+    return pairs, back.reshape(k.shape)
+
+
+def _up(x: object) -> np.ndarray:
+    return np.asarray(np.nextafter(np.asarray(x, np.float64), np.inf))
+
+
+def _down(x: object) -> np.ndarray:
+    return np.asarray(np.nextafter(np.asarray(x, np.float64), -np.inf))

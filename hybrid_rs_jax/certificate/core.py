@@ -17,10 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hybrid_rs_jax.certificate._dual import Probability, Threshold, dual, normal_cdf, prepare
-from hybrid_rs_jax.certificate._inverse import required
-from hybrid_rs_jax.certificate._radius import Radius, radius
-from hybrid_rs_jax.certificate._worst_case import WorstCase, worst_case
+from hybrid_rs_jax.certificate._dual import Probability, Threshold, dual, normal_cdf, prepare, smallest_rho
+from hybrid_rs_jax.certificate._solve import solve_radius, solve_required, solve_worst_case
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
 
 __all__ = ["certified_radius", "required_probability", "worst_case_probability"]
@@ -87,16 +85,19 @@ def required_probability(
 ) -> tuple[Float[Array, "*lanes"], Float[Array, "*lanes"]]:
     """Smallest clean probability that certifies `rho` at `tau`, and its complement.
 
+    The point of the frontier at `rho`: `p = F(c; rho)` where `V(c; rho) = tau` (method section 3, "inverse"). Its
+    arguments stand in the order of the host function, `(d, epsilon, smoothing, tau)`, with the law in the place of d.
+
     Args:
-      likelihood_ratio: the law of the discrete log ratio at budget d.
-      rho: `eps / sigma`, at least 0.
-      tau: decision threshold, in (0, 1).
+      likelihood_ratio: the law of the discrete log ratio at budget d; fields of shape [atoms] or [atoms, *lanes].
+      rho: `eps / sigma`, at least 0; lanes.
+      tau: decision threshold, in (0, 1); lanes.
 
     Returns:
       `(p, 1 - p)`, the first rounded up, the second rounded down; the second is negative where no probability does.
     """
     _, tau, rho = _lanes(tau, tau, rho)  # both rounded up
-    result = _solve_required(likelihood_ratio, tau, rho)
+    result = solve_required(likelihood_ratio, Probability.of(tau), rho)
     return result.p, result.complement
 
 
@@ -133,25 +134,9 @@ def _cast(x: Array | np.ndarray | float, dtype: np.dtype, side: np.ufunc) -> Arr
     return jnp.asarray(np.where(wrong, np.nextafter(narrow, narrow.dtype.type(beyond)), narrow))
 
 
-# The solvers are jitted here, so that an eager call compiles once per shape and not once per call.
-@jax.jit
-def _solve_worst_case(p: Array, q: Array, ratio: LikelihoodRatio, rho: Array) -> WorstCase:
-    return worst_case(prepare(ratio, rho.dtype, rho.ndim), Probability(p, q), rho)
-
-
-@jax.jit
-def _solve_radius(p: Array, q: Array, ratio: LikelihoodRatio, tau: Array) -> Radius:
-    return radius(prepare(ratio, tau.dtype, tau.ndim), Probability(p, q), Probability.of(tau))
-
-
-@jax.jit
-def _solve_required(ratio: LikelihoodRatio, tau: Array, rho: Array) -> Probability:
-    return required(prepare(ratio, rho.dtype, rho.ndim), Probability.of(tau), rho)
-
-
 @jax.custom_jvp
 def _worst_case(p: Array, q: Array, ratio: LikelihoodRatio, rho: Array) -> tuple[Array, Array]:
-    result = _solve_worst_case(p, q, ratio, rho)
+    result = solve_worst_case(ratio, Probability(p, q), rho)
     return result.lower, result.upper
 
 
@@ -159,7 +144,7 @@ def _worst_case(p: Array, q: Array, ratio: LikelihoodRatio, rho: Array) -> tuple
 def _worst_case_jvp(primals, tangents):  # type: ignore[no-untyped-def]
     p, q, ratio, rho = primals
     d_p, _, d_ratio, d_rho = tangents
-    result = _solve_worst_case(p, q, ratio, rho)
+    result = solve_worst_case(ratio, Probability(p, q), rho)
     t, slope, d_ratio_part = _sensitivities(ratio, d_ratio, Probability(p, q), result.threshold, rho)
     tangent = t * d_p - slope * d_rho + d_ratio_part
     return (result.lower, result.upper), (tangent, tangent)
@@ -167,14 +152,14 @@ def _worst_case_jvp(primals, tangents):  # type: ignore[no-untyped-def]
 
 @jax.custom_jvp
 def _radius(p: Array, q: Array, ratio: LikelihoodRatio, tau: Array) -> Array:
-    return _solve_radius(p, q, ratio, tau).rho
+    return solve_radius(ratio, Probability(p, q), Probability.of(tau)).rho
 
 
 @_radius.defjvp
 def _radius_jvp(primals, tangents):  # type: ignore[no-untyped-def]
     p, q, ratio, tau = primals
     d_p, _, d_ratio, d_tau = tangents
-    result = _solve_radius(p, q, ratio, tau)
+    result = solve_radius(ratio, Probability(p, q), Probability.of(tau))
     inner = (result.rho > 0) & jnp.isfinite(result.rho)
     rho = jnp.where(inner, result.rho, 1)
     t, slope, d_ratio_part = _sensitivities(ratio, d_ratio, Probability(p, q), result.threshold, rho)
@@ -187,7 +172,7 @@ def _sensitivities(
     ratio: LikelihoodRatio, d_ratio: LikelihoodRatio, p_a: Probability, threshold: Threshold, rho: Array
 ) -> tuple[Array, Array, Array]:
     """Partial derivatives of the dual at its maximum, where the threshold itself contributes nothing."""
-    rho = jnp.maximum(rho, 1e-13 if rho.dtype == jnp.float64 else 1e-5)
+    rho = jnp.maximum(rho, rho.dtype.type(smallest_rho(rho.dtype)))
     channel = prepare(ratio, rho.dtype, rho.ndim)
     at = dual(channel, p_a, threshold, rho)
     a = threshold.offset[None] + (threshold.anchor[None] - channel.log_ratio) / rho[None]

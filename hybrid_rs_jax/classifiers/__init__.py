@@ -17,8 +17,9 @@ if TYPE_CHECKING:
         TextDecision,
     )
     from hybrid_rs_jax.classifiers.demo_guard import DemoGuard
+    from hybrid_rs_jax.classifiers.denoised import Denoised
     from hybrid_rs_jax.classifiers.host import HostClassifier
-    from hybrid_rs_jax.classifiers.vlm_guard import VlmGuard
+    from hybrid_rs_jax.classifiers.vlm import VlmGuard
 
 __all__ = [
     "BaseClassifier",
@@ -26,6 +27,7 @@ __all__ = [
     "ChatError",
     "ChatStatistics",
     "DemoGuard",
+    "Denoised",
     "FirstTokenDecision",
     "HostClassifier",
     "TextDecision",
@@ -36,7 +38,8 @@ _HOMES = {
     "base": "BaseClassifier",
     "chat": "ChatClassifier ChatError ChatStatistics FirstTokenDecision TextDecision",
     "demo_guard": "DemoGuard",
+    "denoised": "Denoised",
     "host": "HostClassifier",
-    "vlm_guard": "VlmGuard",
+    "vlm": "VlmGuard",
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

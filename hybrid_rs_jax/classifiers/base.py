@@ -1,8 +1,16 @@
 """What a base classifier is: the thing that is called on every noisy copy."""
 
-from typing import Protocol, runtime_checkable
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float32, Int32
+
+from hybrid_rs_jax.classifiers._pairs import qualified_name
+
+__all__ = ["Abilities", "BaseClassifier"]
 
 
 @runtime_checkable
@@ -20,9 +28,12 @@ class BaseClassifier(Protocol):
     What the sampling engine also understands, where the object has it:
 
     ``on_host: bool``
-        The classifier is Python, not JAX. It is then called from worker threads with NumPy arrays, int32 [b, l]
-        and float32 [b, h, w, c], and returns a NumPy array [b]. Without it the call is traced into one compiled
-        step together with the noise.
+        True: the classifier is Python, not JAX. It is then called from worker threads with NumPy arrays, int32
+        [b, l] and float32 [b, h, w, c], and returns a NumPy array [b]. False: it is JAX, and is traced into one
+        compiled step together with the noise; the run is refused where that would change its decisions. Missing: it
+        is tried. What JAX cannot trace, what does not depend on its arguments once traced, or what decides otherwise
+        when it is called again (NumPy randomness, a counter, a global that changes) is called on the host, and a log
+        line says so.
     ``max_in_flight: int``
         For ``on_host``: so many calls at most run at the same time; 1 where it is missing.
     ``cancel()``
@@ -33,12 +44,14 @@ class BaseClassifier(Protocol):
         The same classifier as a pure function ``apply(parameters, tokens, images)`` and a pytree, so that large
         weights are arguments of the compiled step and not constants in it. ``apply`` is the same hashable object
         on each call, or every run compiles anew. It returns decisions; or, where there is a ``tie_tolerance``,
-        the margin.
+        the margin. Whoever gives it promises that it is pure.
     ``margin(tokens, images) -> float32 [b]`` and ``tie_tolerance: float``
         The real number behind a binary decision, above 0 for True, and the largest change of it by rounding (the
         order of a sum depends on the batch size and on the hardware). Copies with ``|margin| <= tie_tolerance``
         may be decided otherwise in another batch; they are counted apart, as ties, so that a lower bound on the
         score need not rest on them.
+    Margins are finite, and decisions are 0 and 1 (or 0..classes-1): anything else ends a run at the first one.
+
     ``describe() -> dict``
         Name and digest of everything that decisions depend on, JSON-able and without secrets, for the header of a
         run: counts of classifiers that describe themselves differently are never added up.
@@ -47,3 +60,37 @@ class BaseClassifier(Protocol):
     def __call__(self, tokens: Int32[Array, "b l"], images: Float32[Array, "b h w c"]) -> Bool[Array, " b"]:
         """Decide for each pair; True is the positive class, Unsafe, whose score is certified."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Abilities:
+    """What a classifier can do besides being called, looked up once; fields as in `BaseClassifier`.
+
+    Attributes:
+      name: what messages call it.
+      on_host: None where it does not say.
+    """
+
+    name: str
+    on_host: bool | None
+    max_in_flight: int
+    classes: int | None
+    tie_tolerance: float | None
+    cancel: Callable[[], Any] | None
+    functional: Callable[[], tuple[Callable[..., Any], Any]] | None
+    describe: Callable[[], dict[str, Any]] | None
+
+    @classmethod
+    def of(cls, classifier: Any) -> Abilities:
+        """The abilities of any callable."""
+        on_host = getattr(classifier, "on_host", None)
+        return cls(
+            name=getattr(classifier, "name", None) or qualified_name(classifier),
+            on_host=None if on_host is None else bool(on_host),
+            max_in_flight=int(getattr(classifier, "max_in_flight", 1)),
+            classes=getattr(classifier, "classes", None),
+            tie_tolerance=getattr(classifier, "tie_tolerance", None),
+            cancel=getattr(classifier, "cancel", None),
+            functional=getattr(classifier, "functional", None),
+            describe=getattr(classifier, "describe", None),
+        )

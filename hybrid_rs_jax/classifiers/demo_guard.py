@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float32, Int32
 
+from hybrid_rs_jax.classifiers._votes import votes_from_margins
 from hybrid_rs_jax.models.demo_guard import DemoGuardConfig, DemoGuardNetwork, load_weights
 
 __all__ = ["DemoGuard"]
@@ -55,10 +56,11 @@ class DemoGuard:
             images: floats [b, 8, 8, 1]; clean pixels lie in [0, 1], noisy ones need not.
 
         Raises:
-            ValueError: shapes or dtypes do not fit, or a token lies outside the alphabet (seen only outside
-                ``jax.jit``, where values are known).
+            ValueError: shapes or dtypes do not fit; a token lies outside the alphabet, or a margin is not finite (both
+                seen only outside ``jax.jit``, where values are known).
         """
-        return self.margin(tokens, images) > 0
+        margin = self.margin(tokens, images)
+        return margin > 0 if isinstance(margin, jax.core.Tracer) else jnp.asarray(votes_from_margins(margin))
 
     def margin(self, tokens: Any, images: Any) -> Float32[Array, " b"]:
         """The logit behind each decision, above 0 for Unsafe; arguments as for a call."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
+from hybrid_rs_jax.classifiers._votes import votes_from_labels
 
 __all__ = ["HostClassifier"]
 
@@ -108,19 +109,10 @@ class HostClassifier:
 
     def _checked(self, returned: Any, piece: slice) -> np.ndarray:
         """What the function returned, if it is one decision per pair."""
-        found, wanted = np.asarray(returned), piece.stop - piece.start
-        if found.dtype.kind not in "biu" or (self.classes is not None and found.dtype.kind == "b"):
-            kinds = "bools or the integers 0 and 1" if self.classes is None else "integers, the classes"
-            raise ValueError(f"The function of a host classifier must return {kinds}, got dtype {found.dtype}.")
+        found, wanted = votes_from_labels(returned, self.classes), piece.stop - piece.start
         if found.shape != (wanted,):
             raise ValueError(
                 f"The function of a host classifier must return one decision per pair, shape ({wanted},), got shape "
                 f"{found.shape}."
-            )
-        outside = (found < 0) | (found >= (self.classes or 2))
-        if outside.any():
-            raise ValueError(
-                f"The function of a host classifier must return decisions in 0..{(self.classes or 2) - 1}, got "
-                f"{found[outside][0]}."
             )
         return found

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import importlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-import hybrid_rs_jax as hrs
-from hybrid_rs_jax.cli._vlm_arguments import is_checkpoint, open_guard, refuse_vlm_arguments, vlm_settings
+from hybrid_rs_jax._files import kind_of, path_text, read_text
+from hybrid_rs_jax.classifiers.base import BaseClassifier
+from hybrid_rs_jax.cli.options import GuardOptions
 from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
 
-__all__ = ["Source", "first_readable", "open_source"]
+__all__ = ["Source", "first_readable", "is_checkpoint", "open_guard", "open_source"]
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 PLAIN_UNIT = "as the pixels of the data, added to the picture that the classifier gets, not clipped"
 CHECKPOINT_UNIT = (
@@ -45,34 +48,43 @@ class Source:
     batch_size: int = 2000
 
 
-def open_source(args: argparse.Namespace) -> Source:
-    """Open `--model` and `--data`.
+def open_source(
+    model: str,
+    data: str,
+    guard: GuardOptions,
+    pixel_range: tuple[float, float] | None = None,
+    *,
+    share_image: bool = False,
+) -> Source:
+    """Open a model and a data set.
 
     Args:
-      args: `model` is "demo", "package.module:name" of a classifier that is importable from here, or the folder (hub
-        id) of a vision-language checkpoint; `data` is "demo", a NumPy archive with tokens and images, or for a
-        checkpoint a data set of texts and pictures. Flags of checkpoints where the command has them.
+      model: "demo", "package.module:name" of a classifier that is importable from here, or the folder (hub id) of a
+        vision-language checkpoint.
+      data: "demo", a NumPy archive with tokens and images, or for a checkpoint a data set of texts and pictures.
+      guard: the flags of checkpoints.
+      pixel_range: of the pixels of an archive, what becomes 0 and 1; see `load_npz`.
+      share_image: pictures carry no noise, so that a checkpoint computes each once.
 
     Raises:
       BadInputError: if one of them cannot be opened, or a flag does not fit the model.
     """
-    if is_checkpoint(args.model):
-        return _checkpoint(args)
-    refuse_vlm_arguments(args)
-    model, data = args.model, args.data
+    if is_checkpoint(model):
+        return _checkpoint(model, data, guard, share_image)
+    guard.refuse(model)
     classifier, described = _demo_guard() if model == "demo" else _imported(model)
     if data == "demo":
         inputs, named, vocab_size = _demo_inputs()
         return Source(classifier, inputs, vocab_size, DEMO_UNIT, described, named)
     path = Path(data)
     if path.suffix.lower() != ".npz":
-        raise BadInputError(f"--data must be demo or a NumPy archive (.npz) with tokens and images, got {data}.")
-    if not path.is_file():
-        raise BadInputError(f"--data {data} does not exist.")
+        legal = "demo or a NumPy archive (.npz) with tokens and images"
+        raise BadInputError(f"--data must be {legal}, got {path_text(data)}.")
     with library_sentences():
-        arrays = load_npz(path)
+        arrays = load_npz(path, pixel_range)
     # each input has its own digest in the ledger, so that data may grow between two sessions
-    return Source(classifier, arrays, None, PLAIN_UNIT, described, {"name": "npz", "file": path.name})
+    named = {"name": "npz", "file": path.name} | ({} if pixel_range is None else {"pixel_range": list(pixel_range)})
+    return Source(classifier, arrays, None, PLAIN_UNIT, described, named)
 
 
 def first_readable(inputs: Inputs) -> Input:
@@ -82,27 +94,29 @@ def first_readable(inputs: Inputs) -> Input:
       BadInputError: if none can be used.
     """
     reasons = []
-    for position in range(len(inputs.ids)):
+    for index in range(len(inputs.ids)):
         try:
-            return inputs.read(position)
+            return inputs.read(index)
         except UnreadableInputError as error:
             reasons.append(str(error))
+    if not reasons:
+        raise BadInputError("The data hold no inputs.")
     raise BadInputError(f"None of the {len(reasons)} inputs can be used; the first one: {reasons[0]}")
 
 
-def _checkpoint(args: argparse.Namespace) -> Source:
+def _checkpoint(model: str, data: str, options: GuardOptions, share_image: bool) -> Source:
     """A guard with texts and pictures; the data first, which is quickly read."""
     from hybrid_rs_jax.cli._vlm_inputs import GuardInputs
     from hybrid_rs_jax.data import open_data
 
-    if args.data == "demo":
+    if data == "demo":
         raise BadInputError("--data must be a folder, a .csv or a .jsonl file of texts and pictures, got demo.")
-    samples = open_data(args.data)
-    guard = open_guard(args.model, vlm_settings(args), share_image=getattr(args, "no_pixel_noise", False))
+    texts = open_data(data)
+    guard = open_guard(model, options, share_image=share_image)
     height, width = guard.image_size
-    named = {"name": "texts and pictures", "file": Path(args.data).name}
+    named = {"name": "texts and pictures", "file": Path(data).name}
     unit = CHECKPOINT_UNIT.format(height=height, width=width)
-    return Source(guard, GuardInputs(samples, guard), guard.vocab_size, unit, guard.describe(), named, 16)
+    return Source(guard, GuardInputs(texts, guard), guard.vocab_size, unit, guard.describe(), named, 16)
 
 
 def _demo_guard() -> tuple[Any, dict[str, Any]]:
@@ -132,15 +146,62 @@ def _imported(name: str) -> tuple[Any, dict[str, Any]]:
         sys.path.insert(0, here)
     try:
         classifier: Any = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's own module raises
+    except (Exception, SystemExit) as error:  # whatever the user's own module raises
         raise BadInputError(f"--model {name}: {module_name} cannot be imported: {error!r}.") from error
     source = getattr(classifier, "__file__", None)
     for part in attribute.split("."):
         if not hasattr(classifier, part):
             raise BadInputError(f"--model {name}: {module_name} has no {attribute}.")
         classifier = getattr(classifier, part)
-    if not isinstance(classifier, hrs.BaseClassifier) or isinstance(classifier, type):
+    if not isinstance(classifier, BaseClassifier) or isinstance(classifier, type):
         raise BadInputError(f"--model {name} must be a classifier, called with (tokens, images), got {classifier!r}.")
     described = classifier.describe() if hasattr(classifier, "describe") else {}
     digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
     return classifier, {"name": name, "source_sha256": digest, **described}
+
+
+def is_checkpoint(model: str) -> bool:
+    """Whether `--model` names a folder or a hub id."""
+    return bool(_HUB_ID.fullmatch(model)) or kind_of(Path(model).expanduser()) == "folder"
+
+
+def open_guard(model: str, options: GuardOptions, **more: Any) -> Any:
+    """The guard of a checkpoint.
+
+    Args:
+      model: folder or hub id.
+      options: the flags: `alphabet` is a file, and `model_parallel` a number of devices.
+      more: fields of `GuardSettings` that are no flags.
+
+    Raises:
+      BadInputError: one sentence, whatever is wrong with the checkpoint or the settings.
+    """
+    from hybrid_rs_jax.classifiers import VlmGuard
+
+    given = {**options.given(), **more}
+    parts, alphabet = given.pop("model_parallel", None), given.pop("alphabet", None)
+    if alphabet is not None:
+        given["alphabet"] = _read_alphabet(alphabet)
+    with library_sentences():
+        return VlmGuard.from_pretrained(model, mesh=None if parts is None else _mesh(parts), **given)
+
+
+def _read_alphabet(path: Path) -> tuple[int, ...]:
+    """Token ids from a text file, separated by blanks, commas or line breaks."""
+    words = re.split(r"[\s,]+", read_text(path).strip())
+    wrong = [word for word in words if not re.fullmatch(r"\d{1,9}", word)]
+    if wrong:
+        raise BadInputError(f"{path_text(path)} must hold token ids, integers of at least 0, got {wrong[0]!r:.80}.")
+    return tuple(map(int, words))
+
+
+def _mesh(parts: int) -> Any:
+    """All devices, the weights over so many of them."""
+    import jax
+
+    from hybrid_rs_jax.models import make_mesh
+
+    count = jax.device_count()
+    if count % parts:
+        raise BadInputError(f"--model-parallel must divide the {count} devices, got {parts}.")
+    return make_mesh(count // parts, parts)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.data import Samples, Unreadable
-from hybrid_rs_jax.data.inputs import Input
+from hybrid_rs_jax.data import Dataset, Input
 from hybrid_rs_jax.errors import UnreadableInputError
 
 __all__ = ["GuardInputs"]
@@ -18,17 +18,17 @@ class GuardInputs:
     """A data set as a guard is shown it.
 
     Args:
-      samples: index of texts and pictures.
+      data: index of texts and pictures.
       guard: encodes them.
     """
 
-    def __init__(self, samples: Samples, guard: Any):
-        self._samples, self._guard = samples, guard
+    def __init__(self, data: Dataset, guard: Any):
+        self._data, self._guard = data, guard
 
     @property
     def ids(self) -> Sequence[str]:
         """Names from the index."""
-        return [record.id for record in self._samples.records]
+        return self._data.ids
 
     @property
     def eligible(self) -> np.ndarray:
@@ -37,16 +37,14 @@ class GuardInputs:
         shared = self._guard.settings.threat == "l0"
         return np.ones(length, bool) if shared else np.zeros((0, length), bool)
 
-    def read(self, position: int) -> Input:
+    def read(self, index: int) -> Input:
         """One input.
 
         Raises:
           UnreadableInputError: if the picture cannot be read, or the text does not fit the region or the alphabet.
         """
-        sample = self._samples[position]
-        if isinstance(sample, Unreadable):
-            raise UnreadableInputError(f"{sample.reason[:1].upper()}{sample.reason[1:]}.")
+        raw = self._data.read(index)
         try:
-            return Input(*self._guard.encode(sample.text, sample.image))
+            return dataclasses.replace(self._guard.encode(raw.text, raw.image), id=raw.id)
         except ValueError as error:
             raise UnreadableInputError(str(error)) from error

@@ -1,52 +1,60 @@
 """The command line: `hybrid-rs COMMAND ...`.
 
-Exit status: 0 done; 2 bad input, with one sentence on stderr; 130 interrupted.
+Exit status:
+
+    0    done
+    1    a fault of hybrid-rs itself: one line that says so, and --debug (or HYBRID_RS_DEBUG=1) for the traceback
+    2    bad input, with one sentence on stderr; also no memory, or a full disk under what is printed
+    130  interrupted; 143 terminated; 141 the reader of a pipe went away (files are written all the same)
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
+import difflib
+import importlib
 import os
 import re
 import sys
-from collections.abc import Sequence
-from types import ModuleType
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
 
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
+from rich.console import Console
+
+from hybrid_rs_jax._text import joined
 from hybrid_rs_jax._version import __version__
-from hybrid_rs_jax.cli import certify, curate, demo, doctor, merge, plan, plot, report, sample, sweep
+from hybrid_rs_jax.cli import _process
+from hybrid_rs_jax.cli._cache import use_cache
 from hybrid_rs_jax.errors import BadInputError
 
-__all__ = ["main"]
+__all__ = ["main", "make_app"]
 
-_COMMANDS: dict[str, ModuleType] = {
-    "demo": demo,
-    "sample": sample,
-    "certify": certify,
-    "plan": plan,
-    "sweep": sweep,
-    "plot": plot,
-    "report": report,
-    "merge": merge,
-    "doctor": doctor,
-    "curate": curate,
+#: Each command with the first line of its help; its module is imported when it is called.
+_COMMANDS = {
+    "demo": "Certify a small built-in guard on real images: no download, about a minute",
+    "sample": "Draw noisy copies of each input, classify them, and keep the counts in a ledger",
+    "certify": "Certify inputs from their Monte Carlo counts",
+    "plan": "Plan a run: the p_A and the draws that a budget needs, before anything is spent",
+    "sweep": "Sweep grids of p_A, d, epsilon, sigma and beta into one long table",
+    "plot": "Plot the certified frontier and the certified accuracy",
+    "report": "Write one HTML page of the certificates: guarantee, frontier, every input, settings",
+    "merge": "Join runs over disjoint inputs or disjoint draws into one",
+    "doctor": "Try a vision-language checkpoint out: labels, shapes, memory, two noisy copies, speed",
+    "curate": "Keep the inputs that a checkpoint calls unsafe only as a pair of text and picture",
 }
-_DESCRIPTION = """\
+# Belongs to the process and not to a command, so that it may stand anywhere.
+_DEBUG = "--debug"
+_TOP_FLAGS = ("--help", "-h", "--version")
+#: Columns of a help text.
+_WIDTH = 110
+_HELP = """\
 Certified robustness of multimodal classifiers under joint token and pixel attacks
 (hybrid randomized smoothing). What is certified is the SMOOTHED classifier: the vote
 over noisy copies of an input, not the classifier's answer on the input itself."""
-_EPILOG = """\
+_EPILOGUE = """\
 Start with:  hybrid-rs demo
 Then:        hybrid-rs report hybrid-rs-demo
-Each command explains itself:  hybrid-rs certify --help"""
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one sentence on stderr."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInputError(_sentence(message))
+Each command explains itself:  hybrid-rs certify --help
+After any command --debug shows the traceback of an error, and --no-cache compiles all anew."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,62 +66,70 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError, OSError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    try:
-        status = _run(argv)
-        sys.stdout.flush()
-    except BadInputError as error:
-        print(f"hybrid-rs: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("hybrid-rs: interrupted.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # the reader of a pipe has seen enough; keep Python from complaining once more while it shuts down
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return status
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = _DEBUG in arguments or os.environ.get(_process.DEBUG_VARIABLE, "0") not in ("", "0")
+    rest = [argument for argument in arguments if argument != _DEBUG]
+    return _process.guarded(lambda: _run(rest), debug)
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    try:
-        args = _parser().parse_args(argv)
-    except SystemExit as stop:  # --help and --version
-        return int(stop.code or 0)
-    if args.command is None:
+def make_app(command: str | None = None) -> App:
+    """The commands; `command` with its flags and its whole text, the others by their first line."""
+    made = App(
+        name="hybrid-rs",
+        help=_HELP,
+        help_epilogue=_EPILOGUE + "\n",
+        help_format="plaintext",
+        help_formatter="plain",
+        console=Console(width=_WIDTH, highlight=False),
+        version=f"hybrid-rs {__version__}\n",
+        suppress_keyboard_interrupt=False,  # the process says what was kept
+        default_parameter=Parameter(negative=(), show_env_var=False, show_default=False, allow_repeating=True),
+    )
+    for name, line in _COMMANDS.items():
+        if name == command:
+            module = importlib.import_module(f"hybrid_rs_jax.cli.{name}")
+            made.command(getattr(module, name), name=name, help=module.__doc__, help_epilogue=module.EXAMPLES + "\n")
+        else:
+            made.command(f"hybrid_rs_jax.cli.{name}:{name}", name=name, help=line)
+    return made
+
+
+def _run(argv: list[str]) -> int:
+    argv = use_cache(argv)
+    if not argv:
         raise BadInputError(f"a command is needed: {', '.join(_COMMANDS)}; see hybrid-rs --help.")
-    _COMMANDS[args.command].run(args)
+    command = argv[0]
+    if command.startswith("-"):
+        if command not in _TOP_FLAGS:
+            raise BadInputError(f"Unknown option: {command}{_nearest(command, _TOP_FLAGS)}.")
+    elif command not in _COMMANDS:
+        raise BadInputError(f"Unknown command {command!r}{_nearest(command, _COMMANDS)}; see hybrid-rs --help.")
+    try:
+        make_app(command)(argv, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        raise BadInputError(_sentence(error)) from error
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="hybrid-rs",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"hybrid-rs {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for name, module in _COMMANDS.items():
-        text = (module.__doc__ or "").strip()
-        command = commands.add_parser(
-            name,
-            help=text.splitlines()[0].rstrip("."),
-            description=text,
-            epilog=module.EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        module.add_arguments(command)
-    return parser
+def _sentence(error: CycloptsError) -> str:
+    """What the parser refuses, with the flag first: `--tau must lie in (0, 1), got 2.`."""
+    text = str(error)
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        need = "needs a value" if error.keyword else "is needed"
+        guess = re.search(r" Did you mean .*$", text)
+        text = f"{error.argument.name} {need}.{guess[0] if guess else ''}"
+    text = re.sub(r"^Invalid value for (\S+): (?=must )", r"\1 ", text)
+    text = re.sub(r'^Invalid value "(.*)" for (\S+)\. Choose from: (.*)\.$', _choice, text)
+    text = re.sub(r"^Unused Tokens: \[(.*)\]\.?$", r"These arguments mean nothing here: \1", text)
+    text = re.sub(r"\.? Did you mean (.*)\?$", r" (did you mean \1?)", text)
+    return text if text.endswith(".") else text + "."
 
 
-def _sentence(message: str) -> str:
-    """`argument --tau: must lie ...` becomes `--tau must lie ...`."""
-    message = re.sub(r"^argument (\S+?)(/\S+)?: (?=must |expected |not allowed )", r"\1 ", message)
-    message = re.sub(r"^argument (\S+?): ", r"\1: ", message)
-    return message if message.endswith(".") else message + "."
+def _choice(match: re.Match[str]) -> str:
+    value, flag, choices = match.groups()
+    return f"{flag} must be {joined(choices.replace(chr(34), '').split(', '), 'or')}, got {value}."
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), 1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -6,16 +6,22 @@ both together unsafe, and noise alone safe. A run that was stopped goes on where
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import numpy as np
+from cyclopts import Parameter
 
 from hybrid_rs_jax._files import check_target
-from hybrid_rs_jax.cli import _arguments as arguments
-from hybrid_rs_jax.cli._vlm_arguments import add_vlm_arguments, is_checkpoint, open_guard, vlm_settings
-from hybrid_rs_jax.data import NoiseAlone, Outcome, Sample, Samples, Unreadable, curate, fit, open_data, write_index
-from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.cli._sources import is_checkpoint, open_guard
+from hybrid_rs_jax.cli.options import Batch, Count, GuardOptions, Positive, Seed, Unit
+from hybrid_rs_jax.data import Dataset, Outcome, RawInput, open_data, write_index
+from hybrid_rs_jax.data import curate as curated
+from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
+from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
 
@@ -25,91 +31,118 @@ examples:
   hybrid-rs sample --model ./LlavaGuard-0.5B --data kept.jsonl --sigma 0.5 --out run"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `curate`."""
-    parser.add_argument("--model", required=True, metavar="PATH", help="folder or hub id of the checkpoint")
-    parser.add_argument("--data", required=True, metavar="DATA", help="folder, .csv or .jsonl of texts and pictures")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="index of the inputs that are kept (.jsonl); what became of every input goes to FILE.journal",
-    )
-    parser.add_argument("--force", action="store_true", help="overwrite FILE; its journal is gone on with")
-    parser.add_argument("--limit", type=arguments.integer(1, 2**31 - 1), metavar="K", help="only the first K inputs")
-    parser.add_argument(
-        "--batch-size",
-        type=arguments.integer(1, 2**20),
-        default=16,
-        metavar="B",
-        help="pairs per step (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--sigma",
-        type=arguments.positive,
-        default=0.5,
-        metavar="S",
-        help="standard deviation of the noise that must not look unsafe by itself (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=arguments.integer(0, 2**31 - 1), default=0, metavar="S", help="of that noise (default: 0)"
-    )
-    add_vlm_arguments(parser, without=("threat",))
+def curate(
+    *,
+    model: Annotated[str, Parameter(metavar="PATH")],
+    data: Annotated[str, Parameter(metavar="DATA")],
+    out: Annotated[Path, Parameter(metavar="FILE")],
+    force: bool = False,
+    limit: Count | None = None,
+    batch_size: Batch = 16,
+    sigma: Positive = 0.5,
+    beta: Unit = 0.25,
+    seed: Seed = 0,
+    options: GuardOptions | None = None,
+) -> None:
+    """Ask the checkpoint about every input, write the index of those that are kept, say why others are not.
 
-
-def run(args: argparse.Namespace) -> None:
-    """Ask the checkpoint about every input, write the index of those that are kept, say why others are not."""
-    if not is_checkpoint(args.model):
-        raise BadInputError(f"--model must be the folder or the hub id of a checkpoint, got {args.model}.")
-    check_target(args.out, (".jsonl",), args.force)
-    samples = open_data(args.data)
-    samples = samples if args.limit is None else samples.first(args.limit)
-    guard = open_guard(args.model, vlm_settings(args))
-    settings = {"model": _model(guard), "data": samples.digest(), "noise": {"sigma": args.sigma, "seed": args.seed}}
-    with progress_bar("curating", len(samples), "inputs", log=True) as advance, library_sentences():
-        curation = curate(
-            _Encodable(samples, guard),
+    Parameters
+    ----------
+    model
+        folder or hub id of the checkpoint
+    data
+        folder, .csv or .jsonl of texts and pictures
+    out
+        index of the inputs that are kept (.jsonl); what became of every input goes to FILE.journal
+    force
+        overwrite FILE; its journal is gone on with
+    limit
+        only the first K inputs
+    batch_size
+        pairs per step (default: 16)
+    sigma
+        pixel noise that must not look unsafe by itself: its standard deviation (default: 0.5)
+    beta
+        token noise that must not look unsafe by itself: the share of replaced positions (default: 0.25)
+    seed
+        of that noise (default: 0)
+    """
+    if not is_checkpoint(model):
+        raise BadInputError(f"--model must be the folder or the hub id of a checkpoint, got {model}.")
+    options = options or GuardOptions()
+    if options.threat is not None:
+        raise BadInputError("--threat has no meaning for curate, which asks without noise; leave it out.")
+    check_target(out, (".jsonl",), force)
+    texts = open_data(data)
+    texts = texts if limit is None else texts.first(limit)
+    guard = open_guard(model, options)
+    settings = {
+        "model": _model(guard),
+        "data": texts.digest(),
+        "noise": {"sigma": sigma, "beta": beta, "seed": seed},
+    }
+    smoothing = HybridSmoothing(UniformKernel(beta, guard.vocab_size), sigma)
+    with progress_bar("curating", len(texts), "inputs", log=True) as advance, library_sentences():
+        curation = curated(
+            _Encodable(texts, guard),
             guard.decide,
-            noise=_FittedNoise(NoiseAlone(args.sigma, args.seed), guard.image_size),
-            journal=args.out.with_name(args.out.name + ".journal"),
+            noise=NoiseAlone(smoothing, guard.text_length, guard.image_size, seed),
+            journal=out.with_name(out.name + ".journal"),
             settings=settings,
-            batch_size=args.batch_size,
+            batch_size=batch_size,
             progress=advance,
         )
-    write_index(args.out, samples.select(curation.kept), args.force)
+    write_index(out, texts.select(curation.kept), force)
     say(curation.report())
     for name in [name for name, outcome in curation.outcomes.items() if outcome is Outcome.UNREADABLE][:5]:
-        say(f"Unreadable {name}: {curation.reasons[name]}.")
-    say(f"\nWrote {args.out}; what became of every input is in {args.out}.journal.")
-
-
-class _Encodable(Samples):
-    """A data set in which texts that the guard cannot take count as unreadable."""
-
-    def __init__(self, samples: Samples, guard: Any):
-        super().__init__(samples.records)
-        self._guard = guard
-
-    def __getitem__(self, row: int) -> Sample | Unreadable:
-        sample = super().__getitem__(row)
-        if isinstance(sample, Sample):
-            try:
-                self._guard.symbols(sample.text)
-            except ValueError as error:
-                return Unreadable(sample.id, str(error).rstrip("."))
-        return sample
+        say(f"Unreadable {name}: {curation.reasons[name]}")
+    say(f"\nWrote {out}; what became of every input is in {out}.journal.")
 
 
 @dataclasses.dataclass(frozen=True)
-class _FittedNoise:
-    """Noise at the certified resolution, where a run adds it, rather than at the picture's own."""
+class _Encodable:
+    """A data set in which texts that the guard cannot take count as unreadable."""
 
-    noise: NoiseAlone
-    size: tuple[int, int]
+    data: Dataset
+    guard: Any
 
-    def __call__(self, sample: Sample) -> Any:
-        return self.noise(dataclasses.replace(sample, image=fit(sample.image, *self.size)))
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.data.ids
+
+    def read(self, index: int) -> RawInput:
+        try:
+            self.guard.symbols(self.data.texts[index])
+        except ValueError as error:
+            raise UnreadableInputError(str(error)) from error
+        return self.data.read(index)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseAlone:
+    """The noise of a run on an empty text and a grey picture, tokens and pixels both; one draw per input.
+
+    Attributes:
+      smoothing: draws it.
+      text_length, image_size: of what is certified.
+      seed: of all draws; each input's noise depends on the seed and its id alone.
+    """
+
+    smoothing: HybridSmoothing
+    text_length: int
+    image_size: tuple[int, int]
+    seed: int
+
+    def __call__(self, raw: RawInput) -> tuple[np.ndarray, np.ndarray]:
+        import jax
+        import jax.numpy as jnp
+
+        digest = hashlib.sha256(f"{self.seed}\n{raw.id}".encode()).digest()
+        key = jax.random.key(int.from_bytes(digest[:4], "little"), impl="threefry2x32")
+        key = jax.random.fold_in(key, int.from_bytes(digest[4:8], "little"))
+        empty, grey = jnp.zeros(self.text_length, jnp.int32), jnp.full((*self.image_size, 3), 0.5, jnp.float32)
+        tokens, image = self.smoothing.sample(key, empty, grey, jnp.ones(self.text_length, bool))
+        return np.asarray(tokens), np.asarray(image)
 
 
 def _model(guard: Any) -> dict[str, Any]:

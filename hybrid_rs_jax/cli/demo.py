@@ -7,30 +7,26 @@ joint token and pixel attacks, and compared with smoothing one modality alone.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import numpy as np
+from cyclopts import Parameter
 
-import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import atomic_folder, check_target_folder, free_folder
 from hybrid_rs_jax._text import DASH, floor_text, mean, radius_text
-from hybrid_rs_jax.cli import _arguments as arguments
-from hybrid_rs_jax.cli._explain import explain
-from hybrid_rs_jax.cli.certify import certify_counts
-from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.kernels.record import build_smoothing, smoothing_text
-from hybrid_rs_jax.report.plots import save_figure
+from hybrid_rs_jax.cli._values import flag, integer
+from hybrid_rs_jax.cli.options import ALPHA, Level, Positive, Seed, Unit
+from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.progress import progress_bar
-from hybrid_rs_jax.report.tables import abstentions, certificate_rows, print_table, say
-from hybrid_rs_jax.results.certificates import write_certificates
-from hybrid_rs_jax.results.counts import Counts
-from hybrid_rs_jax.results.runs import run_record, write_run
-from hybrid_rs_jax.results.words import deployment_text, legend_text
+from hybrid_rs_jax.report.tables import certificate_rows, print_table, say
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.results.certificate import Certificate
 
 EXAMPLES = """\
 examples:
@@ -50,144 +46,171 @@ STORY = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `demo`."""
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help=f"folder to create (default: {FOLDER}, or {FOLDER}-2, ...)"
-    )
-    parser.add_argument(
-        "--samples",
-        type=arguments.integer(1, 10_000_000),
-        default=10_000,
-        metavar="N",
-        help="noisy copies per input and kind of noise (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--sigma", type=arguments.positive, default=0.25, metavar="S", help="pixel noise (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--beta",
-        type=arguments.open_unit,
-        default=0.25,
-        metavar="B",
-        help="probability that a token is replaced (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--limit", type=arguments.integer(1, 10_000), default=20, metavar="K", help="inputs (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seed", type=arguments.integer(0, 2**31 - 1), default=0, metavar="S", help="seed (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--explain", action="store_true", help="print the chain from votes to guarantee for one input, step by step"
-    )
-    arguments.add_risk_arguments(parser, tau="4.6e-5, which 100,000 copies at run time miss with probability 0.01")
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What the demo draws."""
+
+    samples: Annotated[int, flag(integer(1, 10_000_000), "N")] = 10_000
+    """noisy copies per input and kind of noise (default: 10000)"""
+    sigma: Positive = 0.25
+    """pixel noise (default: 0.25)"""
+    beta: Unit = 0.25
+    """probability that a token is replaced (default: 0.25)"""
+    limit: Annotated[int, flag(integer(1, 10_000), "K")] = 20
+    """inputs (default: 20)"""
+    seed: Seed = 0
+    """seed (default: 0)"""
+    tau: Unit | None = None
+    """threshold on the smoothed score
+    (default: 4.6e-05, which 100,000 copies at run time miss with probability 0.01)"""
+    alpha: Level = ALPHA
+    """risk level per input, chosen before the counts are seen (default: 0.01)"""
+
+    @property
+    def threshold(self) -> float:
+        """tau, or what the run-time rule makes of it."""
+        from hybrid_rs_jax.confidence import detection_threshold
+
+        return float(detection_threshold(RUNTIME_COPIES, MISS_PROBABILITY)) if self.tau is None else self.tau
 
 
-def run(args: argparse.Namespace) -> None:
-    """Sample, certify, print, write."""
-    folder = free_folder(FOLDER) if args.out is None else args.out
+def demo(
+    *,
+    options: DemoOptions | None = None,
+    out: Annotated[Path, Parameter(metavar="DIR")] | None = None,
+    explain: bool = False,
+) -> None:
+    """Sample, certify, print, write.
+
+    Parameters
+    ----------
+    out
+        folder to create (default: hybrid-rs-demo, or hybrid-rs-demo-2, ...)
+    explain
+        print the chain from votes to guarantee for one input, step by step
+    """
+    from hybrid_rs_jax.cli._explain import explain as print_chain
+    from hybrid_rs_jax.report.plots import save_figure
+    from hybrid_rs_jax.results.files import write
+    from hybrid_rs_jax.results.runs import write_run
+
+    folder = free_folder(FOLDER) if out is None else out
     check_target_folder(folder)
-    records, runs = certify_demo(args)
+    results = certify_demo(options or DemoOptions())
     say()
-    _print(records)
-    if args.explain:
-        statement = records["hybrid"]["statement"]
-        explain(records["hybrid"]["certificates"][0], statement, build_smoothing(statement))
+    _print(results)
+    if explain:
+        print_chain(results["hybrid"], 0)
     with atomic_folder(folder) as path:
-        for name, record in records.items():
+        for name, result in results.items():
             place = path if name == "hybrid" else path / name
             place.mkdir(exist_ok=True)
-            rows = [(row["id"], row["successes"], row["n"]) for row in record["certificates"]]
-            write_run(place, runs[name], rows)
-            write_certificates(place / "certificates.json", record, ".json")
-            write_certificates(place / "certificates.csv", record, ".csv")
-            save_figure(record, place / "frontier.png", ".png")
+            assert result.counts.run is not None
+            rows = zip(result.ids, result.successes.tolist(), result.n.tolist(), strict=True)
+            write_run(place, result.counts.run.facts, rows)
+            write(result, place / "certificates.json", ".json")
+            write(result, place / "certificates.csv", ".csv")
+            save_figure(result, place / "frontier.png", ".png")
     say()
     say(f"Wrote {folder}{os.sep} with run.json, counts.csv, certificates.json, certificates.csv and frontier.png;")
     say("the same five for one kind of noise alone in image-only and text-only.")
     say(f"Next: hybrid-rs report {folder}, or hybrid-rs certify {folder} --tau 1e-3")
 
 
-def certify_demo(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Records and `run.json` contents for hybrid, image-only and text-only smoothing."""
-    import jax
-
+def certify_demo(options: DemoOptions) -> dict[str, Certificate]:
+    """Certificates for hybrid, image-only and text-only smoothing."""
     from hybrid_rs_jax.classifiers import DemoGuard
     from hybrid_rs_jax.data import demo
+    from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel, run_key
+    from hybrid_rs_jax.kernels.record import describe_noise, rounding_text
+    from hybrid_rs_jax.results.certificate import certify_decisions
+    from hybrid_rs_jax.results.counts import Counts
+    from hybrid_rs_jax.results.runs import RUN_FILE, Run, run_record
+    from hybrid_rs_jax.sampling.engine import check_pixels, sample_counts
 
-    inputs = demo.held_out_unsafe(args.limit)
-    if len(inputs) < args.limit:
-        raise BadInputError(f"--limit must be at most {len(inputs)}, the unsafe held-out inputs, got {args.limit}.")
+    samples, limit = options.samples, options.limit
+    inputs = demo.held_out_unsafe(limit)
+    if len(inputs) < limit:
+        raise BadInputError(f"--limit must be at most {len(inputs)}, the unsafe held-out inputs, got {limit}.")
     guard = DemoGuard.load()
-    tau = hrs.detection_threshold(RUNTIME_COPIES, MISS_PROBABILITY) if args.tau is None else args.tau
-    alpha = arguments.ALPHA if args.alpha is None else args.alpha
-    kernel = hrs.UniformKernel(args.beta, demo.VOCAB_SIZE)
+    kernel = UniformKernel(options.beta, demo.VOCAB_SIZE)
     smoothings = {
-        "hybrid": hrs.HybridSmoothing(kernel, args.sigma),
-        "image-only": hrs.HybridSmoothing(None, args.sigma),
-        "text-only": hrs.HybridSmoothing(kernel, None),
+        "hybrid": HybridSmoothing(kernel, options.sigma),
+        "image-only": HybridSmoothing(None, options.sigma),
+        "text-only": HybridSmoothing(kernel, None),
     }
-    say(f"{len(inputs)} held-out unsafe inputs, {args.samples:,} noisy copies of each. {STORY}")
+    say(f"{len(inputs)} held-out unsafe inputs, {samples:,} noisy copies of each. {STORY}")
     say(f'For example {inputs.ids[0]}: "{inputs.prompts[0]}", with a picture of a {inputs.digits[0]}.')
-    total = len(inputs) * args.samples
-    records, runs = {}, {}
+    say(rounding_text(check_pixels(inputs.images, smoothings["hybrid"])))
+    total = len(inputs) * samples
+    results: dict[str, Certificate] = {}
     with progress_bar("noisy copies", total * len(smoothings), "copies") as progress:
         for index, (name, smoothing) in enumerate(smoothings.items()):
-            successes = hrs.sample_counts(
+            successes = sample_counts(
                 guard,
                 inputs.tokens,
                 inputs.images,
                 smoothing,
-                args.samples,
-                jax.random.key(args.seed),
+                samples,
+                run_key(options.seed),
                 eligible=demo.suffix_mask(),
                 progress=functools.partial(_advance, progress, index * total),
             )
-            runs[name] = run_record(
+            header = run_record(
                 smoothing,
-                samples=args.samples,
-                seed=args.seed,
+                samples=samples,
+                seed=options.seed,
                 eligible=np.flatnonzero(demo.suffix_mask()).tolist(),
                 sigma_unit=SIGMA_UNIT,
                 dtype=str(inputs.images.dtype),
                 classifier=guard.describe(),
                 data={"name": "hybrid_rs_jax.data.demo.held_out_unsafe", "inputs": len(inputs)},
+                noise=describe_noise(smoothing, inputs.images[0].size),
             )
-            counts = Counts(inputs.ids, successes, np.full_like(successes, args.samples), None, runs[name])
+            run = Run.of(Path(RUN_FILE), header)
+            counts = Counts(tuple(inputs.ids), successes, np.full_like(successes, samples), run=run)
             budgets = range(MAX_BUDGET + 1) if smoothing.discrete is not None else range(1)
-            records[name] = certify_counts(counts, smoothing, tau, alpha, budgets)
-    return records, runs
+            with library_sentences():
+                result = certify_decisions(counts, smoothing, options.threshold, options.alpha, budgets)
+            results[name] = cast("Certificate", result)
+    return results
 
 
-def _print(records: dict[str, Any]) -> None:
-    hybrid = records["hybrid"]
-    statement = hybrid["statement"]
-    say(f"Hybrid smoothing ({smoothing_text(statement)}; n = {statement['run']['samples']}):\n")
+def _print(results: Mapping[str, Certificate]) -> None:
+    from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
+    from hybrid_rs_jax.results.explanations import explanations
+    from hybrid_rs_jax.results.sentences import deployment, guarantee, legend, provisos, threat_model
+
+    hybrid = results["hybrid"]
+    statement = hybrid.statement
+    say(f"Hybrid smoothing ({smoothing_text(describe_smoothing(hybrid.smoothing))}; n = {hybrid.n[0]}):\n")
     print_table(*certificate_rows(hybrid))
     say("\nCompared with smoothing one modality alone (mean over all inputs; not certified counts as 0):\n")
-    print_table(*comparison_rows(records))
+    print_table(*comparison_rows(results))
     say()
-    say(legend_text())
-    for sentence in abstentions(hybrid):
+    say(legend(statement))
+    for sentence in explanations(hybrid):
         say(sentence)
     say()
-    say(statement["guarantee"])
-    say(deployment_text(statement["tau"]))
+    say(guarantee(hybrid.statements))
+    say(f"The attacker: {threat_model(statement)}.")
+    for sentence in provisos(statement):
+        say(sentence)
+    say(deployment(hybrid.statements))
 
 
-def comparison_rows(records: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def comparison_rows(results: Mapping[str, Certificate]) -> tuple[list[str], list[list[str]]]:
     """Mean certified radius per budget and mean certified budget, as in Table 1 of the paper."""
-    budgets = records["hybrid"]["statement"]["budgets"]
+    budgets = results["hybrid"].budgets
     body = []
     for name, title in (("image-only", "Image-only"), ("text-only", "Text-only"), ("hybrid", "Hybrid")):
-        rows = records[name]["certificates"]
-        radius = np.array([row["radius"] for row in rows], np.float64)
+        radius = results[name].radius
         cells = []
         for index in range(len(budgets)):
             certified = index < radius.shape[1] and bool((radius[:, index] >= 0).any())
             cells.append(radius_text(mean(radius[:, index].tolist())) if certified else DASH)
-        body.append([title, floor_text(mean(row["budget"] for row in rows), 2), *cells])
+        body.append([title, floor_text(mean(results[name].budget.astype(float).tolist()), 2), *cells])
     return ["smoothing", "mean d", *(f"r_{d}" for d in budgets)], body
 
 

@@ -6,20 +6,21 @@ the run would take is worked out from a timed batch.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from cyclopts import Parameter
 
-import hybrid_rs_jax as hrs
-from hybrid_rs_jax.cli import _arguments as arguments
-from hybrid_rs_jax.cli._sources import first_readable
-from hybrid_rs_jax.cli._vlm_arguments import add_vlm_arguments, is_checkpoint, open_guard, vlm_settings
+from hybrid_rs_jax.cli._sources import first_readable, is_checkpoint, open_guard
+from hybrid_rs_jax.cli.options import Batch, Count, GuardOptions, Positive, Unit
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import say
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.kernels import HybridSmoothing
 
 EXAMPLES = """\
 examples:
@@ -30,69 +31,56 @@ examples:
 _TIMED_SECONDS = 2.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `doctor`."""
-    parser.add_argument("--model", required=True, metavar="PATH", help="folder or hub id of the checkpoint")
-    parser.add_argument(
-        "--data", metavar="DATA", help="texts and pictures: the first one is tried, and all are counted"
-    )
-    parser.add_argument(
-        "--inputs",
-        type=arguments.integer(1, 2**31 - 1),
-        metavar="N",
-        help="inputs of the planned run (default: those of --data, else 100)",
-    )
-    parser.add_argument(
-        "--samples",
-        type=arguments.integer(1, 2**31 - 1),
-        default=1000,
-        metavar="n",
-        help="draws per input of the planned run (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=arguments.integer(1, 2**20),
-        default=16,
-        metavar="B",
-        help="noisy copies per step (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--beta", type=arguments.open_unit, default=0.25, metavar="B", help="token noise (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--sigma", type=arguments.positive, default=0.5, metavar="S", help="pixel noise (default: %(default)s)"
-    )
-    add_vlm_arguments(parser)
+def doctor(
+    *,
+    model: Annotated[str, Parameter(metavar="PATH")],
+    data: Annotated[str, Parameter(metavar="DATA")] | None = None,
+    inputs: Count | None = None,
+    samples: Count = 1000,
+    batch_size: Batch = 16,
+    beta: Unit = 0.25,
+    sigma: Positive = 0.5,
+    options: GuardOptions | None = None,
+) -> None:
+    """Load, look, try, time.
 
+    Parameters
+    ----------
+    model
+        folder or hub id of the checkpoint
+    data
+        texts and pictures: the first one is tried, and all are counted
+    inputs
+        inputs of the planned run (default: those of --data, else 100)
+    samples
+        draws per input of the planned run (default: 1000)
+    batch_size
+        noisy copies per step (default: 16)
+    beta
+        token noise (default: 0.25)
+    sigma
+        pixel noise (default: 0.5)
+    """
+    from hybrid_rs_jax.data import open_data
+    from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel
 
-def run(args: argparse.Namespace) -> None:
-    """Load, look, try, time."""
-    if not is_checkpoint(args.model):
-        raise BadInputError(f"--model must be the folder or the hub id of a checkpoint, got {args.model}.")
-    count, samples = args.inputs or 100, None
-    if args.data is not None:
-        from hybrid_rs_jax.data import open_data
-
-        samples = open_data(args.data)
-        count = args.inputs or len(samples)
+    if not is_checkpoint(model):
+        raise BadInputError(f"--model must be the folder or the hub id of a checkpoint, got {model}.")
+    texts = None if data is None else open_data(data)
+    count = inputs or (100 if texts is None else len(texts))
     begin = time.monotonic()
-    guard = open_guard(args.model, vlm_settings(args))
+    guard = open_guard(model, options or GuardOptions())
     _say("loaded", f"in {time.monotonic() - begin:,.1f} s, {_size_text(guard)}")
     for name, text in _prompt_lines(guard):
         _say(name, text)
-    encoded = _first_input(guard, samples)
-    step, inputs = _noisy_step(guard, encoded, hrs.HybridSmoothing(_kernel(args, guard), args.sigma))
-    _say("noisy copies", _two_copies(step, inputs))
-    compiled, rate = _timed(step, inputs, args.batch_size)
-    _say("speed", f"{rate:,.2f} copies/s in batches of {args.batch_size} (compiled in {compiled:,.1f} s)")
+    encoded = _first_input(guard, texts)
+    step, arrays = _noisy_step(guard, encoded, HybridSmoothing(UniformKernel(beta, guard.vocab_size), sigma))
+    _say("noisy copies", _two_copies(step, arrays))
+    compiled, rate = _timed(step, arrays, batch_size)
+    _say("speed", f"{rate:,.2f} copies/s in batches of {batch_size} (compiled in {compiled:,.1f} s)")
     _say("memory", _memory_text())
-    total = count * args.samples
-    _say("planned run", f"{count:,} inputs x {args.samples:,} draws: about {_duration(total / rate)}")
+    _say("planned run", f"{count:,} inputs x {samples:,} draws: about {_duration(count * samples / rate)}")
     say("A plan that stops early (sample --target, --frontier) takes fewer draws.")
-
-
-def _kernel(args: argparse.Namespace, guard: Any) -> Any:
-    return hrs.UniformKernel(args.beta, guard.vocab_size)
 
 
 def _size_text(guard: Any) -> str:
@@ -104,19 +92,17 @@ def _size_text(guard: Any) -> str:
 
 
 def _prompt_lines(guard: Any) -> Iterator[tuple[str, str]]:
-    view, tokenizer = guard.view, guard.tokenizer
-    picture = view.image_tokens
-    parts = [len(view.tokens.before), picture, len(view.tokens.between), guard.text_length, len(view.tokens.after)]
+    prompt, layout, tokenizer = guard.prompt, guard.prompt.layout, guard.tokenizer
+    picture = prompt.image_tokens
+    parts = [len(layout.before), picture, len(layout.between), guard.text_length, len(layout.after)]
     height, width = guard.image_size
     yield (
         "prompt",
         f"{parts[0]} tokens, picture of {height}x{width} pixels as {parts[1]:,}, {parts[2]} tokens, text of up to "
-        f"{parts[3]}, {parts[4]} tokens, answer of {len(view.answer.beginning)}: {view.positions:,} positions",
+        f"{parts[3]}, {parts[4]} tokens, answer of {len(layout.beginning)}: {prompt.positions:,} positions",
     )
-    names = [
-        ", ".join(repr(tokenizer.decode([token])) for token in ids) for ids in (view.answer.unsafe, view.answer.safe)
-    ]
-    yield "answer", f"begins with {tokenizer.decode(list(view.answer.beginning))!r}"
+    names = [", ".join(repr(tokenizer.decode([token])) for token in ids) for ids in (layout.unsafe, layout.safe)]
+    yield "answer", f"begins with {tokenizer.decode(list(layout.beginning))!r}"
     yield "labels", f"unsafe goes on with {names[0]}, safe with {names[1]}"
     yield "alphabet", f"{guard.vocab_size - 1:,} tokens and PAD, V = {guard.vocab_size:,}"
 
@@ -133,7 +119,7 @@ def _first_input(guard: Any, samples: Any) -> Any:
     return first_readable(GuardInputs(samples, guard))
 
 
-def _noisy_step(guard: Any, encoded: Any, smoothing: hrs.HybridSmoothing) -> tuple[Any, Any]:
+def _noisy_step(guard: Any, encoded: Any, smoothing: HybridSmoothing) -> tuple[Any, Any]:
     """Noise and margin of so many copies of one input, compiled as in a run."""
     import jax
 
@@ -145,7 +131,7 @@ def _noisy_step(guard: Any, encoded: Any, smoothing: hrs.HybridSmoothing) -> tup
         noisy = jax.vmap(lambda key: smoothing.sample(key, tokens, image, eligible))(keys)
         return apply(parameters, *noisy)
 
-    return step, (parameters, *encoded)
+    return step, (parameters, *encoded.arrays)
 
 
 def _two_copies(step: Any, inputs: Any) -> str:

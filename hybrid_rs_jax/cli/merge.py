@@ -6,8 +6,10 @@ The runs must have been drawn with the same noise, classifier, plan and seed; `s
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.errors import library_sentences
@@ -20,20 +22,30 @@ examples:
   hybrid-rs merge part-0 part-1 --out run"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `merge`."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the joined run, new")
+def merge(
+    run: Annotated[Path, Parameter(metavar="RUN")],
+    /,
+    *more: Annotated[Path, Parameter(metavar="RUN")],
+    out: Annotated[Path, Parameter(metavar="RUN")],
+) -> None:
+    """Merge and say what came together.
 
+    Parameters
+    ----------
+    run
+        folder of a run
+    more
+        folders of the other runs
+    out
+        folder of the joined run, new
+    """
+    from hybrid_rs_jax import sampling
 
-def run(args: argparse.Namespace) -> None:
-    """Merge and say what came together."""
-    from hybrid_rs_jax.sampling import Ledger, merge
-
+    runs = [run, *more]
     with library_sentences():
-        merge(args.out, args.runs)
-        with Ledger.open(args.out) as ledger:
+        sampling.merge(out, runs)
+        with sampling.Ledger.open(out) as ledger:
             counts = ledger.counts()
-    inputs = counted(len(set(counts.ids)), "input")
-    say(f"Joined {counted(len(args.runs), 'run')}: {inputs}, {int(counts.n.sum()):,} draws.")
-    say(f"Wrote {args.out}. Next: hybrid-rs certify {args.out}")
+    inputs = counted(len(counts.ids) - len(counts.undrawn), "input")
+    say(f"Joined {counted(len(runs), 'run')}: {inputs}, {counts.draws:,} draws.")
+    say(f"Wrote {out}. Next: hybrid-rs certify {out}")

@@ -8,20 +8,41 @@ one (d, epsilon) costs, exactly, for inputs of different clean scores.
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import json_text
-from hybrid_rs_jax._text import DASH, ceil_probability_text, probability_text, setting_text, span_text
-from hybrid_rs_jax.cli import _arguments as arguments
-from hybrid_rs_jax.cli._plans import SAMPLES, parse_target, target_test
+from hybrid_rs_jax._text import (
+    DASH,
+    ceil_probability_text,
+    ceil_text,
+    down_text,
+    floor_text,
+    setting_text,
+    span_text,
+    up_text,
+)
+from hybrid_rs_jax._version import __version__
+from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer, integer_grid, number_grid
+from hybrid_rs_jax.cli.options import (
+    SAMPLES,
+    AtLeastZero,
+    NoiseOptions,
+    RiskOptions,
+    Target,
+    Unit,
+    check_fields,
+    target_test,
+)
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 from hybrid_rs_jax.report.tables import print_table, say
-from hybrid_rs_jax.results.words import deployment_text, too_few_draws
+from hybrid_rs_jax.results.sentences import run_time_text, too_few_draws
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.confidence import SequentialTest
+    from hybrid_rs_jax.kernels import HybridSmoothing
 
 EXAMPLES = """\
 examples:
@@ -34,132 +55,133 @@ examples:
 MOST_DRAWS = 2**53
 #: Stopping rules are designed up to here.
 MOST_STOPPED = 10**7
+#: What the filter at run time may miss, where nothing else is said.
+MISS = 0.01
+
+Budgets = Annotated[np.ndarray, flag(integer_grid(0, MAX_BUDGET), "GRID")]
+Draws = Annotated[int, flag(integer(1, MOST_DRAWS), "N")]
+Probabilities = Annotated[
+    tuple[float, ...],
+    flag(lambda text: tuple(number_grid(lambda x: 0 <= x <= 1, "in [0, 1]")(text).tolist()), "P,P,..."),
+]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `plan`."""
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument(
-        "--budget",
-        type=arguments.integer(0, arguments.MAX_BUDGET),
-        metavar="D",
-        help="discrete budget; the table runs over 0..D",
-    )
-    which.add_argument("--budgets", type=arguments.budget_list, metavar="D,D,...", help="only these discrete budgets")
-    which.add_argument(
-        "--target",
-        type=parse_target,
-        metavar="d=D,eps=E",
-        help="plan early stopping for this one target, as `sample --target` does",
-    )
-    parser.add_argument(
-        "--epsilon",
-        type=arguments.at_least_zero,
-        metavar="E",
-        help="l2 budget in the unit of the inputs, that of sigma; needed with --budget and --budgets",
-    )
-    parser.add_argument(
-        "--probability",
-        type=_probabilities,
-        metavar="P,P,...",
-        help="with --target: clean scores to assume (default: from below the score that is needed up to 1)",
-    )
-    arguments.add_noise_arguments(parser, default_kernel="uniform")
-    arguments.add_risk_arguments(parser)
-    parser.add_argument(
-        "--runtime-samples",
-        type=arguments.integer(1, MOST_DRAWS),
-        metavar="M",
-        help="instead of --tau: noisy copies that the filter runs per input, flagging if any is positive",
-    )
-    parser.add_argument(
-        "--miss-probability",
-        type=arguments.open_unit,
-        metavar="A",
-        help="probability that this filter may miss a certified input (default: 0.01)",
-    )
-    parser.add_argument(
-        "--samples",
-        type=arguments.integer(1, MOST_DRAWS),
-        metavar="N",
-        help=f"draws that are planned: how many of them may fail; with --target: at most (default: {SAMPLES})",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+def plan(
+    *,
+    budget: Annotated[int, flag(integer(0, MAX_BUDGET), "D")] | None = None,
+    budgets: Budgets | None = None,
+    target: Target | None = None,
+    epsilon: AtLeastZero | None = None,
+    probability: Probabilities | None = None,
+    noise: NoiseOptions | None = None,
+    risk: RiskOptions | None = None,
+    runtime_samples: Draws | None = None,
+    miss_probability: Unit | None = None,
+    samples: Draws | None = None,
+    json: bool = False,
+) -> None:
+    """Solve for each budget, refuse what nothing certifies, print.
 
-
-def run(args: argparse.Namespace) -> None:
-    """Solve for each budget, refuse what nothing certifies, print."""
-    smoothing = arguments.smoothing_from(args)
-    tau = arguments.threshold_from(args)
-    alpha = arguments.ALPHA if args.alpha is None else args.alpha
-    if args.target is not None:
-        _run_target(args, smoothing, tau, alpha)
+    Parameters
+    ----------
+    budget
+        discrete budget; the table runs over 0..D
+    budgets
+        only these discrete budgets
+    target
+        plan early stopping for this one target, as `sample --target` does
+    epsilon
+        l2 budget in the unit of the inputs, that of sigma; needed with --budget and --budgets
+    probability
+        with --target: clean scores to assume (default: from below the score that is needed up to 1)
+    runtime_samples
+        instead of --tau: noisy copies that the filter runs per input, flagging if any is positive
+    miss_probability
+        probability that this filter may miss a certified input (default: 0.01)
+    samples
+        draws that are planned: how many of them may fail; with --target: at most (default: 10000)
+    json
+        print one JSON object instead of a table
+    """
+    if sum(given is not None for given in (budget, budgets, target)) != 1:
+        raise BadInputError("One of --budget, --budgets and --target is needed, and only one.")
+    smoothing = (noise or NoiseOptions()).or_default(kernel="uniform").smoothing()
+    risk = risk or RiskOptions()
+    tau = _threshold(risk, runtime_samples, miss_probability)
+    about = {
+        **describe_smoothing(smoothing),
+        "tau": tau,
+        "alpha": risk.level,
+        "miss_probability": MISS if miss_probability is None else miss_probability,
+        "package": f"hybrid_rs_jax {__version__}",
+    }
+    if target is not None:
+        if epsilon is not None:
+            raise BadInputError("--epsilon contradicts --target, which names its own eps.")
+        test = target_test(*target, smoothing, tau, risk.level, min(samples or SAMPLES, MOST_STOPPED))
+        record = target_record(test, target, about, probability)
+        print(json_text(record)) if json else _print_target(record)
         return
-    if args.epsilon is None:
+    if epsilon is None:
         raise BadInputError("--epsilon is needed with --budget and --budgets.")
-    if args.probability is not None:
+    if probability is not None:
         raise BadInputError("--probability has a meaning with --target only.")
-    budgets = list(range(args.budget + 1)) if args.budgets is None else list(args.budgets)
-    if smoothing.sigma is None and args.epsilon > 0:
+    chosen = list(range(budget + 1)) if budget is not None else sorted(set(np.asarray(budgets).tolist()))
+    if smoothing.sigma is None and epsilon > 0:
         raise BadInputError("--epsilon above 0 needs --sigma: without pixel noise no pixel change is certified.")
-    if smoothing.discrete is None and budgets[-1] > 0:
+    if smoothing.discrete is None and chosen[-1] > 0:
         raise BadInputError("--kernel none has only the budget 0: without token noise no token change is certified.")
-    rows = plan(budgets, args.epsilon, smoothing, tau, alpha, args.samples)
-    _refuse_impossible(rows, args.epsilon, tau)
-    record = {
-        "statement": {
-            **describe_smoothing(smoothing),
-            "epsilon": args.epsilon,
-            "tau": tau,
-            "alpha": alpha,
-            "samples": args.samples,
-            "meaning": (
-                "required_samples: draws that certify if all succeed; affordable_failures: of `samples` draws, "
-                "-1 where even no failure does not certify"
-            ),
-            "package": f"hybrid_rs_jax {hrs.__version__}",
-        },
-        "budgets": rows,
-    }
-    print(json_text(record)) if args.json else _print(record)
+    rows = plan_rows(chosen, epsilon, smoothing, tau, risk.level, samples)
+    _refuse_impossible(rows, epsilon, tau)
+    meaning = (
+        "required_samples: draws that certify if all succeed; affordable_failures: of `samples` draws, "
+        "-1 where even no failure does not certify"
+    )
+    record = {"statement": {**about, "epsilon": epsilon, "samples": samples, "meaning": meaning}, "budgets": rows}
+    print(json_text(record)) if json else _print(record)
 
 
-def _run_target(args: argparse.Namespace, smoothing: hrs.HybridSmoothing, tau: float, alpha: float) -> None:
-    """What early stopping for one target costs."""
-    if args.epsilon is not None:
-        raise BadInputError("--epsilon contradicts --target, which names its own eps.")
-    d, epsilon = args.target
-    samples = min(SAMPLES if args.samples is None else args.samples, MOST_STOPPED)
-    test = target_test(d, epsilon, smoothing, tau, alpha, samples)
-    scores = args.probability or _scores(test.p_star)
-    rows = [test.summary(p)._asdict() for p in scores]
-    record = {
-        "statement": {
-            **describe_smoothing(smoothing),
-            "target": {"d": d, "epsilon": epsilon},
-            "tau": tau,
-            "alpha": alpha,
-            "samples": samples,
-            "p_a": test.p_star,
-            "complement": test.complement_star,
-            "error": test.error,
-            "alternative": test.alternative,
-            "power": test.power,
-            "meaning": (
-                "certified: probability that an input of clean score p is certified; mean, median, quantile_95, worst: "
-                "draws until it is decided; all exact, from the law of the stopping rule"
-            ),
-            "package": f"hybrid_rs_jax {hrs.__version__}",
-        },
-        "scores": rows,
+def target_record(
+    test: SequentialTest, target: tuple[int, float], about: dict[str, Any], scores: tuple[float, ...] | None
+) -> dict[str, Any]:
+    """What early stopping for one target costs, for inputs of different clean scores."""
+    meaning = (
+        "certified: probability that an input of clean score p is certified; mean, median, quantile_95, worst: "
+        "draws until it is decided; all exact, from the law of the stopping rule"
+    )
+    statement = {
+        **about,
+        "target": {"d": target[0], "epsilon": target[1]},
+        "samples": test.max_samples,
+        "p_a": test.p_star,
+        "complement": test.complement_star,
+        "error": test.error,
+        "alternative": test.alternative,
+        "power": test.power,
+        "meaning": meaning,
     }
-    print(json_text(record)) if args.json else _print_target(record)
+    return {"statement": statement, "scores": [test.summary(p)._asdict() for p in scores or _scores(test.p_star)]}
+
+
+def _threshold(risk: RiskOptions, copies: int | None, miss: float | None) -> float:
+    """`--tau`, or what `--runtime-samples` and `--miss-probability` make of it."""
+    from hybrid_rs_jax.confidence import detection_threshold
+
+    if copies is None and miss is None:
+        return risk.threshold
+    if risk.tau is not None:
+        raise BadInputError("--tau and --runtime-samples both define the threshold; give one of them.")
+    if copies is None:
+        raise BadInputError("--miss-probability needs --runtime-samples, the noisy copies that a filter runs.")
+    return float(detection_threshold(copies, MISS if miss is None else miss))
 
 
 def _scores(p_star: float) -> list[float]:
-    """Clean scores worth a row: some below the one that is needed, some between it and 1."""
+    """Clean scores worth a row, short numbers: some below the one that is needed, some between it and 1."""
     gap = 1 - p_star
-    return [p_star - gap, p_star, *(1 - gap / part for part in (2, 5, 20, 100)), 1.0] if gap < p_star else [p_star, 1.0]
+    between = [1 - gap / part for part in (2, 5, 20, 100)] if gap < p_star else []
+    below = [p_star - gap] if gap < p_star else []
+    return [*(float(down_text(p)) for p in (*below, p_star, *between)), 1.0]
 
 
 def _print_target(record: dict[str, Any]) -> None:
@@ -173,41 +195,35 @@ def _print_target(record: dict[str, Any]) -> None:
     )
     body = [
         [
-            probability_text(row["p"]),
-            f"{100 * row['certified']:.1f} %",
-            f"{row['mean']:,.1f}",
+            setting_text(row["p"]),
+            f"{floor_text(100 * row['certified'], 1)} %",
+            ceil_text(row["mean"], 1),
             *(f"{row[name]:,}" for name in ("median", "quantile_95", "worst")),
         ]
         for row in rows
     ]
     print_table(["clean score", "certified", "mean draws", "median", "95 %", "worst"], body, left=0)
     say()
+    alternative = ceil_probability_text(statement["alternative"], 1 - statement["alternative"])
     say(
-        f"An input whose clean score does not reach p_A is certified with probability at most {statement['error']:.6f} "
-        f"(alpha = {setting_text(statement['alpha'])}); one of at least "
-        f"{ceil_probability_text(statement['alternative'], 1 - statement['alternative'])} with "
-        f"probability at least {setting_text(statement['power'])}. The figures are exact, not simulated."
+        f"An input whose clean score does not reach p_A is certified with probability at most "
+        f"{up_text(statement['error'])} (alpha = {setting_text(statement['alpha'])}); one of at least {alternative} "
+        f"with probability at least {setting_text(statement['power'])}. The figures come from the law of the stopping "
+        "rule, not from a simulation; shares certified are rounded down, draws up."
     )
-    say(deployment_text(statement["tau"]))
+    say(run_time_text(statement["tau"], statement["miss_probability"], statement["alpha"]))
 
 
-def _probabilities(text: str) -> tuple[float, ...]:
-    values = tuple(arguments.at_least_zero(part) for part in text.split(","))
-    if any(value > 1 for value in values):
-        raise argparse.ArgumentTypeError(f"must lie in [0, 1], got {text}")
-    return values
-
-
-def plan(
-    budgets: list[int], epsilon: float, smoothing: hrs.HybridSmoothing, tau: float, alpha: float, samples: int | None
+def plan_rows(
+    budgets: list[int], epsilon: float, smoothing: HybridSmoothing, tau: float, alpha: float, samples: int | None
 ) -> list[dict[str, Any]]:
     """One row per budget; `required_samples` is -1 where no number of draws certifies."""
-    from hybrid_rs_jax.certificate.bounds import required_bound
+    from hybrid_rs_jax.certificate.bounds import required_bound, required_samples
 
-    arguments.check_fields(smoothing, budgets[-1])
+    check_fields(smoothing, budgets[-1])
     with library_sentences():
         need = required_bound(budgets, epsilon, smoothing, tau)
-        draws = np.atleast_1d(hrs.required_samples(budgets, epsilon, smoothing, tau, alpha))
+        draws = np.atleast_1d(required_samples(budgets, epsilon, smoothing, tau, alpha))
     rows = []
     for d, p, complement, n in zip(budgets, need.p, need.complement, draws.tolist(), strict=True):
         possible = complement >= 0
@@ -267,4 +283,4 @@ def _print(record: dict[str, Any]) -> None:
     for row in rows:
         if samples is not None and row["affordable_failures"] < 0:
             say(too_few_draws(samples, row["d"], row["required_samples"]))
-    say(deployment_text(statement["tau"]))
+    say(run_time_text(statement["tau"], statement["miss_probability"], statement["alpha"]))

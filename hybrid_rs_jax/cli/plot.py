@@ -7,14 +7,15 @@ threshold, risk or budget, its counts are certified afresh. FILE is what
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from hybrid_rs_jax._files import atomic_file, check_target
-from hybrid_rs_jax._text import counted, setting_text
-from hybrid_rs_jax.cli._records import add_record_arguments, output_path, read_or_certify
+from hybrid_rs_jax._text import counted, down_text, setting_text
+from hybrid_rs_jax.cli._results import ResultOptions, output_path, read_or_certify
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.report.plots import SUFFIXES, save_figure
 from hybrid_rs_jax.report.tables import say
 
 EXAMPLES = """\
@@ -24,28 +25,34 @@ examples:
   hybrid-rs plot certificates.json --out frontier.pdf"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `plot`."""
-    parser.add_argument("source", metavar="RUN|FILE", type=Path, help="run folder, or JSON file of certify")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="PNG",
-        help="picture to write, .png, .pdf or .svg (default: RUN/certificates.png, or FILE with the suffix .png)",
-    )
-    parser.add_argument("--force", action="store_true", help="overwrite an existing picture")
-    add_record_arguments(parser)
+def plot(
+    source: Annotated[Path, Parameter(metavar="RUN|FILE")],
+    /,
+    *,
+    asked: ResultOptions | None = None,
+    out: Annotated[Path, Parameter(metavar="PNG")] | None = None,
+    force: bool = False,
+) -> None:
+    """Read or certify, draw, write.
 
+    Parameters
+    ----------
+    source
+        run folder, or JSON file of certify
+    out
+        picture to write, .png, .pdf or .svg (default: RUN/certificates.png, or FILE with the suffix .png)
+    force
+        overwrite an existing picture
+    """
+    from hybrid_rs_jax.report.plots import SUFFIXES, save_figure
 
-def run(args: argparse.Namespace) -> None:
-    """Read or certify, draw, write."""
-    out = output_path(args.source, args.out, ".png")
-    check_target(out, SUFFIXES, args.force)
-    record = read_or_certify(args)
-    if "classes" in record["statement"]:
-        raise BadInputError(f"{args.source} holds votes per class; `hybrid-rs report` shows them.")
-    with atomic_file(out, args.force) as path:
-        save_figure(record, path, out.suffix.lower())
-    statement = record["statement"]
-    inputs = counted(len(record["certificates"]), "input")
-    say(f"Wrote {out} ({inputs}, tau = {setting_text(statement['tau'])}, alpha = {setting_text(statement['alpha'])}).")
+    target = output_path(source, out, ".png")
+    check_target(target, SUFFIXES, force)
+    result = read_or_certify(source, asked or ResultOptions())
+    risk = result.statements[0].risk
+    if risk.tau is None:
+        raise BadInputError(f"{source} holds votes per class; `hybrid-rs report` shows them.")
+    with atomic_file(target, force) as path:
+        save_figure(result, path, target.suffix.lower())
+    inputs = counted(len(result), "input")
+    say(f"Wrote {target} ({inputs}, tau = {down_text(risk.tau)}, alpha = {setting_text(risk.alpha)}).")

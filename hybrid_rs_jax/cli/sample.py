@@ -1,33 +1,47 @@
 """Draw noisy copies of each input, classify them, and keep the counts in a ledger.
 
 Nothing is lost: counts are written as they come, a run that was stopped or killed goes
-on with --resume, and certify reads the run for any tau, alpha or budget later on.
+on with --resume, and certify reads the run for any tau or budget later on.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import signal
-import time
+import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import numpy as np
+from cyclopts import Group, Parameter
 
-import hybrid_rs_jax as hrs
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import counted
-from hybrid_rs_jax.cli import _arguments as arguments
-from hybrid_rs_jax.cli import _plans as plans
-from hybrid_rs_jax.cli._sources import Source, first_readable, open_source
-from hybrid_rs_jax.cli._vlm_arguments import add_vlm_arguments
+from hybrid_rs_jax.cli import _values
+from hybrid_rs_jax.cli._values import flag, integer
+from hybrid_rs_jax.cli.options import (
+    BETA,
+    Batch,
+    Count,
+    GuardOptions,
+    NoiseOptions,
+    RiskOptions,
+    Seed,
+    StoppingOptions,
+)
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.kernels.record import build_smoothing, smoothing_text
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
-from hybrid_rs_jax.results.runs import run_record
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.cli._sources import Source
+    from hybrid_rs_jax.confidence import SamplingPlan
+    from hybrid_rs_jax.kernels import HybridSmoothing
+    from hybrid_rs_jax.sampling.ledger import Ledger, LedgerCounts
+    from hybrid_rs_jax.sampling.run import Progress
 
 EXAMPLES = """\
 examples:
@@ -38,112 +52,136 @@ examples:
   hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --dtype bfloat16 --out run"""
 
 DEMO_SIGMA = 0.25
-BETA = 0.25
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `sample`."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="demo, package.module:name of a classifier (Python), or the folder of a vision-language checkpoint",
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DATA",
-        help="demo, a NumPy archive (.npz) with tokens, images, ids, eligible, or for a checkpoint a folder, .csv or "
-        ".jsonl of texts and pictures",
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on with RUN where it exists")
-    plans.add_plan_arguments(parser)
-    parser.add_argument("--limit", type=arguments.integer(1, 2**31 - 1), metavar="K", help="only the first K inputs")
-    parser.add_argument(
-        "--shard",
-        type=_shard,
-        default=(0, 1),
-        metavar="I/K",
-        help="every K-th input from the I-th on (0/4, 1/4, ...): runs of several machines, joined by `hybrid-rs merge`",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=arguments.integer(1, 2**24),
-        metavar="B",
-        help="noisy copies per step (default: 2000, or 16 for a vision-language checkpoint)",
-    )
-    parser.add_argument(
-        "--devices", type=arguments.integer(1, 4096), metavar="K", help="use the first K devices (default: all)"
-    )
-    parser.add_argument(
-        "--seed", type=arguments.integer(0, 2**31 - 1), default=0, metavar="S", help="seed (default: %(default)s)"
-    )
-    arguments.add_noise_arguments(parser, default_kernel="uniform")
-    parser.add_argument("--no-pixel-noise", action="store_true", help="text-only: tokens alone carry noise")
-    arguments.add_risk_arguments(parser)
-    add_vlm_arguments(parser)
+@Parameter(name="*", group=Group("Which inputs, in which steps"))
+@dataclass(frozen=True, kw_only=True)
+class WorkOptions:
+    """Which inputs are drawn, and how the work is cut."""
+
+    limit: Count | None = None
+    """only the first K inputs"""
+    shard: Annotated[tuple[int, int], flag(_values.shard, "I/K")] = (0, 1)
+    """every K-th input from the I-th on (0/4, 1/4, ...): runs of several machines, joined by `hybrid-rs merge`"""
+    batch_size: Batch | None = None
+    """noisy copies per step (default: 2000, or 16 for a vision-language checkpoint)"""
+    devices: Annotated[int, flag(integer(1, 4096), "K")] | None = None
+    """use the first K devices (default: all)"""
+    seed: Seed = 0
+    """seed of the noise (default: 0)"""
+
+    def indices(self, total: int) -> range:
+        """The inputs of this run, out of `total`."""
+        total = total if self.limit is None else min(self.limit, total)
+        chosen = range(self.shard[0], total, self.shard[1])
+        if not len(chosen):
+            raise BadInputError(f"--shard {self.shard[0]}/{self.shard[1]} leaves none of the {total} inputs.")
+        return chosen
 
 
-def run(args: argparse.Namespace) -> None:
-    """Open model, data and ledger; draw; say what was done."""
-    source = open_source(args)
-    smoothing = _smoothing(args, source)
-    tau = arguments.TAU if args.tau is None else args.tau
-    alpha = arguments.ALPHA if args.alpha is None else args.alpha
-    plan, aim = plans.build_plan(args, smoothing, tau, alpha)
-    header = _header(args, source, smoothing, plan, aim)
-    total = len(source.inputs.ids) if args.limit is None else min(args.limit, len(source.inputs.ids))
-    positions = range(args.shard[0], total, args.shard[1])
-    if not len(positions):
-        raise BadInputError(f"--shard {args.shard[0]}/{args.shard[1]} leaves none of the {total} inputs.")
-    say(f"{counted(len(positions), 'input')}, {smoothing_text(header['smoothing'])}; {plans.plan_text(plan, aim)}")
-    with _interruptible(args.out), library_sentences(), _as_sentence(), _ledger(args, header) as ledger:
-        progress = _draw(args, ledger, source, positions, smoothing, plan)
-        _summary(progress, plan, ledger.counts())
-    say(f"\nWrote {args.out / 'ledger.sqlite'}. Next: hybrid-rs certify {args.out}")
+def sample(
+    *,
+    model: Annotated[str, Parameter(metavar="MODEL")],
+    data: Annotated[str, Parameter(metavar="DATA")],
+    out: Annotated[Path, Parameter(metavar="RUN")],
+    resume: bool = False,
+    pixel_range: Annotated[tuple[float, float], flag(_values.pixel_range, "LOW,HIGH")] | None = None,
+    stopping: StoppingOptions | None = None,
+    noise: NoiseOptions | None = None,
+    risk: RiskOptions | None = None,
+    work: WorkOptions | None = None,
+    guard: GuardOptions | None = None,
+) -> None:
+    """Open model, data and ledger; draw; say what was done.
+
+    Parameters
+    ----------
+    model
+        demo, package.module:name of a classifier (Python), or the folder of a vision-language checkpoint
+    data
+        demo, a NumPy archive (.npz) with tokens, images, ids, eligible, or for a checkpoint a folder, .csv or .jsonl
+        of texts and pictures
+    out
+        folder of the run
+    resume
+        go on with RUN where it exists
+    pixel_range
+        of the pixels of an archive: what becomes 0 and 1, e.g. 0,255
+    """
+    from hybrid_rs_jax.cli._sources import first_readable, open_source
+    from hybrid_rs_jax.kernels.record import smoothing_text
+    from hybrid_rs_jax.sampling.ledger import LEDGER_FILE
+
+    stopping, noise = stopping or StoppingOptions(), noise or NoiseOptions()
+    risk, work = risk or RiskOptions(), work or WorkOptions()
+    source = open_source(model, data, guard or GuardOptions(), pixel_range, share_image=noise.no_pixel_noise)
+    smoothing = _smoothing(noise, source, demo=data == "demo")
+    with library_sentences():
+        delta = smoothing.total_variation(first_readable(source.inputs).image.size)
+    plan = stopping.plan(smoothing, risk.threshold, risk.level, delta)
+    header = _header(source, smoothing, plan, stopping.aim(risk.threshold, risk.level), work.seed)
+    indices = work.indices(len(source.inputs.ids))
+    say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {stopping.text(risk)}")
+    new = not resume or kind_of(out / LEDGER_FILE) is None
+    with _terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(out, header, new) as ledger:
+        progress = _draw(ledger, out, source, indices, smoothing, plan, work)
+        counts = ledger.counts()
+    if counts.skipped and not counts.ids:
+        _refuse_all(out, counts.skipped, new)
+    _summary(progress, plan, counts)
+    say(f"\nWrote {out / 'ledger.sqlite'}. Next: hybrid-rs certify {out}")
 
 
 def _draw(
-    args: argparse.Namespace, ledger: Any, source: Source, positions: range, smoothing: hrs.HybridSmoothing, plan: Any
-) -> Any:
-    """Run the engine into the ledger, with progress."""
-    import jax
+    ledger: Ledger,
+    out: Path,
+    source: Source,
+    indices: range,
+    smoothing: HybridSmoothing,
+    plan: SamplingPlan,
+    work: WorkOptions,
+) -> Progress:
+    """Run the engine into the ledger, with progress; an interrupt says what is kept."""
+    from hybrid_rs_jax.classifiers.base import Abilities
+    from hybrid_rs_jax.kernels import run_key
+    from hybrid_rs_jax.sampling.engine import data_mesh
+    from hybrid_rs_jax.sampling.run import InterruptedRun, sample_run
 
-    from hybrid_rs_jax.sampling.run import Progress, sample_run
-
-    budgets = None if args.per_budget is None else range(args.per_budget + 1)
-    total = len(positions) * (1 if budgets is None else len(budgets))
-    with progress_bar("sampling", total, "inputs", log=True) as advance:
-        meter = _Meter()
+    with progress_bar("sampling", len(indices) * plan.max_samples, "draws", log=True) as advance:
 
         def report(progress: Progress) -> None:
-            note = f"{progress.saved:,} draws saved" if progress.saved else ""
-            advance(progress.finished + progress.skipped, note, meter.text(progress.classified))
+            note = f"{progress.finished + progress.skipped:,} of {counted(progress.inputs, 'input')}"
+            advance(progress.settled, note, progress.classified)
 
-        return sample_run(
-            ledger,
-            source.classifier,
-            source.inputs,
-            positions,
-            smoothing,
-            plan,
-            jax.random.key(args.seed),
-            budgets=budgets,
-            classes=getattr(source.classifier, "classes", None),
-            batch_size=args.batch_size or source.batch_size,
-            mesh=hrs.data_mesh(args.devices),
-            report=report,
-        )
+        try:
+            return sample_run(
+                ledger,
+                source.classifier,
+                source.inputs,
+                indices,
+                smoothing,
+                plan,
+                run_key(work.seed),
+                classes=Abilities.of(source.classifier).classes,
+                batch_size=work.batch_size or source.batch_size,
+                mesh=getattr(source.classifier, "mesh", None) or data_mesh(work.devices),
+                report=report,
+            )
+        except InterruptedRun as interrupt:
+            kept, lost = ledger.counts().draws, interrupt.progress.lost
+            say(
+                f"Interrupted: {out} keeps {counted(kept, 'draw')}, {lost:,} under way were lost; "
+                "--resume goes on from there.",
+                stderr=True,
+            )
+            raise
 
 
-def _ledger(args: argparse.Namespace, header: dict[str, Any]) -> Any:
+def _ledger(out: Path, header: dict[str, Any], new: bool) -> Ledger:
     """A new ledger, or with --resume the one that is there."""
-    from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
+    from hybrid_rs_jax.sampling.ledger import Ledger
 
-    if args.resume and (args.out / LEDGER_FILE).exists():
-        return Ledger.resume(args.out, header, may_change=_may_change)
-    return Ledger.create(args.out, header)
+    return Ledger.create(out, header) if new else Ledger.resume(out, header, may_change=_may_change)
 
 
 def _may_change(field: str, before: Any, after: Any) -> bool:
@@ -152,32 +190,33 @@ def _may_change(field: str, before: Any, after: Any) -> bool:
 
 
 def _header(
-    args: argparse.Namespace, source: Source, smoothing: hrs.HybridSmoothing, plan: Any, aim: dict[str, Any] | None
+    source: Source, smoothing: HybridSmoothing, plan: SamplingPlan, aim: dict[str, object] | None, seed: int
 ) -> dict[str, Any]:
     """Everything that defines the draws."""
+    from hybrid_rs_jax.classifiers.base import Abilities
+    from hybrid_rs_jax.cli._sources import first_readable
+    from hybrid_rs_jax.kernels.record import describe_noise
+    from hybrid_rs_jax.results.runs import run_record
+
     first = first_readable(source.inputs)
     shared = getattr(source.inputs, "eligible", first.eligible)
+    with library_sentences():
+        noise = describe_noise(smoothing, first.image.size)
     record = run_record(
         smoothing,
         samples=plan.max_samples,
-        seed=args.seed,
+        seed=seed,
         eligible=np.flatnonzero(shared).tolist() if np.ndim(shared) == 1 else [],
         sigma_unit=source.sigma_unit,
         dtype=str(first.image.dtype),
         classifier=source.model | _served_model(source.classifier, first),
         data=source.data,
+        noise=noise,
     )
     if np.ndim(shared) == 2:
         record["eligible_positions"] = "an own set for each input, part of its digest"
-    budgets = None if args.per_budget is None else list(range(args.per_budget + 1))
-    return {
-        **record,
-        "plan": plan.describe(),
-        "aim": aim,
-        "mode": "shared" if budgets is None else "per budget",
-        "budgets": budgets,
-        "classes": getattr(source.classifier, "classes", None),
-    }
+    classes = Abilities.of(source.classifier).classes
+    return {**record, "plan": plan.describe(), "aim": aim, "classes": classes}
 
 
 def _served_model(classifier: Any, encoded: Any) -> dict[str, str]:
@@ -200,90 +239,71 @@ def _as_sentence() -> Iterator[None]:
         raise BadInputError(str(error)) from error
 
 
-def _smoothing(args: argparse.Namespace, source: Source) -> hrs.HybridSmoothing:
-    """The noise of the flags; beta, and for the demo sigma, have defaults."""
-    if args.no_pixel_noise and args.sigma is not None:
-        raise BadInputError("--no-pixel-noise contradicts --sigma; leave one of them out.")
-    given = {name: getattr(args, name) for name in ("kernel", "beta", "vocab_size", "cardinalities", "sigma")}
-    if given["beta"] is None and args.kernel != "none":
-        given["beta"] = BETA
-    if given["vocab_size"] is None and args.kernel == "uniform":
-        given["vocab_size"] = source.vocab_size
-    elif args.kernel == "uniform" and source.vocab_size not in (None, given["vocab_size"]):
-        raise BadInputError(
-            f"--vocab-size {given['vocab_size']} contradicts the data, whose alphabet has {source.vocab_size} symbols."
-        )
-    if given["sigma"] is None and not args.no_pixel_noise:
-        if args.data != "demo":
-            raise BadInputError("--sigma is needed (or --no-pixel-noise): the pixel noise is part of the certificate.")
-        given["sigma"] = DEMO_SIGMA
-    arguments.check_noise_flags(args.kernel, given)
-    return build_smoothing(given)
+def _smoothing(noise: NoiseOptions, source: Source, demo: bool) -> HybridSmoothing:
+    """The noise of the flags; beta, and for the demo sigma, have defaults, and the data know their alphabet."""
+    noise = noise.or_default(kernel="uniform")
+    if noise.kernel != "none":
+        noise = noise.or_default(beta=BETA)
+    if noise.kernel == "uniform":
+        noise = noise.or_default(vocab_size=source.vocab_size)
+        if source.vocab_size not in (None, noise.vocab_size):
+            raise BadInputError(
+                f"--vocab-size {noise.vocab_size} contradicts the data, whose alphabet has {source.vocab_size} symbols."
+            )
+    if demo and not noise.no_pixel_noise:
+        noise = noise.or_default(sigma=DEMO_SIGMA)
+    return noise.smoothing()
 
 
-def _summary(progress: Any, plan: Any, counts: Any) -> None:
+def _summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts) -> None:
     """What the session did and what the run holds now."""
-    drawn, what = np.sort(counts.n), "input" if np.all(counts.budget < 0) else "sample"
+    from hybrid_rs_jax.kernels.record import rounding_text
+
+    drawn = np.sort(np.concatenate([table.draws for table in counts.streams.values()] or [np.zeros(0, np.int64)]))
     if drawn.size:
         say(
-            f"{progress.finished} of {counted(progress.inputs, what)} done; draws: "
+            f"{progress.finished} of {counted(progress.inputs, 'input')} done; draws: "
             f"{int(drawn[0]):,} to {int(drawn[-1]):,}, median {int(drawn[(drawn.size - 1) // 2]):,}, "
             f"mean {float(drawn.mean()):,.1f}, of at most {plan.max_samples:,}."
         )
     say(f"This session classified {progress.classified:,} noisy copies; {progress.drawn:,} of them count.")
-    if ties := int(counts.ties.sum()):
-        say(f"{ties:,} of all draws were ties: their margin is at rounding level, another batch size may flip them.")
+    if counts.ties:
+        say(
+            f"{counts.ties:,} of all draws were ties: their margin is at rounding level, another batch size may flip "
+            "them."
+        )
+    if progress.rounded:
+        say(rounding_text(progress.rounded))
     for name, reason in counts.skipped[:5]:
         say(f"Skipped {name}: {reason}")
     if len(counts.skipped) > 5:
         say(f"... and {len(counts.skipped) - 5} more; the ledger holds all reasons.")
 
 
-class _Meter:
-    """Copies per second over this session."""
+def _refuse_all(folder: Path, skipped: Sequence[tuple[str, str]], new: bool) -> NoReturn:
+    """Not one input could be used: one cause, and no new run is left that the mended command would stumble over."""
+    from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, LOCK_FILE
 
-    def __init__(self) -> None:
-        self._begin: float | None = None
-        self._first = 0
-
-    def text(self, classified: int) -> str | None:
-        """The rate since the first batch, which holds the compilation."""
-        if self._begin is None:
-            self._begin, self._first = time.monotonic(), classified
-            return None
-        passed = time.monotonic() - self._begin
-        return f"{(classified - self._first) / passed:,.0f} copies/s" if passed > 0 else None
+    if new:
+        for name in (LEDGER_FILE, LOCK_FILE):
+            (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else is in it
+            folder.rmdir()
+    raise BadInputError(f"None of the {counted(len(skipped), 'input')} can be used; the first one: {skipped[0][1]}")
 
 
-class _interruptible:
-    """Turn SIGTERM into an interrupt, and say that nothing is lost."""
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends a run in good order, as Ctrl-C does."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._before: Any = None
+    def stop(signum: int, frame: types.FrameType | None) -> None:
+        raise KeyboardInterrupt
 
-    def __enter__(self) -> None:
-        def stop(signum: int, frame: types.FrameType | None) -> None:
-            raise KeyboardInterrupt
-
-        try:
-            self._before = signal.signal(signal.SIGTERM, stop)
-        except ValueError:  # not in the main thread: leave signals alone
-            self._before = None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-        if kind is KeyboardInterrupt:
-            say(f"Interrupted; what was drawn is in {self._folder}, and --resume goes on from there.", stderr=True)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    part, slash, parts = text.partition("/")
-    parse: Callable[[str], int] = arguments.integer(0, 2**20)
-    if not slash:
-        raise argparse.ArgumentTypeError(f"must look like 0/4, got {text}")
-    index, number = parse(part), parse(parts)
-    if not 0 <= index < number:
-        raise argparse.ArgumentTypeError(f"must be I/K with 0 <= I < K, got {text}")
-    return index, number
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's business
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -9,7 +9,6 @@ A GRID is a list 0.9,0.99,0.999, or start:stop:count, or log:start:stop:count.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import dataclasses
 import functools
@@ -17,15 +16,23 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from cyclopts import Parameter
 
-import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import atomic_file, check_target
-from hybrid_rs_jax.cli import _arguments as arguments
-from hybrid_rs_jax.cli import _grids as grids
+from hybrid_rs_jax._version import __version__
+from hybrid_rs_jax.cli._values import (
+    LARGEST,
+    MAX_BUDGET,
+    SMALLEST,
+    flag,
+    integer_grid,
+    number_grid,
+)
+from hybrid_rs_jax.cli.options import ALPHA, TAU, Cardinalities, KernelName, Level, Symbols, Unit
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.kernels.record import KERNELS, build_smoothing
 from hybrid_rs_jax.report.long_table import LongTableWriter
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
@@ -43,84 +50,128 @@ MOST_CELLS = 10**9
 BLOCK = 1 << 18
 WORKERS = 2
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `sweep`."""
-    score = parser.add_mutually_exclusive_group(required=True)
-    score.add_argument(
-        "--p-a", type=grids.float_grid(lambda x: 0 <= x <= 1, "in [0, 1]"), metavar="GRID", help="clean probabilities"
-    )
-    score.add_argument(
-        "--samples",
-        type=grids.integer_grid(1, 2**53),
-        metavar="GRID",
-        help="numbers of draws, all of them successes, instead of --p-a",
-    )
-    parser.add_argument(
-        "--budgets",
-        type=grids.integer_grid(0, arguments.MAX_BUDGET),
-        default="0:8:9",
-        metavar="GRID",
-        help="discrete budgets d (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--epsilon",
-        type=grids.float_grid(lambda x: 0 <= x <= arguments.LARGEST, "in 0..1e+12"),
-        metavar="GRID",
-        help="l2 budgets in the unit of the inputs, that of sigma (default: 0)",
-    )
-    parser.add_argument(
-        "--sigma",
-        type=grids.float_grid(lambda x: arguments.SMALLEST <= x <= arguments.LARGEST, "in 1e-12..1e+12"),
-        metavar="GRID",
-        help="standard deviations of the pixel noise; left out = text-only",
-    )
-    parser.add_argument(
-        "--beta",
-        type=grids.float_grid(lambda x: 0 < x < 1, "in (0, 1)"),
-        metavar="GRID",
-        help="probabilities that a token is replaced",
-    )
-    parser.add_argument(
-        "--kernel", choices=tuple(KERNELS), default="uniform", help="token noise (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--vocab-size", type=arguments.integer(2, 2**31 - 1), metavar="V", help="symbols that the noise draws from"
-    )
-    parser.add_argument(
-        "--cardinalities", type=arguments.cardinalities, metavar="K,K,...", help="symbols per field (categorical)"
-    )
-    parser.add_argument("--radius", action="store_true", help="certified radius at --tau instead of worst-case scores")
-    parser.add_argument("--tau", type=arguments.open_unit, metavar="T", help="threshold for --radius (default: 4.6e-5)")
-    parser.add_argument("--alpha", type=arguments.open_unit, metavar="A", help="risk for --samples (default: 0.01)")
-    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="table to write (.csv or .parquet)")
-    parser.add_argument("--force", action="store_true", help="overwrite an existing FILE")
+Probabilities = Annotated[np.ndarray, flag(number_grid(lambda x: 0 <= x <= 1, "in [0, 1]"), "GRID")]
+Draws = Annotated[np.ndarray, flag(integer_grid(1, 2**53), "GRID")]
+Budgets = Annotated[np.ndarray, flag(integer_grid(0, MAX_BUDGET), "GRID")]
+Distances = Annotated[np.ndarray, flag(number_grid(lambda x: 0 <= x <= LARGEST, f"in 0..{LARGEST:g}"), "GRID")]
+Deviations = Annotated[
+    np.ndarray, flag(number_grid(lambda x: SMALLEST <= x <= LARGEST, f"in {SMALLEST:g}..{LARGEST:g}"), "GRID")
+]
+Units = Annotated[np.ndarray, flag(number_grid(lambda x: 0 < x < 1, "in (0, 1)"), "GRID")]
 
 
-def run(args: argparse.Namespace) -> None:
-    """Compute block by block, two at a time, and write each one as soon as it is there."""
-    given = {name: getattr(args, name) for name in ("beta", "sigma", "vocab_size", "cardinalities")}
-    arguments.check_noise_flags(args.kernel, given)
-    _check_mode(args)
-    check_target(args.out, SUFFIXES, args.force)
-    grid = Grid.of(args)
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """The axes of the grid, and what is computed on it."""
+
+    p_a: Probabilities | None = None
+    """clean probabilities"""
+    samples: Draws | None = None
+    """numbers of draws, all of them successes, instead of --p-a"""
+    budgets: Budgets | None = None
+    """discrete budgets d (default: 0:8:9)"""
+    epsilon: Distances | None = None
+    """l2 budgets in the unit of the inputs, that of sigma (default: 0)"""
+    sigma: Deviations | None = None
+    """standard deviations of the pixel noise"""
+    no_pixel_noise: bool = False
+    """text-only: tokens alone carry noise"""
+    beta: Units | None = None
+    """probabilities that a token is replaced"""
+    kernel: KernelName = "uniform"
+    """token noise (default: uniform)"""
+    vocab_size: Symbols | None = None
+    """symbols that the noise draws from"""
+    cardinalities: Cardinalities | None = None
+    """symbols per field (categorical)"""
+    radius: bool = False
+    """certified radius at --tau instead of worst-case scores"""
+    tau: Unit | None = None
+    """threshold for --radius (default: 4.6e-05)"""
+    alpha: Level | None = None
+    """risk for --samples (default: 0.01)"""
+
+    def check(self) -> None:
+        """Refuse what is missing, and flags that mean nothing together."""
+        from hybrid_rs_jax.cli.options import check_noise
+
+        check_noise(
+            self.kernel,
+            beta=self.beta,
+            vocab_size=self.vocab_size,
+            cardinalities=self.cardinalities,
+            sigma=self.sigma,
+            no_pixel_noise=self.no_pixel_noise,
+        )
+        if (self.p_a is None) == (self.samples is None):
+            raise BadInputError("One of --p-a and --samples is needed, and not both.")
+        for idle, name, partner in (
+            (self.radius and self.epsilon is not None, "--epsilon", "a sweep without --radius"),
+            (not self.radius and self.tau is not None, "--tau", "--radius"),
+            (self.samples is None and self.alpha is not None, "--alpha", "--samples"),
+            (self.sigma is None and self.epsilon is not None and self.epsilon.any(), "--epsilon above 0", "--sigma"),
+        ):
+            if idle:
+                raise BadInputError(f"{name} has a meaning only with {partner}.")
+        fields, largest = self.cardinalities, int(self.discrete_budgets.max())
+        if fields is not None and largest > len(fields):
+            raise BadInputError(f"--budgets must be at most the number of fields {len(fields)}, got {largest}.")
+
+    @property
+    def discrete_budgets(self) -> np.ndarray:
+        """Budgets d; without token noise 0 alone."""
+        default = np.arange(1 if self.kernel == "none" else 9)
+        if self.budgets is None and self.cardinalities is not None:
+            default = default[: len(self.cardinalities) + 1]
+        return default if self.budgets is None else self.budgets
+
+    @property
+    def threshold(self) -> float:
+        """Tau of --radius."""
+        return TAU if self.tau is None else self.tau
+
+
+def sweep(
+    options: SweepOptions | None = None,
+    *,
+    out: Annotated[Path, Parameter(metavar="FILE")],
+    force: bool = False,
+) -> None:
+    """Compute block by block, two at a time, and write each one as soon as it is there.
+
+    Parameters
+    ----------
+    out
+        table to write (.csv or .parquet)
+    force
+        overwrite an existing FILE
+    """
+    options = options or SweepOptions()
+    options.check()
+    check_target(out, SUFFIXES, force)
+    grid = Grid.of(options)
     if grid.cells > MOST_CELLS:
         raise BadInputError(f"The grid has {grid.cells:,} cells; at most {MOST_CELLS:,} are computed in one sweep.")
-    about = {"kernel": args.kernel, "vocab_size": args.vocab_size, "cardinalities": args.cardinalities}
-    about |= {"tau": _tau(args)} if args.radius else {}
-    about |= {"package": f"hybrid_rs_jax {hrs.__version__}"}
+    about: dict[str, object] = {
+        "kernel": options.kernel,
+        "vocab_size": options.vocab_size,
+        "cardinalities": options.cardinalities,
+    }
+    about |= {"tau": options.threshold} if options.radius else {}
+    about |= {"package": f"hybrid_rs_jax {__version__}"}
     with (
         library_sentences(),
-        atomic_file(args.out, args.force) as path,
-        LongTableWriter(path, args.out.suffix.lower(), grid.columns, about) as table,
+        atomic_file(out, force) as path,
+        LongTableWriter(path, out.suffix.lower(), grid.columns, about) as table,
         progress_bar("sweep", grid.cells, "cells") as progress,
     ):
         done = 0
-        for block, values in _in_order(grid.blocks(), functools.partial(_solve, args)):
+        for block, values in _in_order(grid.blocks(), functools.partial(_solve, options)):
             table.write(block.index, block.constants, values)
             done += values.size
             progress(done)
-    say(f"Wrote {grid.cells:,} rows to {args.out}.")
+    say(f"Wrote {grid.cells:,} rows to {out}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,20 +195,20 @@ class Grid:
     result: str
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> Grid:
+    def of(cls, options: SweepOptions) -> Grid:
         """The grid that the flags describe."""
-        epsilon = np.zeros(1) if args.epsilon is None else args.epsilon
-        axes = {"d": args.budgets, **({} if args.radius else {"epsilon": epsilon})}
-        if args.samples is None:
-            scores, complement = {"p_a": args.p_a}, 1 - args.p_a
+        epsilon = np.zeros(1) if options.epsilon is None else options.epsilon
+        axes = {"d": options.discrete_budgets, **({} if options.radius else {"epsilon": epsilon})}
+        if options.p_a is not None:
+            scores, complement = {"p_a": options.p_a}, 1 - options.p_a
         else:
             from hybrid_rs_jax.confidence import clopper_pearson_bound
 
-            bound = clopper_pearson_bound(
-                args.samples, args.samples, arguments.ALPHA if args.alpha is None else args.alpha
-            )
-            scores, complement = {"samples": args.samples, "p_a": bound.p}, bound.complement
-        return cls(scores, complement, axes, args.beta, args.sigma, "radius" if args.radius else "worst_case")
+            alpha = ALPHA if options.alpha is None else options.alpha
+            bound = clopper_pearson_bound(options.samples, options.samples, alpha)
+            scores, complement = {"samples": np.asarray(options.samples), "p_a": bound.p}, bound.complement
+        result = "radius" if options.radius else "worst_case"
+        return cls(scores, complement, axes, options.beta, options.sigma, result)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -198,18 +249,17 @@ class Grid:
         return index, self.complement[score]
 
 
-def _solve(args: argparse.Namespace, block: Block) -> np.ndarray:
-    noise = {"kernel": args.kernel, "vocab_size": args.vocab_size, "cardinalities": args.cardinalities, "sigma": None}
-    smoothing = build_smoothing({**noise, **block.constants})
+def _solve(options: SweepOptions, block: Block) -> np.ndarray:
+    from hybrid_rs_jax.certificate import certified_radius, worst_case_probability
+    from hybrid_rs_jax.kernels.record import build_smoothing
+
+    noise = {"kernel": options.kernel, "vocab_size": options.vocab_size, "cardinalities": options.cardinalities}
+    smoothing = build_smoothing({**noise, "sigma": None, **block.constants})
     p, d = block.index["p_a"], block.index["d"]
-    if args.radius:
-        return np.asarray(hrs.certified_radius(p, d, smoothing, _tau(args), complement=block.complement))
+    if options.radius:
+        return np.asarray(certified_radius(p, d, smoothing, options.threshold, complement=block.complement))
     epsilon = block.index["epsilon"]
-    return np.asarray(hrs.worst_case_probability(p, d, epsilon, smoothing, complement=block.complement))
-
-
-def _tau(args: argparse.Namespace) -> float:
-    return arguments.TAU if args.tau is None else args.tau
+    return np.asarray(worst_case_probability(p, d, epsilon, smoothing, complement=block.complement))
 
 
 def _in_order(blocks: Iterator[Block], solve: Callable[[Block], np.ndarray]) -> Iterator[tuple[Block, np.ndarray]]:
@@ -223,17 +273,3 @@ def _in_order(blocks: Iterator[Block], solve: Callable[[Block], np.ndarray]) -> 
                 yield first, values.result()
         for last, values in ahead:
             yield last, values.result()
-
-
-def _check_mode(args: argparse.Namespace) -> None:
-    for idle, flag, partner in (
-        (args.radius and args.epsilon is not None, "--epsilon", "a sweep without --radius"),
-        (not args.radius and args.tau is not None, "--tau", "--radius"),
-        (args.samples is None and args.alpha is not None, "--alpha", "--samples"),
-        (args.sigma is None and args.epsilon is not None and args.epsilon.any(), "--epsilon above 0", "--sigma"),
-    ):
-        if idle:
-            raise BadInputError(f"{flag} has a meaning only with {partner}.")
-    fields = args.cardinalities
-    if fields is not None and args.budgets.max() > len(fields):
-        raise BadInputError(f"--budgets must be at most the number of fields {len(fields)}, got {args.budgets.max()}.")

@@ -8,9 +8,10 @@ from hybrid_rs_jax.confidence._clopper_pearson import (
     clopper_pearson_upper,
     clopper_pearson_upper_bound,
 )
-from hybrid_rs_jax.confidence._deployment import detection_threshold
+from hybrid_rs_jax.confidence._deployment import detection_threshold, miss_probability_at
 from hybrid_rs_jax.confidence._describe import plan_from
 from hybrid_rs_jax.confidence._fixed import FixedSample, samples_for_share
+from hybrid_rs_jax.confidence._mean import mean_lower_bound, mean_lower_bound_from_histogram
 from hybrid_rs_jax.confidence._plan import SamplingPlan, Verdict
 from hybrid_rs_jax.confidence._sequential import PlanSummary, SequentialTest
 from hybrid_rs_jax.confidence._staged import StagedLooks, staged_looks
@@ -29,6 +30,9 @@ __all__ = [
     "clopper_pearson_upper",
     "clopper_pearson_upper_bound",
     "detection_threshold",
+    "mean_lower_bound",
+    "mean_lower_bound_from_histogram",
+    "miss_probability_at",
     "plan_from",
     "samples_for_share",
     "staged_looks",

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from hybrid_rs_jax._checks import check_counts, check_risk
+
 __all__ = [
     "LowerBound",
     "UpperBound",
@@ -46,13 +48,13 @@ def clopper_pearson(successes: object, n: object, alpha: object) -> np.ndarray |
     Args:
       successes: integer k, `0 <= k <= n`; arguments broadcast.
       n: integer number of draws, at least 1.
-      alpha: risk level in (0, 1), spent once on this statement.
+      alpha: risk level in [1e-200, 1), spent once on this statement.
 
     Returns:
       float64, at most the exact bound (short of it by less than 1e-9 of a standard error).
 
     Raises:
-      ValueError: for counts that are not integers, `k > n`, or alpha outside of (0, 1).
+      ValueError: for counts that are not integers in 0..2^53, `k > n`, or alpha outside of its range.
 
     >>> round(clopper_pearson(9_990, 10_000, alpha=0.01), 5)
     0.99799
@@ -61,17 +63,20 @@ def clopper_pearson(successes: object, n: object, alpha: object) -> np.ndarray |
 
 
 def clopper_pearson_bound(successes: object, n: object, alpha: object) -> LowerBound:
-    """`clopper_pearson` together with the complement, which keeps its digits when the bound is close to one."""
-    k, n, alpha = np.broadcast_arrays(
-        whole_numbers("successes", successes), whole_numbers("n", n), risk_levels("alpha", alpha)
-    )
+    """`clopper_pearson` together with the complement, which keeps its digits when the bound is close to one.
+
+    Args:
+      successes, n, alpha: as for `clopper_pearson`; they broadcast.
+
+    Returns:
+      `p` float64, at most the exact bound, and `complement`, at least one minus the exact bound.
+
+    Raises:
+      ValueError: as `clopper_pearson`.
+    """
+    k, n, alpha = np.broadcast_arrays(*check_counts(successes, n), check_risk(alpha))
     shape = k.shape
     k, n, alpha = (np.atleast_1d(x) for x in (k, n, alpha))
-    if np.any(n < 1):
-        raise ValueError(f"n must be at least 1, got {n[n < 1].flat[0]}.")
-    if np.any(k > n):
-        at = np.flatnonzero(k > n)[0]
-        raise ValueError(f"successes must be at most n, got {k.flat[at]} of {n.flat[at]}.")
     failures = n - k
     with np.errstate(divide="ignore"):
         all_agree = np.log(alpha) / n
@@ -96,13 +101,13 @@ def clopper_pearson_upper(successes: object, n: object, alpha: object) -> np.nda
     Args:
       successes: integer k, `0 <= k <= n`; arguments broadcast.
       n: integer number of draws, at least 1.
-      alpha: risk level in (0, 1), spent once on this statement.
+      alpha: risk level in [1e-200, 1), spent once on this statement.
 
     Returns:
       float64, at least the exact bound.
 
     Raises:
-      ValueError: for counts that are not integers, `k > n`, or alpha outside of (0, 1).
+      ValueError: for counts that are not integers in 0..2^53, `k > n`, or alpha outside of its range.
 
     >>> round(clopper_pearson_upper(10, 10_000, alpha=0.01), 5)
     0.00201
@@ -111,11 +116,18 @@ def clopper_pearson_upper(successes: object, n: object, alpha: object) -> np.nda
 
 
 def clopper_pearson_upper_bound(successes: object, n: object, alpha: object) -> UpperBound:
-    """`clopper_pearson_upper` together with the complement, which keeps its digits when the bound is close to one."""
-    k, n = np.broadcast_arrays(whole_numbers("successes", successes), whole_numbers("n", n))
-    if np.any(k > n):
-        at = np.flatnonzero(k > n)[0]
-        raise ValueError(f"successes must be at most n, got {k.flat[at]} of {n.flat[at]}.")
+    """`clopper_pearson_upper` together with the complement, which keeps its digits when the bound is close to one.
+
+    Args:
+      successes, n, alpha: as for `clopper_pearson_upper`; they broadcast.
+
+    Returns:
+      `p` float64, at least the exact bound, and `complement`, at most one minus the exact bound.
+
+    Raises:
+      ValueError: as `clopper_pearson_upper`.
+    """
+    k, n = check_counts(successes, n)
     failures = clopper_pearson_bound(n - k, n, alpha)
     return UpperBound(failures.complement, failures.p)
 
@@ -138,32 +150,6 @@ def _step_up(rest: np.ndarray, holds: Callable[[np.ndarray], np.ndarray]) -> np.
             return rest
         rest = np.where(good, rest, np.minimum(rest * (1 + step), 1.0))
     return np.where(holds(rest), rest, 1.0)
-
-
-def whole_numbers(name: str, values: object) -> np.ndarray:
-    """Checked counts, int64."""
-    array = np.asarray(values)
-    if array.dtype.kind == "f" and np.all(np.isfinite(array)) and np.all(array == np.floor(array)):
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be integers, got {_first_bad(array)}.")
-    if np.any(array < 0):
-        raise ValueError(f"{name} must be non-negative, got {array[array < 0].flat[0]}.")
-    return array.astype(np.int64)
-
-
-def _first_bad(array: np.ndarray) -> object:
-    if array.dtype.kind == "f":
-        return array[~(np.isfinite(array) & (array == np.floor(array)))].flat[0]
-    return f"dtype {array.dtype}"
-
-
-def risk_levels(name: str, values: object) -> np.ndarray:
-    """Checked risk levels, float64."""
-    array = np.asarray(values, np.float64)
-    if not np.all((array > 0) & (array < 1)):
-        raise ValueError(f"{name} must lie in (0, 1), got {array[~((array > 0) & (array < 1))].flat[0]}.")
-    return array
 
 
 def _scalar(array: np.ndarray) -> np.ndarray | float:

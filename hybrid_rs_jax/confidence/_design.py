@@ -36,7 +36,11 @@ def rounding_margin(max_samples: int) -> float:
 
 
 def largest_error(alpha: float, max_samples: int) -> float:
-    """What a design may spend: alpha less the rounding of the error, and of the bounds that are computed later."""
+    """The largest error that a design may aim at: alpha less two margins.
+
+    One margin covers the rounding of the error itself, the other that of the bounds that are computed at the stop, so
+    that a stop at `REACHED` still proves p* when its bound is rounded outwards.
+    """
     return alpha * (1 - 2 * rounding_margin(max_samples))
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from hybrid_rs_jax._checks import check_open_unit, check_probability, check_risk, check_whole
 from hybrid_rs_jax.confidence._clopper_pearson import (
     LowerBound,
     UpperBound,
     clopper_pearson_bound,
     clopper_pearson_upper_bound,
 )
-from hybrid_rs_jax.confidence._plan import Verdict, check_open_unit, check_whole, counts_at
+from hybrid_rs_jax.confidence._plan import Verdict, counts_at
 
 __all__ = ["FixedSample", "samples_for_share"]
 
@@ -83,7 +84,7 @@ def samples_for_share(share: float, p_star: float, alpha: float) -> int | None:
     Args:
       share: share of successes, in [0, 1].
       p_star: the proportion to prove, in (0, 1).
-      alpha: risk level in (0, 1).
+      alpha: risk level in [1e-200, 1).
 
     Returns:
       n, or None where no number of draws up to 10^12 is enough: the share is not, or hardly, above `p_star`.
@@ -94,9 +95,8 @@ def samples_for_share(share: float, p_star: float, alpha: float) -> int | None:
     >>> samples_for_share(1.0, 0.75, 0.01), samples_for_share(0.7, 0.75, 0.01)
     (17, None)
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must lie in [0, 1], got {share}.")
-    p_star, alpha = check_open_unit("p_star", p_star), check_open_unit("alpha", alpha)
+    share, p_star = float(check_probability("share", share)), float(check_open_unit("p_star", p_star))
+    alpha = float(check_risk(alpha))
     if share <= p_star:
         return None
     start = _least_conceivable(share, p_star, alpha)

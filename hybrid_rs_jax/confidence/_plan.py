@@ -7,9 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from hybrid_rs_jax.confidence._clopper_pearson import LowerBound, UpperBound, whole_numbers
+from hybrid_rs_jax._checks import check_counts
+from hybrid_rs_jax.confidence._clopper_pearson import LowerBound, UpperBound
 
-__all__ = ["SamplingPlan", "Verdict"]
+__all__ = ["SamplingPlan", "Verdict", "counts_at"]
 
 
 class Verdict(enum.IntEnum):
@@ -26,7 +27,8 @@ class SamplingPlan(Protocol):
     """When to stop drawing, fixed before the first draw, and the bounds that hold at the stop.
 
     Sampling may stop only at a look: the smallest `n` in `looks` at which `verdict` is not `CONTINUE`. The bounds hold
-    for the counts of that stop, for every `alpha` in (0, 1), chosen before or after. Both are rounded outwards.
+    for the counts of that stop and any one `alpha` in (0, 1) that was chosen before they were seen: the least of
+    several levels that certifies would be wrong more often than it says. Both are rounded outwards.
     """
 
     @property
@@ -57,29 +59,6 @@ class SamplingPlan(Protocol):
 
 
 def counts_at(n: object, successes: object, max_samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Checked int64 counts, broadcast against each other."""
-    draws, k = np.broadcast_arrays(whole_numbers("n", n), whole_numbers("successes", successes))
-    if np.any(draws > max_samples):
-        raise ValueError(f"n must be at most the plan's max_samples of {max_samples}, got {draws.max()}.")
-    if np.any(k > draws):
-        at = np.flatnonzero(k > draws)[0]
-        raise ValueError(f"successes must be at most n, got {k.flat[at]} of {draws.flat[at]}.")
-    return draws, k
-
-
-def check_whole(name: str, value: object, least: int, most: int | None = None) -> int:
-    """One integer setting of a plan."""
-    span = f"of at least {least}" if most is None else f"in {least}..{most}"
-    array = np.asarray(value)
-    whole = array.ndim == 0 and array.dtype.kind in "iuf"
-    if not whole or not (value >= least and value % 1 == 0 and (most is None or value <= most)):  # type: ignore[operator]
-        raise ValueError(f"{name} must be an integer {span}, got {value}.")
-    return int(value)  # type: ignore[call-overload]
-
-
-def check_open_unit(name: str, value: object) -> float:
-    """One setting of a plan that is a probability strictly between 0 and 1."""
-    number = float(value)  # type: ignore[arg-type]
-    if not 0 < number < 1:
-        raise ValueError(f"{name} must lie in (0, 1), got {value}.")
-    return number
+    """Checked draws and successes of a plan, int64, broadcast against each other."""
+    successes, draws = check_counts(successes, n, least=0, most=max_samples, most_is=", the plan's max_samples")
+    return draws, successes

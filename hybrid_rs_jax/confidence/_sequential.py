@@ -8,16 +8,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hybrid_rs_jax.confidence._clopper_pearson import LowerBound, UpperBound, risk_levels
+from hybrid_rs_jax._checks import (
+    MOST_TEST_DRAWS,
+    SMALLEST_TEST_ALPHA,
+    check_open_unit,
+    check_probability,
+    check_risk,
+    check_side,
+    check_whole,
+)
+from hybrid_rs_jax.confidence._clopper_pearson import LowerBound, UpperBound
 from hybrid_rs_jax.confidence._design import design, largest_error, reach_probability, reaching_odds, rounding_margin
 from hybrid_rs_jax.confidence._paths import Boundary, Odds, Outcomes, log_sum, outcomes
-from hybrid_rs_jax.confidence._plan import Verdict, check_open_unit, check_whole, counts_at
+from hybrid_rs_jax.confidence._plan import Verdict, counts_at
 from hybrid_rs_jax.confidence._strength import outcome_index, outwards, stopped_lower, stopped_upper
 
 __all__ = ["PlanSummary", "SequentialTest"]
-
-SMALLEST_ALPHA = 1e-100
-MOST_SAMPLES = 10**7
 
 
 class PlanSummary(NamedTuple):
@@ -69,12 +75,12 @@ class SequentialTest:
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
-        set_(self, "p_star", check_open_unit("p_star", self.p_star))
+        set_(self, "p_star", float(check_open_unit("p_star", self.p_star)))
         given = 1 - self.p_star if self.complement_star is None else self.complement_star
-        set_(self, "complement_star", check_open_unit("complement_star", given))
-        set_(self, "alpha", check_open_unit("alpha", self.alpha))
-        set_(self, "power", check_open_unit("power", self.power))
-        set_(self, "max_samples", check_whole("max_samples", self.max_samples, 1, MOST_SAMPLES))
+        set_(self, "complement_star", float(check_open_unit("complement_star", given)))
+        set_(self, "alpha", float(check_risk(self.alpha, smallest=SMALLEST_TEST_ALPHA)))
+        set_(self, "power", float(check_open_unit("power", self.power)))
+        set_(self, "max_samples", check_whole("max_samples", self.max_samples, 1, MOST_TEST_DRAWS))
         self._check_together()
         if self.boundary is None:
             set_(self, "boundary", design(self._null, self.alpha, self.max_samples, self.power))
@@ -84,12 +90,9 @@ class SequentialTest:
             raise ValueError(f"boundary must have an error of at most alpha = {self.alpha}, got {error}.")
 
     def _check_together(self) -> None:
-        if self.side not in ("above", "below"):
-            raise ValueError(f"side must be 'above' or 'below', got {self.side!r}.")
+        check_side(self.side)
         if abs(sum(self._claim) - 1) > 1e-9 + 1e-6 * min(self._claim):
             raise ValueError(f"complement_star must be 1 - p_star = {1 - self.p_star}, got {self.complement_star}.")
-        if self.alpha < SMALLEST_ALPHA:
-            raise ValueError(f"alpha must lie in [{SMALLEST_ALPHA}, 1), got {self.alpha}.")
         if self.power <= self.alpha:
             raise ValueError(f"power must lie above alpha = {self.alpha}, got {self.power}.")
         need = math.log(largest_error(self.alpha, self.max_samples)) / self._null.log_p * (1 + 1e-13)
@@ -118,7 +121,9 @@ class SequentialTest:
         return np.where(looks[at] == draws, code, Verdict.CONTINUE).astype(np.int8)
 
     def lower_bound(self, n: object, successes: object, alpha: object) -> LowerBound:
-        """The p at which a stop at least as strong has probability alpha, for any alpha; rounded down.
+        """The p at which a stop at least as strong has probability alpha; rounded down.
+
+        Any one alpha may be asked that was chosen before the draws, not only that of the design.
 
         Exact, by one fixed order of all stops (earlier `REACHED` is stronger, then `EXHAUSTED` with fewer failures,
         then later `FUTILE`), so it may be used for any tau or budget later on. For `side="above"`: after `REACHED`, at
@@ -174,8 +179,7 @@ class SequentialTest:
         Raises:
           ValueError: if p lies outside of [0, 1].
         """
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must lie in [0, 1], got {p}.")
+        p = float(check_probability("p", p))
         odds = Odds.of(p, complement)
         odds = odds if self.side == "above" else odds.swapped
         law = self._law
@@ -217,7 +221,7 @@ class SequentialTest:
     def _bounds(self, n: object, successes: object, alpha: object, lower: bool) -> tuple[np.ndarray, np.ndarray]:
         """A bound on the share of hits, and its complement."""
         draws, k = counts_at(n, successes, self.max_samples)
-        draws, k, risk = np.broadcast_arrays(draws, k, risk_levels("alpha", alpha))
+        draws, k, risk = np.broadcast_arrays(draws, k, check_risk(alpha))
         index = outcome_index(self.boundary, self._null, draws, self._misses(draws, k))
         if np.any(nowhere := index < 0):
             pair = f"{k[nowhere].flat[0]} of {draws[nowhere].flat[0]}"

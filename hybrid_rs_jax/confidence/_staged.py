@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from hybrid_rs_jax._checks import check_open_unit, check_risk, check_whole
 from hybrid_rs_jax.confidence._clopper_pearson import (
     LowerBound,
     UpperBound,
     clopper_pearson_bound,
     clopper_pearson_upper_bound,
-    risk_levels,
 )
-from hybrid_rs_jax.confidence._plan import Verdict, check_open_unit, check_whole, counts_at
+from hybrid_rs_jax.confidence._plan import Verdict, counts_at
 
 __all__ = ["StagedLooks", "staged_looks"]
 
@@ -124,7 +124,7 @@ class StagedLooks:
         at = np.searchsorted(self.looks, draws)
         if np.any(elsewhere := self.looks[at] != draws):
             raise ValueError(f"n must be one of the looks {self.sizes}, got {draws[elsewhere].flat[0]}.")
-        return k, draws, np.asarray(self.weights)[at] * risk_levels("alpha", alpha)
+        return k, draws, np.asarray(self.weights)[at] * check_risk(alpha)
 
 
 def staged_looks(first: int, max_samples: int, growth: float = 2.0, final_share: float = 0.5) -> StagedLooks:
@@ -152,7 +152,7 @@ def staged_looks(first: int, max_samples: int, growth: float = 2.0, final_share:
     """
     max_samples = check_whole("max_samples", max_samples, 1)
     first = check_whole("first", first, 1, max_samples)
-    check_open_unit("final_share", final_share)
+    final_share = float(check_open_unit("final_share", final_share))
     if not 1 < growth < math.inf:
         raise ValueError(f"growth must lie above 1, got {growth}.")
     sizes = [first]

@@ -12,6 +12,7 @@ from hybrid_rs_jax.confidence._paths import Boundary, Odds, Outcomes, log_sum, o
 __all__ = ["outcome_index", "outwards", "stopped_lower", "stopped_upper"]
 
 _FARTHEST = 700.0  # log odds; beyond, the bound is 0 or 1
+# `expit` of an exact argument is good to 2 units in the last place; the margin is four times that.
 _ROUND = 8 * float(np.finfo(np.float64).eps)
 
 
@@ -37,10 +38,11 @@ def stopped_lower(boundary: Boundary, reference: Odds, index: int, alpha: float,
     """The largest p (and its complement) at which an outcome at least as strong has probability at most alpha.
 
     Whatever the true p, the outcomes whose bound exceeds it lie at the strong end and weigh at most alpha: this needs
-    no assumption on the order, and holds for every alpha. `margin` covers the rounding of the law. Rounded down.
+    no assumption on the order, and holds for every alpha by itself. `margin` covers the rounding of the law. Rounded
+    down.
     """
     law = outcomes(boundary, reference)
-    logit = _edge(law, slice(0, index + 1), index, np.log(alpha) - margin, 1.0)
+    logit = _logit_at(law, slice(0, index + 1), index, np.log(alpha) - margin, 1.0)
     return outwards(logit)
 
 
@@ -51,7 +53,7 @@ def stopped_upper(boundary: Boundary, reference: Odds, index: int, alpha: float,
     The mirror image of `stopped_lower`; rounded up.
     """
     law = outcomes(boundary, reference)
-    logit = _edge(law, slice(index, None), index, np.log(alpha) - margin, -1.0)
+    logit = _logit_at(law, slice(index, None), index, np.log(alpha) - margin, -1.0)
     complement, p = outwards(-logit)
     return p, complement
 
@@ -61,10 +63,25 @@ def outwards(logit: float) -> tuple[float, float]:
     return float(special.expit(logit)) * (1 - _ROUND), min(float(special.expit(-logit)) * (1 + _ROUND), 1.0)
 
 
-def _edge(law: Outcomes, part: slice, near: int, target: float, side: float) -> float:
-    """Where the log probability of `part` meets the target, on its low side; it grows with `side * logit`.
+def _logit_at(law: Outcomes, part: slice, near: int, target: float, side: float) -> float:
+    """Log odds at which the outcomes of `part` have the log probability `target`, on the side where they have less.
 
-    The search starts from the share of successes of the outcome `near`.
+    Their probability grows with `side * logit`. The search brackets the target by doubling steps from the share of
+    successes of the outcome `near`, and closes in by Brent's method. Brent's root is off by its tolerance (1e-13, a
+    few units of a logit of at most 700); so the last loop steps to the low side until the log probability that is
+    computed there is itself at most `target`. What that leaves is the rounding of the law, which the caller has taken
+    off `target` (`rounding_margin`), and of turning log odds into a proportion (`outwards`).
+
+    Args:
+      law: all outcomes, strongest first.
+      part: the outcomes whose probability is meant, one end of the order.
+      near: an outcome to start from.
+      target: log of the risk that they may have.
+      side: 1 where their probability grows with the log odds, -1 where it falls.
+
+    Returns:
+      log odds, sound as a lower bound for side 1 and as an upper bound for side -1; `-side` times infinity where
+      700 is not low enough.
     """
 
     def excess(x: float) -> float:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
-import functools
-import hashlib
+import json
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from hybrid_rs_jax.data._journal import Journal
-from hybrid_rs_jax.data.samples import Sample, Samples, Unreadable
+from hybrid_rs_jax._files import kind_of, parse_json
+from hybrid_rs_jax.data.index import RawInput
+from hybrid_rs_jax.data.inputs import Inputs
+from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
 
-__all__ = ["Curation", "Decide", "NoiseAlone", "Outcome", "curate"]
+__all__ = ["Curation", "Decide", "Outcome", "curate"]
 
-#: A text or None for no text, and an image or None for no image; never both None.
-Pair = tuple[str | None, np.ndarray | None]
+#: A text (or its symbols, where `decide` knows them) or None for no text, and an image or None; never both None.
+Pair = tuple[str | np.ndarray | None, np.ndarray | None]
 #: Decisions for a batch of pairs, True = Unsafe. How a missing half is put to the model is the caller's affair.
 Decide = Callable[[Sequence[Pair]], Sequence[bool] | np.ndarray]
+
+_JOURNAL_VERSION = 1
 
 
 class Outcome(enum.StrEnum):
@@ -33,39 +38,6 @@ class Outcome(enum.StrEnum):
     PAIR_SAFE = "text and image together are safe"
     NOISE_UNSAFE = "noise alone is unsafe"
     UNREADABLE = "unreadable"
-
-
-@dataclass(frozen=True)
-class NoiseAlone:
-    """Draws the pair that asks whether noise by itself looks unsafe: a deterministic one per input.
-
-    The image is Gaussian noise about mid-grey, of the input's size and not clipped; the text is as many random words
-    as the input has, from `words`, or no text where there are none.
-
-    Args:
-      sigma: standard deviation of the pixels, above 0.
-      seed: of all draws; each input's noise depends on the seed and its id alone.
-      words: to draw from, each one equally likely.
-
-    Raises:
-      ValueError: if sigma is not positive.
-    """
-
-    sigma: float = 0.5
-    seed: int = 0
-    words: Sequence[str] = field(default=(), repr=False)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sigma < np.inf:
-            raise ValueError(f"sigma must be positive and finite, got {self.sigma}.")
-
-    def __call__(self, sample: Sample) -> Pair:
-        digest = hashlib.sha256(f"{self.seed}\n{sample.id}".encode()).digest()
-        rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
-        image = np.float32(0.5) + np.float32(self.sigma) * rng.standard_normal(sample.image.shape, np.float32)
-        count = max(len(sample.text.split()), 1)
-        text = " ".join(self.words[i] for i in rng.integers(len(self.words), size=count)) if self.words else None
-        return text, image
 
 
 @dataclass(frozen=True)
@@ -97,10 +69,10 @@ class Curation:
 
 
 def curate(
-    samples: Samples | Iterable[Sample | Unreadable],
+    inputs: Inputs[RawInput],
     decide: Decide,
     *,
-    noise: Callable[[Sample], Pair] | None = None,
+    noise: Callable[[RawInput], Pair],
     journal: Path | None = None,
     settings: Mapping[str, object] | None = None,
     batch_size: int = 16,
@@ -112,9 +84,10 @@ def curate(
     until one fails. Only the decisions of `decide` count, never the labels. Batches are kept full across inputs.
 
     Args:
-      samples: inputs with different ids, for instance a `Samples`; at most `batch_size` of them are in memory.
+      inputs: with different ids, for instance a `Dataset`; at most `batch_size` of them are in memory.
       decide: the base classifier; its decisions must not depend on the batch.
-      noise: gives the noise for the last question; by default `NoiseAlone()`.
+      noise: gives the pair of the last question: a draw of the smoothing's noise about an empty text and a grey
+        picture, the same one for an input whenever it is asked.
       journal: a JSON-lines file to which every finished input is appended. If it exists, the inputs in it are not
         asked again (unreadable ones neither): a run that was killed goes on and ends with the same result.
       settings: whatever the decisions depend on (model, policy, resolution, data, noise, ...), written to the journal;
@@ -128,26 +101,25 @@ def curate(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    log = Journal(journal, settings or {}, [outcome.value for outcome in Outcome])
-    if isinstance(samples, Samples):  # rather now than after days
-        log.check_ids({record.id for record in samples.records})
-    questions = _questions(noise or NoiseAlone())
-    order: dict[str, None] = {}
-    waiting = _unfinished(samples, order, log)
-    pool: list[tuple[Sample, int]] = []
+    name, times = next(iter(Counter(inputs.ids).most_common(1)), ("", 0))
+    if times > 1:
+        raise ValueError(f"id {name!r} appears twice; every id must be different.")
+    log = _Journal(journal, settings or {}, set(inputs.ids))
+    questions = _questions(noise)
+    waiting = _unfinished(inputs, log)
+    pool: list[tuple[RawInput, int]] = []
     while True:
-        pool += [(sample, 0) for sample in islice(waiting, batch_size - len(pool))]
+        pool += [(raw, 0) for raw in islice(waiting, batch_size - len(pool))]
         if not pool:
             break
-        unsafe = _ask(decide, [questions[stage].pair(sample) for sample, stage in pool])
+        unsafe = _ask(decide, [questions[stage].pair(raw) for raw, stage in pool])
         finished, pool = _advance(questions, pool, unsafe)
         log.add(finished)
         if progress is not None:
             progress(len(log.entries))
-    log.check_ids(order)
     return Curation(
-        {name: Outcome(log.entries[name]["outcome"]) for name in order},
-        {name: log.entries[name]["reason"] for name in order if "reason" in log.entries[name]},
+        {name: Outcome(log.entries[name]["outcome"]) for name in inputs.ids},
+        {name: log.entries[name]["reason"] for name in inputs.ids if "reason" in log.entries[name]},
     )
 
 
@@ -155,45 +127,29 @@ def curate(
 class _Question:
     """Which pair to ask about, the decision that lets an input go on, and what it is called when it fails."""
 
-    pair: Callable[[Sample], Pair]
+    pair: Callable[[RawInput], Pair]
     passes: bool
     failure: Outcome
 
 
-def _questions(noise: Callable[[Sample], Pair]) -> tuple[_Question, ...]:
+def _questions(noise: Callable[[RawInput], Pair]) -> tuple[_Question, ...]:
     return (
-        _Question(lambda sample: (sample.text, None), False, Outcome.TEXT_UNSAFE),
-        _Question(lambda sample: (None, sample.image), False, Outcome.IMAGE_UNSAFE),
-        _Question(lambda sample: (sample.text, sample.image), True, Outcome.PAIR_SAFE),
+        _Question(lambda raw: (raw.text, None), False, Outcome.TEXT_UNSAFE),
+        _Question(lambda raw: (None, raw.image), False, Outcome.IMAGE_UNSAFE),
+        _Question(lambda raw: (raw.text, raw.image), True, Outcome.PAIR_SAFE),
         _Question(noise, False, Outcome.NOISE_UNSAFE),
     )
 
 
-def _unfinished(
-    samples: Samples | Iterable[Sample | Unreadable], order: dict[str, None], log: Journal
-) -> Iterator[Sample]:
-    """Inputs that are not in the journal yet; ids are noted in `order` as they pass."""
-    for name, read in _named(samples):
-        if name in order:
-            raise ValueError(f"id {name!r} appears twice; every id must be different.")
-        order[name] = None
+def _unfinished(inputs: Inputs[RawInput], log: _Journal) -> Iterator[RawInput]:
+    """Inputs that are not in the journal yet; pictures are read only if they are needed."""
+    for index, name in enumerate(inputs.ids):
         if name in log.entries:
             continue
-        sample = read()
-        if isinstance(sample, Unreadable):
-            log.add([{"id": name, "outcome": Outcome.UNREADABLE.value, "reason": sample.reason}])
-        else:
-            yield sample
-
-
-def _named(samples: Samples | Iterable[Sample | Unreadable]) -> Iterator[tuple[str, Callable[[], Sample | Unreadable]]]:
-    """Ids, and how to get at the rest: images of a `Samples` are read only if they are needed."""
-    if isinstance(samples, Samples):
-        for row, record in enumerate(samples.records):
-            yield record.id, functools.partial(samples.__getitem__, row)
-    else:
-        for sample in samples:
-            yield sample.id, functools.partial(lambda same: same, sample)
+        try:
+            yield inputs.read(index)
+        except UnreadableInputError as error:
+            log.add([{"id": name, "outcome": Outcome.UNREADABLE.value, "reason": str(error)}])
 
 
 def _ask(decide: Decide, pairs: list[Pair]) -> list[bool]:
@@ -206,15 +162,97 @@ def _ask(decide: Decide, pairs: list[Pair]) -> list[bool]:
 
 
 def _advance(
-    questions: Sequence[_Question], pool: list[tuple[Sample, int]], unsafe: list[bool]
-) -> tuple[list[dict[str, str]], list[tuple[Sample, int]]]:
+    questions: Sequence[_Question], pool: list[tuple[RawInput, int]], unsafe: list[bool]
+) -> tuple[list[dict[str, str]], list[tuple[RawInput, int]]]:
     """Entries of the inputs that are finished, and the others with their next question."""
     finished, going_on = [], []
-    for (sample, stage), decision in zip(pool, unsafe, strict=True):
+    for (raw, stage), decision in zip(pool, unsafe, strict=True):
         if decision != questions[stage].passes:
-            finished.append({"id": sample.id, "outcome": questions[stage].failure.value})
+            finished.append({"id": raw.id, "outcome": questions[stage].failure.value})
         elif stage + 1 == len(questions):
-            finished.append({"id": sample.id, "outcome": Outcome.KEPT.value})
+            finished.append({"id": raw.id, "outcome": Outcome.KEPT.value})
         else:
-            going_on.append((sample, stage + 1))
+            going_on.append((raw, stage + 1))
     return finished, going_on
+
+
+class _Journal:
+    """Finished inputs by id, in memory and, if there is a path, in a JSON-lines file that begins with the settings.
+
+    A last line without its end is one that a kill cut short: it is dropped, and its input is done again.
+    """
+
+    def __init__(self, path: Path | None, settings: Mapping[str, object], ids: set[str]) -> None:
+        self.entries: dict[str, dict[str, str]] = {}
+        self._path, self._ids = path, ids
+        # as JSON gives them back: tuples become lists
+        self._settings = json.loads(json.dumps(dict(settings)))
+        if path is not None:
+            with _as_sentence(path):
+                self._open(path)
+
+    def add(self, entries: Sequence[dict[str, str]]) -> None:
+        """Append entries and flush them to the disk."""
+        if self._path is not None and entries:
+            with _as_sentence(self._path):
+                _append(self._path, entries)
+        self.entries.update({entry["id"]: entry for entry in entries})
+
+    def _open(self, path: Path) -> None:
+        header = {"curate": _JOURNAL_VERSION, "settings": self._settings}
+        content = path.read_bytes() if kind_of(path) is not None else b""
+        complete = content[: content.rfind(b"\n") + 1]
+        if not complete and not _line(header).encode().startswith(content):
+            raise BadInputError(f"{path} exists and is not a journal of curate; choose another name.")
+        for number, line in enumerate(complete.decode(errors="replace").split("\n")[:-1], start=1):
+            self._read(f"{path}, line {number}", line, number == 1)
+        # only now it is certain that the file is ours to cut
+        if len(complete) < len(content):
+            os.truncate(path, len(complete))
+        if not complete:
+            _append(path, [header])
+
+    def _read(self, where: str, line: str, first: bool) -> None:
+        try:
+            row = parse_json(line, where)
+        except BadInputError:
+            row = None
+        row = row if isinstance(row, dict) else {}
+        name = row.get("id")
+        if first and row.get("curate") == _JOURNAL_VERSION and isinstance(row.get("settings"), dict):
+            self._check_settings(row["settings"])
+        elif first or not isinstance(name, str) or row.get("outcome") not in [outcome.value for outcome in Outcome]:
+            raise BadInputError(f"{where} is not a line of a journal of curate.")
+        elif name in self.entries:
+            raise BadInputError(f"{where}: id {name!r} appears again.")
+        elif name not in self._ids:
+            raise BadInputError(f"{self._path} belongs to other data: it has id {name!r}, which is not among them.")
+        else:
+            self.entries[name] = row
+
+    def _check_settings(self, found: Mapping[str, object]) -> None:
+        for name in sorted({*found, *self._settings}):
+            before, now = (json.dumps(these.get(name)) for these in (found, self._settings))
+            if before != now or (name in found) != (name in self._settings):
+                raise BadInputError(
+                    f"{self._path} was written with {name} = {before}, and now it is {now}; use a new journal."
+                )
+
+
+def _line(row: Mapping[str, object]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _append(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    with path.open("ab") as file:
+        file.write("".join(map(_line, rows)).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _as_sentence(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be used as a journal: {error.strerror or error}.") from error

@@ -34,6 +34,11 @@ def log_trinomial_power(keep: Decimal, other: Decimal, swap: Decimal, d: int) ->
     return np.array([log_decimal(x) for x in lower] + [log_decimal(x) for x in upper[-2::-1]])
 
 
+def log_binomial_power(first: Decimal, second: Decimal, d: int) -> np.ndarray:
+    """Logarithms of the coefficients of `(first + second x)^d`, both positive, shape [d + 1]."""
+    return np.array([log_decimal(x) for x in _lower_half(first, second, Decimal(0), d)])
+
+
 def _lower_half(keep: Decimal, other: Decimal, swap: Decimal, d: int) -> list[Decimal]:
     with decimal.localcontext(_CONTEXT):
         inverse_keep = 1 / keep

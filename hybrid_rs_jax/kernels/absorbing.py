@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
-from hybrid_rs_jax.kernels.base import check_budget, check_probability
-from hybrid_rs_jax.kernels.uniform import bernoulli
+from hybrid_rs_jax._checks import check_budget, check_tokens
+from hybrid_rs_jax.kernels._threefry import Words
+from hybrid_rs_jax.kernels.base import drawn_probability, hit_limits, hits, sample_tokens
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
 
-__all__ = ["AbsorbingKernel"]
+__all__ = ["AbsorbingKernel", "MaskingNoise"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MaskingNoise:
+    """Masks where a word is at most `last`, if `possible`."""
+
+    last: Any
+    possible: Any
+    mask_token: Any
+
+    def __call__(
+        self, words: Words, tokens: Int[Array, "*shape"], eligible: Bool[Array, "*shape"] | None
+    ) -> Int[Array, "*shape"]:
+        """One noisy copy."""
+        hit, _ = hits(words, tokens.shape, self.last, self.possible)
+        if eligible is not None:
+            hit = hit & eligible
+        return jnp.where(hit, jnp.asarray(self.mask_token).astype(tokens.dtype), tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +46,7 @@ class AbsorbingKernel:
     `p_0 = q_inf = 1 - beta^d`. The worst case over all tokens, the mask symbol included.
 
     Args:
-      beta: masking probability, in [0, 1].
+      beta: masking probability, in [0, 1]; kept as it is drawn, a multiple of 2^-32.
       mask_token: id of the mask symbol.
 
     >>> AbsorbingKernel(beta=0.5).likelihood_ratio(2).p_0
@@ -35,7 +57,7 @@ class AbsorbingKernel:
     mask_token: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "beta", check_probability("beta", self.beta))
+        object.__setattr__(self, "beta", drawn_probability("beta", self.beta))
 
     def likelihood_ratio(self, d: int) -> LikelihoodRatio:
         """One atom of mass `beta^d`, the rest singular."""
@@ -56,12 +78,12 @@ class AbsorbingKernel:
         self, key: Key[Array, ""], tokens: Int[Array, "*shape"], eligible: Bool[Array, "*shape"] | None = None
     ) -> Int[Array, "*shape"]:
         """One noisy copy; jit and vmap friendly. Positions that are not `eligible` are kept."""
-        hit = bernoulli(key, tokens.shape, self.beta)
-        if eligible is not None:
-            hit = hit & eligible
-        return jnp.where(hit, jnp.asarray(self.mask_token, tokens.dtype), tokens)
+        return sample_tokens(self.noise(), key, tokens, eligible)
+
+    def noise(self) -> MaskingNoise:
+        """The sampler with its numbers, for a compiled program."""
+        return MaskingNoise(*hit_limits(self.beta), np.int32(self.mask_token))
 
     def check_tokens(self, tokens: object) -> None:
         """Every integer token is covered: masking draws from no alphabet."""
-        if not np.issubdtype(np.asarray(tokens).dtype, np.integer):
-            raise ValueError(f"Tokens must be integers, got dtype {np.asarray(tokens).dtype}.")
+        check_tokens(tokens)

@@ -12,8 +12,9 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
-from hybrid_rs_jax.kernels.base import check_budget, check_probability
-from hybrid_rs_jax.kernels.uniform import check_alphabet, replace_uniformly, uniform_likelihood_ratio
+from hybrid_rs_jax._checks import LARGEST_ALPHABET, check_alphabet, check_budget, check_whole
+from hybrid_rs_jax.kernels.base import drawn_probability, hit_limits, sample_tokens
+from hybrid_rs_jax.kernels.uniform import ReplacingNoise, uniform_likelihood_ratio
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, compose_all
 
 __all__ = ["CategoricalKernel"]
@@ -36,7 +37,7 @@ class CategoricalKernel:
     A budget beyond the number of fields means all of them.
 
     Args:
-      beta: replacement probability in [0, 1], one for all fields or one per field.
+      beta: replacement probability in [0, 1], one for all fields or one per field; kept as drawn, multiples of 2^-32.
       cardinalities: number of symbols per field, each at least 2. Field values are 0..K-1.
 
     Raises:
@@ -51,15 +52,16 @@ class CategoricalKernel:
 
     def __post_init__(self) -> None:
         cardinalities = tuple(np.atleast_1d(np.asarray(self.cardinalities)).tolist())
-        if not cardinalities or not all(k >= 2 and k == k // 1 for k in cardinalities):
-            raise ValueError(f"cardinalities must hold integers of at least 2, got {self.cardinalities}.")
+        if not cardinalities:
+            raise ValueError(f"cardinalities must hold one number of symbols per field, got {self.cardinalities}.")
         if np.ndim(self.beta) == 0:
-            beta: float | tuple[float, ...] = check_probability("beta", float(np.asarray(self.beta)))
+            beta: float | tuple[float, ...] = drawn_probability("beta", float(np.asarray(self.beta)))
         else:
-            beta = tuple(check_probability("beta", b) for b in np.asarray(self.beta))
+            beta = tuple(drawn_probability("beta", b) for b in np.asarray(self.beta))
             if len(beta) != len(cardinalities):
                 raise ValueError(f"beta must be one number or one per field ({len(cardinalities)}), got {len(beta)}.")
-        object.__setattr__(self, "cardinalities", tuple(map(int, cardinalities)))
+        sizes = tuple(check_whole("cardinalities", k, 2, LARGEST_ALPHABET) for k in cardinalities)
+        object.__setattr__(self, "cardinalities", sizes)
         object.__setattr__(self, "beta", beta)
 
     @property
@@ -85,9 +87,14 @@ class CategoricalKernel:
     def likelihood_ratios(self, d: int) -> tuple[LikelihoodRatio, ...]:
         """Laws of which one is the worst for at most `d` changed fields."""
         d = min(check_budget(d), len(self.cardinalities))
-        return tuple(_product(attacked) for attacked in self._worst_sets(d))
+        return tuple(_product(attacked) for attacked in self.worst_sets(d))
 
-    def _worst_sets(self, d: int) -> list[tuple[tuple[int, float], ...]]:
+    def worst_sets(self, d: int) -> list[tuple[tuple[int, float], ...]]:
+        """Sets of `d` fields, `(K, beta)` each, of which one is the worst to lose.
+
+        Raises:
+          ValueError: if more than 4,096 remain.
+        """
         fields = sorted(self.fields)
         if len({beta for _, beta in fields}) == 1:
             # in rational arithmetic: a field on the wrong side would leave the worst set out
@@ -107,8 +114,12 @@ class CategoricalKernel:
         self, key: Key[Array, ""], tokens: Int[Array, "*shape"], eligible: Bool[Array, "*shape"] | None = None
     ) -> Int[Array, "*shape"]:
         """One noisy copy of field values, fields on the last axis; jit and vmap friendly."""
+        return sample_tokens(self.noise(), key, tokens, eligible)
+
+    def noise(self) -> ReplacingNoise:
+        """The sampler with its numbers, one per field, for a compiled program."""
         betas = np.asarray([beta for _, beta in self.fields])
-        return replace_uniformly(key, tokens, betas, np.asarray(self.cardinalities), eligible)
+        return ReplacingNoise(*hit_limits(betas), np.asarray(self.cardinalities, np.uint32))
 
     def check_tokens(self, tokens: object) -> None:
         """Raise a ValueError when a value lies outside of its field's 0..K-1."""

@@ -6,13 +6,24 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hybrid_rs_jax._text import joined
+from hybrid_rs_jax._text import ceil_text, joined
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.kernels import HybridSmoothing
 
-__all__ = ["KERNELS", "build_smoothing", "describe_smoothing", "smoothing_text"]
+__all__ = [
+    "KERNELS",
+    "SAMPLER",
+    "build_smoothing",
+    "describe_noise",
+    "describe_smoothing",
+    "rounding_text",
+    "smoothing_text",
+]
+
+#: What turns the generator's words into noise; another version gives other draws.
+SAMPLER = "hybrid_rs_jax grid noise, version 1"
 
 #: Fields that each kernel needs; "none" is image-only smoothing.
 KERNELS: dict[str, tuple[str, ...]] = {
@@ -21,17 +32,57 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "categorical": ("beta", "cardinalities"),
     "none": (),
 }
+# What a record may name; the command line draws the others.
+_RECORDED = {"deletion": ("p_delete",), **KERNELS}
 
 
 def describe_smoothing(smoothing: HybridSmoothing) -> dict[str, Any]:
-    """`{"kernel", its fields, "sigma"}`; kernel "none" is image-only, sigma null is text-only."""
+    """`{"kernel", its fields, "sigma", "step"}`; kernel "none" is image-only, sigma null is text-only.
+
+    `step` is null where the smoothing does not say one; `describe_noise` says which one was drawn with. `Conditional`
+    is the record of its kernel with `"draws": "conditional"`, and `"nested": true` where it is.
+    """
+    from hybrid_rs_jax.kernels.conditional import Conditional
+
     kernel = smoothing.discrete
+    if isinstance(kernel, Conditional):
+        inner = describe_smoothing(dataclasses.replace(smoothing, discrete=kernel.kernel))
+        return {**inner, "draws": "conditional", **({"nested": True} if kernel.nested else {})}
     record: dict[str, Any] = {"kernel": "none"}
     if kernel is not None:
         name = type(kernel).__name__.removesuffix("Kernel").lower()
         fields = {f.name: getattr(kernel, f.name) for f in dataclasses.fields(kernel)}  # type: ignore[arg-type]
         record = {"kernel": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}
-    return {**record, "sigma": smoothing.sigma}
+    return {**record, "sigma": smoothing.sigma, "step": smoothing.step}
+
+
+def describe_noise(smoothing: HybridSmoothing, pixels: int) -> dict[str, Any]:
+    """How the noise of a run is drawn, for its header: runs whose noise differs are never added up.
+
+    Args:
+      smoothing: the smoothing distribution.
+      pixels: numbers in one picture, height times width times channels.
+
+    Returns:
+      `generator`, `partitionable` and `sampler`, which fix the draws; `step` of the pixel grid and `outcomes` of the
+      pixel noise, null without it; `total_variation`, the distance of a noisy picture's law from the certified one,
+      rounded up; `off_grid_attackers`, whether attacked pixels may lie off the grid: false, a picture is a picture.
+
+    Raises:
+      ValueError: if sigma is more than 2^16 steps.
+    """
+    from hybrid_rs_jax.kernels._alias import half_width
+
+    step, sigma = smoothing.grid_step, smoothing.sigma
+    return {
+        "generator": "threefry2x32",
+        "partitionable": True,
+        "sampler": SAMPLER,
+        "step": step,
+        "outcomes": None if sigma is None or step is None else 2 * half_width(sigma, step) + 1,
+        "total_variation": smoothing.total_variation(pixels),
+        "off_grid_attackers": False,
+    }
 
 
 def build_smoothing(record: Mapping[str, Any]) -> HybridSmoothing:
@@ -40,35 +91,50 @@ def build_smoothing(record: Mapping[str, Any]) -> HybridSmoothing:
     Raises:
       BadInputError: if a field is missing or out of range, with the field's name.
     """
-    name, sigma = record.get("kernel"), record.get("sigma")
-    if name not in KERNELS:
-        raise BadInputError(f"kernel must be {joined(KERNELS, 'or')}, got {name!r}.")
-    missing = [field for field in KERNELS[name] if record.get(field) is None]
+    name, sigma, step = record.get("kernel"), record.get("sigma"), record.get("step")
+    if not isinstance(name, str) or name not in _RECORDED:
+        raise BadInputError(f"kernel must be {joined(KERNELS, 'or')}, got {name!r:.80}.")
+    missing = [field for field in _RECORDED[name] if record.get(field) is None]
     if missing:
         raise BadInputError(f"The {name} kernel needs {joined(missing)}.")
     if name == "none" and sigma is None:
         raise BadInputError("Without a kernel there must be a sigma: noise on neither part certifies nothing.")
-    from hybrid_rs_jax.kernels import HybridSmoothing
+    if record.get("draws", "ordinary") not in ("ordinary", "conditional"):
+        raise BadInputError(f"draws must be ordinary or conditional, got {record['draws']!r:.80}.")
+    from hybrid_rs_jax.kernels import Conditional, HybridSmoothing
 
     with library_sentences():
         try:
-            return HybridSmoothing(_kernel(name, record), None if sigma is None else float(sigma))
+            numbers = {"sigma": sigma, "step": step}
+            given = {field: None if value is None else _number(field, value) for field, value in numbers.items()}
+            kernel = _kernel(name, record)
+            if record.get("draws") == "conditional":
+                kernel = Conditional(kernel, nested=record.get("nested") is True)
+            return HybridSmoothing(kernel, **given)
         except TypeError as error:
             raise BadInputError(f"The {name} kernel has a field of the wrong type: {error}.") from error
 
 
 def _kernel(name: str, record: Mapping[str, Any]) -> Any:
-    from hybrid_rs_jax.kernels import AbsorbingKernel, CategoricalKernel, UniformKernel
+    from hybrid_rs_jax.kernels import AbsorbingKernel, CategoricalKernel, DeletionKernel, UniformKernel
 
     if name == "none":
         return None
+    if name == "deletion":
+        return DeletionKernel(_number("p_delete", record["p_delete"]), record.get("pad_token", 0))
     given = record["beta"]
-    beta: Any = tuple(float(b) for b in given) if isinstance(given, list) else float(given)
+    beta: Any = tuple(_number("beta", b) for b in given) if isinstance(given, list) else _number("beta", given)
     if name == "uniform":
         return UniformKernel(beta, record["vocab_size"])
     if name == "absorbing":
         return AbsorbingKernel(beta, record.get("mask_token", 0))
     return CategoricalKernel(beta, tuple(record["cardinalities"]))
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadInputError(f"{name} must be a number, got {value!r:.80}.")
+    return float(value)
 
 
 def smoothing_text(record: Mapping[str, Any]) -> str:
@@ -77,11 +143,31 @@ def smoothing_text(record: Mapping[str, Any]) -> str:
     if record["kernel"] == "none":
         parts.append("no token noise")
     else:
-        words = [f"{record['kernel']} kernel", f"beta = {record.get('beta')}"]
+        share = "p_delete" if record["kernel"] == "deletion" else "beta"
+        words = [f"{record['kernel']} kernel", f"{share} = {_beta_text(record.get(share))}"]
         if record.get("vocab_size"):
             words.append(f"{record['vocab_size']:,} symbols")
         if record.get("cardinalities"):
             words.append(f"{len(record['cardinalities'])} fields")
+        if record.get("draws") == "conditional":
+            words.append("conditional draws")
         parts.append(", ".join(words))
     parts.append("no pixel noise" if record["sigma"] is None else f"sigma = {record['sigma']:g}")
+    if record.get("step") is not None:
+        parts.append(f"steps of {record['step']:.9g}")
     return "; ".join(parts)
+
+
+def rounding_text(change: float) -> str:
+    """What was done to pixels that lay off the grid; `change` is the largest change."""
+    return (
+        f"Pixels were rounded to the grid of the noise, by at most {ceil_text(change, 6)}: certificates are about the "
+        "rounded pictures."
+    )
+
+
+def _beta_text(beta: Any) -> str:
+    """Beta as the user gave it: what is drawn differs from it by less than 2^-33."""
+    if isinstance(beta, (list, tuple)):
+        return f"[{', '.join(map(_beta_text, beta))}]"
+    return f"{beta:.9g}" if isinstance(beta, float) else str(beta)

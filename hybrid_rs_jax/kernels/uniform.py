@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 from decimal import Decimal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Int, Key, UInt32
 
+from hybrid_rs_jax._checks import LARGEST_ALPHABET, check_alphabet, check_budget, check_whole
+from hybrid_rs_jax.kernels._threefry import TOKEN_SYMBOLS, Words, random_words
 from hybrid_rs_jax.kernels._trinomial import log_decimal, log_trinomial_power
-from hybrid_rs_jax.kernels.base import check_budget, check_probability
+from hybrid_rs_jax.kernels.base import drawn_probability, hit_limits, hits, sample_tokens
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
 
-__all__ = ["UniformKernel", "bernoulli", "check_alphabet", "replace_uniformly", "uniform_likelihood_ratio"]
+__all__ = ["ReplacingNoise", "UniformKernel", "uniform_likelihood_ratio"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +30,8 @@ class UniformKernel:
     `L = 0` and `L < 0` are legal; `beta = 0` and `beta = 1` give singular masses.
 
     Args:
-      beta: replacement probability, in [0, 1].
-      vocab_size: size V of the alphabet that the noise draws from, at least 2. Tokens are 0..V-1; the attacker's
+      beta: replacement probability, in [0, 1]; kept as it is drawn, a multiple of 2^-32.
+      vocab_size: size V of the alphabet that the noise draws from, in 2..2^31-1. Tokens are 0..V-1; the attacker's
         tokens and the padding symbol belong to it.
 
     Raises:
@@ -42,10 +45,8 @@ class UniformKernel:
     vocab_size: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "beta", check_probability("beta", self.beta))
-        if not (self.vocab_size >= 2 and self.vocab_size == self.vocab_size // 1):
-            raise ValueError(f"vocab_size must be an integer of at least 2, got {self.vocab_size}.")
-        object.__setattr__(self, "vocab_size", int(self.vocab_size))
+        object.__setattr__(self, "beta", drawn_probability("beta", self.beta))
+        object.__setattr__(self, "vocab_size", check_whole("vocab_size", self.vocab_size, 2, LARGEST_ALPHABET))
 
     def likelihood_ratio(self, d: int) -> LikelihoodRatio:
         """The 2d+1 atoms for `d` changed positions (fewer where masses vanish); masses exact to the last bit."""
@@ -59,7 +60,11 @@ class UniformKernel:
         self, key: Key[Array, ""], tokens: Int[Array, "*shape"], eligible: Bool[Array, "*shape"] | None = None
     ) -> Int[Array, "*shape"]:
         """One noisy copy; jit and vmap friendly. Positions that are not `eligible` are kept."""
-        return replace_uniformly(key, tokens, self.beta, self.vocab_size, eligible)
+        return sample_tokens(self.noise(), key, tokens, eligible)
+
+    def noise(self) -> ReplacingNoise:
+        """The sampler with its numbers, for a compiled program."""
+        return ReplacingNoise(*hit_limits(self.beta), np.uint32(self.vocab_size))
 
     def check_tokens(self, tokens: object) -> None:
         """Raise a ValueError when a token lies outside of 0..V-1: the certificate would not cover it."""
@@ -90,45 +95,51 @@ def uniform_likelihood_ratio(beta: float, vocab_size: int, d: int) -> Likelihood
     return LikelihoodRatio(log_ratio[keep_atom], log_p[keep_atom], log_q[keep_atom], 0.0, 0.0, 1.0)
 
 
-def replace_uniformly(
-    key: Key[Array, ""],
-    tokens: Int[Array, "*shape"],
-    beta: float | np.ndarray,
-    alphabet: int | np.ndarray,
-    eligible: Bool[Array, "*shape"] | None,
-) -> Int[Array, "*shape"]:
-    """Replace each eligible token with probability `beta` by one of the other symbols of its alphabet.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ReplacingNoise:
+    """Replaces a token, where a word is at most `last`, by one of the other symbols of its alphabet.
 
-    A shift by 1..V-1 modulo V is uniform over the other symbols. `beta` and `alphabet` broadcast against `tokens`. The
-    shift is drawn and added in int32: in the tokens' own dtype the sum could overflow (int16 and V = 32,000).
+    Attributes:
+      last, possible: hit limits, scalars or one per position; see `hit_limits`.
+      size: symbols V of the alphabet, uint32, a scalar or one per position.
     """
-    key_hit, key_shift = jax.random.split(key)
-    hit = bernoulli(key_hit, tokens.shape, beta)
-    if eligible is not None:
-        hit = hit & eligible
-    size = jnp.broadcast_to(jnp.asarray(alphabet, jnp.int32), tokens.shape)
-    shift = jax.random.randint(key_shift, tokens.shape, jnp.ones((), jnp.int32), size, dtype=jnp.int32)
-    moved = (tokens.astype(jnp.int32) + shift) % size
-    return jnp.where(hit, moved.astype(tokens.dtype), tokens)
+
+    last: Any
+    possible: Any
+    size: Any
+
+    def __call__(
+        self, words: Words, tokens: Int[Array, "*shape"], eligible: Bool[Array, "*shape"] | None
+    ) -> Int[Array, "*shape"]:
+        """One noisy copy. A shift by 1..V-1 modulo V is uniform over the other symbols."""
+        hit, top = hits(words, tokens.shape, self.last, self.possible)
+        if eligible is not None:
+            hit = hit & eligible
+        size = jnp.broadcast_to(jnp.asarray(self.size), tokens.shape)
+        shift = below((top, *random_words(words, TOKEN_SYMBOLS, tokens.shape)), size - 1) + 1
+        moved = tokens.astype(jnp.uint32) + shift
+        moved = jnp.where(moved >= size, moved - size, moved)
+        return jnp.where(hit, moved.astype(tokens.dtype), tokens)
 
 
-def bernoulli(key: Key[Array, ""], shape: tuple[int, ...], probability: float | np.ndarray) -> Bool[Array, "*shape"]:
-    """Independent events of the given probability, within 2^-33: a float32 uniform would be off by up to 2^-24."""
-    threshold = np.rint(np.asarray(probability, np.float64) * 2.0**32).astype(np.uint64)
-    last = np.maximum(threshold, 1) - 1
-    bits = jax.random.bits(key, shape, dtype=jnp.uint32)
-    return (bits <= jnp.asarray(last.astype(np.uint32))) & jnp.asarray(threshold > 0)
+def below(digits: tuple[Array, Array, Array], limit: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """A uniform integer in 0..limit-1 from 96 uniform bits, three words with the high one first.
+
+    `floor(U limit / 2^96)`: each integer has its probability within 2^-96, that is within a factor 1 +- 2^-65 of
+    1/limit. All arithmetic is in 32-bit words.
+    """
+    carry = jnp.zeros_like(limit)
+    for digit in reversed(digits):
+        high, low = _product(digit, limit)
+        carry = high + (low + carry < low).astype(jnp.uint32)
+    return carry
 
 
-def check_alphabet(tokens: object, alphabet: int | np.ndarray) -> None:
-    """Raise one clear sentence for the first token outside of 0..alphabet-1."""
-    values = np.asarray(tokens)
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"Tokens must be integers, got dtype {values.dtype}.")
-    outside = (values < 0) | (values >= alphabet)
-    if outside.any():
-        token = values[outside].flat[0]
-        limit = np.broadcast_to(np.asarray(alphabet), values.shape)[outside].flat[0]
-        raise ValueError(
-            f"Token {token} lies outside of the noise alphabet 0..{limit - 1}; the certificate does not cover it."
-        )
+def _product(a: UInt32[Array, "*shape"], b: UInt32[Array, "*shape"]) -> tuple[Array, Array]:
+    """High and low word of the 64-bit product, by the schoolbook on 16-bit digits."""
+    half, mask = jnp.uint32(16), jnp.uint32(0xFFFF)
+    a_high, a_low, b_high, b_low = a >> half, a & mask, b >> half, b & mask
+    middle = a_high * b_low + ((a_low * b_low) >> half)
+    other = a_low * b_high + (middle & mask)
+    return a_high * b_high + (middle >> half) + (other >> half), a * b

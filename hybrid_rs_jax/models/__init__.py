@@ -3,9 +3,11 @@
 from hybrid_rs_jax.models._decoder import DecoderConfig, PrefixCache
 from hybrid_rs_jax.models._vision import VisionConfig
 from hybrid_rs_jax.models._vision_language import VisionLanguageConfig, VisionLanguageModel
-from hybrid_rs_jax.models.checkpoint import from_config, from_pretrained, load_config
+from hybrid_rs_jax.models.checkpoint import from_config, from_pretrained, load_config, load_preprocessor
 from hybrid_rs_jax.models.clip import Clip
 from hybrid_rs_jax.models.demo_guard import DemoGuardConfig, DemoGuardNetwork, load_weights, save_weights
+from hybrid_rs_jax.models.denoiser import Denoiser, load_denoiser
+from hybrid_rs_jax.models.image_processing import ImagePlan, ImagePreprocessor
 from hybrid_rs_jax.models.llama import Llama
 from hybrid_rs_jax.models.llava import Llava
 from hybrid_rs_jax.models.llava_onevision import LlavaOnevision, LlavaOnevisionConfig
@@ -19,8 +21,11 @@ __all__ = [
     "DecoderConfig",
     "DemoGuardConfig",
     "DemoGuardNetwork",
+    "Denoiser",
     "Llama",
     "Llava",
+    "ImagePlan",
+    "ImagePreprocessor",
     "LlavaOnevision",
     "LlavaOnevisionConfig",
     "PrefixCache",
@@ -33,6 +38,8 @@ __all__ = [
     "from_config",
     "from_pretrained",
     "load_config",
+    "load_preprocessor",
+    "load_denoiser",
     "load_weights",
     "make_mesh",
     "save_weights",

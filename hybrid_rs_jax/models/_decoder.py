@@ -17,21 +17,22 @@ from jaxtyping import Array, Float, Float32, Int
 
 from hybrid_rs_jax.models._attention import Implementation, attend, attend_with_prefix, check_implementation
 from hybrid_rs_jax.models._keys import KERNEL, Key, KeyTable
-from hybrid_rs_jax.models._rotary import RotaryConfig, rotary_tables, rotate
+from hybrid_rs_jax.models._rotary import RotaryConfig, rotary_config, rotary_tables, rotate
+from hybrid_rs_jax.models._settings import Fields
 
-__all__ = ["Decoder", "DecoderConfig", "PrefixCache"]
+__all__ = ["Decoder", "DecoderConfig", "PrefixCache", "decoder_sizes"]
 
 KEYS = KeyTable(
     keys=(
-        Key(r"embed_tokens\.weight", "embed_tokens.embedding"),
-        Key(r"layers\.(\d+)\.input_layernorm\.weight", r"layers.\1.input_norm.scale"),
-        Key(r"layers\.(\d+)\.self_attn\.([qkvo]_proj)\.weight", r"layers.\1.attention.\2.kernel", KERNEL),
-        Key(r"layers\.(\d+)\.self_attn\.([qkvo]_proj)\.bias", r"layers.\1.attention.\2.bias"),
-        Key(r"layers\.(\d+)\.post_attention_layernorm\.weight", r"layers.\1.post_attention_norm.scale"),
-        Key(r"layers\.(\d+)\.mlp\.((?:gate|up|down)_proj)\.weight", r"layers.\1.mlp.\2.kernel", KERNEL),
-        Key(r"layers\.(\d+)\.mlp\.((?:gate|up|down)_proj)\.bias", r"layers.\1.mlp.\2.bias"),
-        Key(r"norm\.weight", "norm.scale"),
-        Key(r"lm_head\.weight", "lm_head.kernel", KERNEL),
+        Key("embed_tokens.weight", "embed_tokens.embedding"),
+        Key("layers.{layer}.input_layernorm.weight", "layers.{layer}.input_norm.scale"),
+        Key("layers.{layer}.self_attn.{map}.weight", "layers.{layer}.attention.{map}.kernel", KERNEL),
+        Key("layers.{layer}.self_attn.{map}.bias", "layers.{layer}.attention.{map}.bias"),
+        Key("layers.{layer}.post_attention_layernorm.weight", "layers.{layer}.post_attention_norm.scale"),
+        Key("layers.{layer}.mlp.{map}.weight", "layers.{layer}.mlp.{map}.kernel", KERNEL),
+        Key("layers.{layer}.mlp.{map}.bias", "layers.{layer}.mlp.{map}.bias"),
+        Key("norm.weight", "norm.scale"),
+        Key("lm_head.weight", "lm_head.kernel", KERNEL),
     ),
     renames=((r"model\.", ""),),
     ignored=(r"(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
@@ -55,7 +56,8 @@ class DecoderConfig:
       qkv_bias: whether the query, key and value maps have a bias.
       output_bias: whether the attention's output map has one.
       mlp_bias: whether the SwiGLU maps have one.
-      tied: whether the output layer is the embedding.
+      tied: whether the output layer is the embedding; None where config.json does not say it and the weights decide.
+      positions: positions that the decoder was made for; None where config.json does not say it.
     """
 
     vocab_size: int
@@ -70,19 +72,38 @@ class DecoderConfig:
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
-    tied: bool = False
+    tied: bool | None = None
+    positions: int | None = None
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self)[:7]:
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field.name} must be an integer of at least 1, got {value}.")
         if self.num_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_key_value_heads must divide num_heads = {self.num_heads}, got {self.num_key_value_heads}."
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even for rotary embeddings, got {self.head_dim}.")
+
+
+def decoder_sizes(fields: Fields, vocab_size: int, intermediate_size: int) -> dict[str, Any]:
+    """The fields of a `DecoderConfig` that all decoders read in the same way, with two defaults that differ."""
+    width, heads = (
+        fields.integer("hidden_size", 4096, high=2**18),
+        fields.integer("num_attention_heads", 32, high=2**12),
+    )
+    positions = fields.integer("max_position_embeddings", 0, low=0)
+    return {
+        "vocab_size": fields.integer("vocab_size", vocab_size, high=2**24),
+        "hidden_size": width,
+        "intermediate_size": fields.integer("intermediate_size", intermediate_size, high=2**20),
+        "num_layers": fields.integer("num_hidden_layers", 32, high=1024),
+        "num_heads": heads,
+        "num_key_value_heads": fields.integer("num_key_value_heads", heads, high=heads),
+        "head_dim": fields.integer("head_dim", max(1, width // heads), high=2**14),
+        "rms_norm_eps": fields.number("rms_norm_eps", 1e-6, high=1.0),
+        "rotary": rotary_config(fields),
+        "tied": fields.flag("tie_word_embeddings") if "tie_word_embeddings" in fields else None,
+        "positions": positions or None,
+    }
 
 
 @jax.tree_util.register_dataclass

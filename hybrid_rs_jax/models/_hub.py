@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hybrid_rs_jax._files import kind_of, path_text
+
 __all__ = ["checkpoint_folder"]
 
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "tokenizer*"]
@@ -20,12 +22,14 @@ def checkpoint_folder(source: str | os.PathLike[str]) -> Path:
     Raises:
       ValueError: with what to do, if there is no such folder and the hub does not give it.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
+    folder, name = Path(source).expanduser(), os.fspath(source)
+    kind = kind_of(folder)
+    if kind == "folder":
         return folder
-    name = os.fspath(source)
-    if folder.exists() or name.startswith((".", "/", "~", os.sep)) or name.count("/") != 1:
-        raise ValueError(f"{name} is no folder; give one that holds config.json, or a hub id of the form owner/name.")
+    if kind is not None or name.startswith((".", "/", "~", os.sep)) or name.count("/") != 1:
+        raise ValueError(
+            f"{path_text(source)} is no folder; give one that holds config.json, or a hub id of the form owner/name."
+        )
     try:
         import huggingface_hub
     except ImportError as error:

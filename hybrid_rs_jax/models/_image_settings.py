@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hybrid_rs_jax._files import kind_of
+from hybrid_rs_jax.models._settings import Fields, read_json_object
+
 __all__ = ["ImageSettings", "parse_settings", "read_settings"]
 
+_LARGEST_EDGE = 16_384  # pixels
+_LARGEST_NUMBER = 1e6
+_KINDS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 _METHODS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _PINPOINTS = [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)]
@@ -75,20 +80,13 @@ def read_settings(folder: Path) -> ImageSettings:
     """
     for name in ("processor_config.json", "preprocessor_config.json"):
         path = folder / name
-        if not path.is_file():
+        if kind_of(path) != "file":
             continue
+        content = Fields(read_json_object(path))
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
-        if name == "processor_config.json" and isinstance(content, dict):
-            content = content.get("image_processor")
-            if content is None:
-                continue
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} must hold a JSON object with image processor settings.")
-        try:
-            return parse_settings(content)
+            inner = content.section("image_processor") if name == "processor_config.json" else content
+            if inner is not None:
+                return parse_settings(inner)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     raise ValueError(f"{folder} holds no image processor settings: expected a preprocessor_config.json.")
@@ -100,93 +98,69 @@ def parse_settings(content: Mapping[str, Any]) -> ImageSettings:
     Raises:
       ValueError: one sentence that names the key, the value and what would be legal.
     """
-    family = _family(content)
-    values = {**_DEFAULTS[family], **content}
-
-    def flag(name: str, default: bool) -> bool:
-        value = values.get(name, default)
-        if not isinstance(value, bool | None):
-            raise ValueError(f"{name} must be true or false, got {value!r}.")
-        return bool(value)
-
-    size = _size("size", values["size"])
-    crop = _size("crop_size", values["crop_size"]) if values.get("crop_size") is not None else None
+    family = _family(Fields(content))
+    fields = Fields({**_DEFAULTS[family], **Fields(content)})
+    size, crop = _size(fields, "size"), _size(fields, "crop_size") if "crop_size" in fields else None
     if isinstance(crop, int):
         crop = (crop, crop)
-    if values["resample"] not in _METHODS:
-        raise ValueError(f"resample must be 1 (lanczos), 2 (bilinear) or 3 (bicubic), got {values['resample']!r}.")
-    if flag("do_center_crop", False) and crop is None:
+    cropped = fields.flag("do_center_crop")
+    if cropped and crop is None:
         raise ValueError("do_center_crop needs a crop_size.")
-    mean, std = (
-        _channels("image_mean", values["image_mean"]),
-        _channels("image_std", values["image_std"], positive=True),
-    )
+    method = fields.integer("resample", low=0, high=10)
+    if method not in _METHODS:
+        raise fields.refuse("resample", "1 (lanczos), 2 (bilinear) or 3 (bicubic)")
+    mean, std = _channels(fields, "image_mean"), _channels(fields, "image_std", positive=True)
     # the processors round the border colour down to 8 bits
     border = tuple(int(channel * 255) / 255 for channel in mean)
-    normalise, tiled = flag("do_normalize", True), family == "LlavaOnevision"
-    factor = _number("rescale_factor", values.get("rescale_factor", 1 / 255)) if flag("do_rescale", True) else 1.0
-    if tiled and not flag("do_resize", True):
+    normalise, tiled = fields.flag("do_normalize", True), family == "LlavaOnevision"
+    factor = fields.number("rescale_factor", 1 / 255, high=1e6) if fields.flag("do_rescale", True) else 1.0
+    resized = fields.flag("do_resize", True)
+    if tiled and not resized:
         raise ValueError("do_resize must be true where images are cut into tiles, got false.")
     return ImageSettings(
         family=family,
-        size=size if flag("do_resize", True) else None,
-        crop=crop if flag("do_center_crop", False) else None,
-        border=border if family == "Llava" and flag("do_pad", False) else None,
-        method=_METHODS[values["resample"]],
+        size=size if resized else None,
+        crop=crop if cropped else None,
+        border=border if family == "Llava" and fields.flag("do_pad") else None,
+        method=_METHODS[method],
         scale=255 * factor,
         mean=mean if normalise else (0.0,) * 3,
         std=std if normalise else (1.0,) * 3,
-        pinpoints=_pairs("image_grid_pinpoints", values["image_grid_pinpoints"]) if tiled else (),
+        pinpoints=fields.pairs("image_grid_pinpoints") if tiled else (),
         tile=crop[0] if crop else size[0] if isinstance(size, tuple) else size,
     )
 
 
-def _family(content: Mapping[str, Any]) -> str:
-    name = content.get("image_processor_type") or content.get("feature_extractor_type")
+def _family(fields: Fields) -> str:
+    field = "image_processor_type" if "image_processor_type" in fields else "feature_extractor_type"
     for family in _DEFAULTS:
-        if name in {family + kind for kind in ("ImageProcessor", "ImageProcessorFast", "FeatureExtractor")}:
+        if fields.get(field) in [family + kind for kind in _KINDS]:
             return family
-    legal = ", ".join(f"{family}ImageProcessor" for family in _DEFAULTS)
-    raise ValueError(f"image_processor_type must be one of {legal}, got {name!r}.")
+    legal = ", ".join(family + _KINDS[0] for family in _DEFAULTS)
+    raise fields.refuse("image_processor_type", f"one of {legal}")
 
 
-def _size(name: str, value: object) -> tuple[int, int] | int:
+def _size(fields: Fields, name: str) -> tuple[int, int] | int:
     """A number is a shortest edge, as in the oldest files; a pair is (height, width)."""
+    value = fields[name]
+    legal = f'integers in 1..{_LARGEST_EDGE}: a number, {{"shortest_edge"}} or {{"height", "width"}}'
     if isinstance(value, dict):
         keys = {key for key, entry in value.items() if entry is not None}
         if keys == {"shortest_edge"}:
-            return _edge(name, value["shortest_edge"])
-        value = [value["height"], value["width"]] if keys == {"height", "width"} else value
-    if isinstance(value, list | tuple) and len(value) == 2:
-        return _edge(name, value[0]), _edge(name, value[1])
-    if isinstance(value, int):
-        return _edge(name, value)
-    raise ValueError(f'{name} must be a number, {{"shortest_edge"}} or {{"height", "width"}}, got {value!r}.')
+            value = value["shortest_edge"]
+        elif keys == {"height", "width"}:
+            value = [value["height"], value["width"]]
+    edges = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    if not all(isinstance(edge, int) and not isinstance(edge, bool) and 1 <= edge <= _LARGEST_EDGE for edge in edges):
+        raise fields.refuse(name, legal)
+    return tuple(edges) if len(edges) == 2 else edges[0]
 
 
-def _edge(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 16_384:
-        raise ValueError(f"{name} must be integers in 1..16384, got {value!r}.")
-    return value
-
-
-def _pairs(name: str, value: object) -> tuple[tuple[int, int], ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(row, list) and len(row) == 2 for row in value):
-        raise ValueError(f"{name} must be a list of pairs (height, width), got {value!r}.")
-    return tuple((_edge(name, height), _edge(name, width)) for height, width in value)
-
-
-def _channels(name: str, value: object, positive: bool = False) -> tuple[float, ...]:
+def _channels(fields: Fields, name: str, positive: bool = False) -> tuple[float, ...]:
+    value = fields[name]
     numbers = value if isinstance(value, list | tuple) else [value] * 3
-    if len(numbers) != 3:
-        raise ValueError(f"{name} must have three entries, got {value!r}.")
-    channels = tuple(_number(name, number) for number in numbers)
-    if positive and min(channels) <= 0:
-        raise ValueError(f"{name} must be positive, got {value!r}.")
-    return channels
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
-        raise ValueError(f"{name} must be finite numbers, got {value!r}.")
-    return float(value)
+    least = 0 if positive else -_LARGEST_NUMBER
+    real = [isinstance(number, int | float) and not isinstance(number, bool) for number in numbers]
+    if len(numbers) != 3 or not all(real) or not all(least < number < _LARGEST_NUMBER for number in numbers):
+        raise fields.refuse(name, f"{'positive' if positive else 'finite'} numbers, one or three of them")
+    return tuple(float(number) for number in numbers)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
+
+from hybrid_rs_jax.models._settings import Fields
 
 __all__ = ["RotaryConfig", "rotary_config", "rotary_tables", "rotate"]
 
@@ -30,26 +33,36 @@ class RotaryConfig:
     bands: tuple[float, float, int] | None = None
 
 
-def rotary_config(config: dict[str, Any]) -> RotaryConfig:
-    """Read `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before).
+def rotary_config(config: Mapping[str, Any]) -> RotaryConfig:
+    """Read `rope_scaling` or, where it is absent, `rope_parameters`, with what stands beside them.
+
+    Priorities are those of transformers 5: `rope_scaling` (older files, and what users add by hand) replaces
+    `rope_parameters` as a whole; `rope_theta` inside wins over one beside it; an `original_max_position_embeddings`
+    beside it wins over one inside.
 
     Raises:
-      ValueError: for a scaling other than default, linear or llama3, or a partial rotation.
+      ValueError: for a scaling other than default, linear or llama3, a partial rotation, or a number out of range.
     """
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    theta = float(scaling.get("rope_theta", config.get("rope_theta", 10_000.0)))
-    partial = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    if partial not in (None, 1, 1.0):
-        raise ValueError(f"partial_rotary_factor must be 1, got {partial}.")
+    fields = Fields(config)
+    scaling = fields.section("rope_scaling") or fields.section("rope_parameters") or Fields({})
+    theta = scaling.number("rope_theta", fields.number("rope_theta", 10_000.0, high=1e15), high=1e15)
+    for level in (scaling, fields):
+        if level.number("partial_rotary_factor", 1.0) != 1.0:
+            raise level.refuse("partial_rotary_factor", "1")
+    if any(isinstance(value, dict) for value in scaling.values()):
+        raise ValueError("rope_parameters must be the same for all layers, got one object per kind of layer.")
+    kind = scaling.text("rope_type", scaling.text("type", "default"))
     if kind == "default":
         return RotaryConfig(theta)
     if kind == "linear":
-        return RotaryConfig(theta, float(scaling["factor"]))
+        return RotaryConfig(theta, scaling.number("factor"))
     if kind == "llama3":
-        original = scaling.get("original_max_position_embeddings") or config["max_position_embeddings"]
-        bands = (float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"]), int(original))
-        return RotaryConfig(theta, float(scaling["factor"]), bands)
+        low = scaling.number("low_freq_factor")
+        high = scaling.number("high_freq_factor", low=low)
+        limit = fields.integer("max_position_embeddings", 2048)
+        inside = scaling.integer("original_max_position_embeddings", limit)
+        original = fields.integer("original_max_position_embeddings", inside)
+        return RotaryConfig(theta, scaling.number("factor"), (low, high, original))
     raise ValueError(f"The rotary scaling must be default, linear or llama3, got {kind}.")
 
 

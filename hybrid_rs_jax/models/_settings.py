@@ -1,30 +1,153 @@
-"""Reading config.json: sizes, and settings that must have one value."""
+"""Reading the JSON files of a checkpoint: every field with its type and its range, or one sentence that names it."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-__all__ = ["require", "sizes"]
+from hybrid_rs_jax._files import parse_json, path_text, read_text
+
+__all__ = ["Fields", "read_json_object"]
+
+_NO_DEFAULT: Any = object()
+_LARGEST = 2**31 - 1
+_MOST = 10_000  # entries of a list
 
 
-def require(config: dict[str, Any], name: str, value: object, architecture: str) -> None:
-    """Raise one sentence when the setting is given and is not the one that the network implements."""
-    if config.get(name, value) not in (value, None):
-        raise ValueError(f"{name} must be {value} for {architecture}, got {config[name]}.")
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      ValueError: one sentence, if the file cannot be read, is no JSON or is nested too deeply, or holds no object.
+    """
+    content = parse_json(read_text(path), path_text(path))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold one JSON object, got {type(content).__name__}.")
+    return content
 
 
-def sizes(config: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a `DecoderConfig` that both decoders read in the same way."""
-    width, heads = config.get("hidden_size", 4096), config.get("num_attention_heads", 32)
-    groups = config.get("num_key_value_heads")
-    return {
-        "vocab_size": config["vocab_size"],
-        "hidden_size": width,
-        "intermediate_size": config["intermediate_size"],
-        "num_layers": config.get("num_hidden_layers", 32),
-        "num_heads": heads,
-        "num_key_value_heads": heads if groups is None else groups,
-        "head_dim": config.get("head_dim") or width // heads,
-        "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
-        "tied": bool(config.get("tie_word_embeddings", False)),
-    }
+class Fields(Mapping[str, Any]):
+    """The fields of one JSON object. A field that is null counts as absent; what is absent has the default.
+
+    Args:
+      content: of the object.
+      where: what precedes a name in sentences, as in "text_config.".
+
+    >>> Fields({"heads": 4}).integer("heads", 8), Fields({}).integer("heads", 8)
+    (4, 8)
+    >>> Fields({"heads": "4"}, "text_config.").integer("heads")
+    Traceback (most recent call last):
+    ...
+    ValueError: text_config.heads must be an integer in 1..2147483647, got '4'.
+    """
+
+    def __init__(self, content: Mapping[str, Any], where: str = ""):
+        self._content = {name: value for name, value in content.items() if value is not None}
+        self._where: str = content._where if isinstance(content, Fields) and not where else where
+
+    def __getitem__(self, name: str) -> Any:
+        return self._content[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def refuse(self, name: str, legal: str) -> ValueError:
+        """The sentence for a field whose value is not legal."""
+        value = repr(self._content.get(name)) if name in self._content else "nothing"
+        shown = value if len(value) <= 100 else f"{value[:100]}..."
+        return ValueError(f"{self._where}{name} must be {legal}, got {shown}.")
+
+    def integer(self, name: str, default: int = _NO_DEFAULT, low: int = 1, high: int = _LARGEST) -> int:
+        """A whole number in `low..high`; true, 3.0 and "3" are none."""
+        value = self._get(name, default)
+        if not _is_integer(value, low, high):
+            raise self.refuse(name, f"an integer in {low}..{high}")
+        return value
+
+    def number(self, name: str, default: float = _NO_DEFAULT, low: float = 0.0, high: float = 1e18) -> float:
+        """A finite number above `low` and at most `high`."""
+        value = self._get(name, default)
+        real = isinstance(value, int | float) and not isinstance(value, bool)
+        if not real or not math.isfinite(value) or not low < value <= high:
+            raise self.refuse(name, f"a number above {low:g} and at most {high:g}")
+        return float(value)
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """True or false."""
+        value = self._get(name, default)
+        if not isinstance(value, bool):
+            raise self.refuse(name, "true or false")
+        return value
+
+    def text(self, name: str, default: str = _NO_DEFAULT) -> str:
+        """A text."""
+        value = self._get(name, default)
+        if not isinstance(value, str):
+            raise self.refuse(name, "a text")
+        return value
+
+    def choice(self, name: str, legal: Collection[str], default: str = _NO_DEFAULT) -> str:
+        """One of several texts."""
+        value = self._get(name, default)
+        if not isinstance(value, str) or value not in legal:
+            raise self.refuse(name, f"one of {', '.join(legal)}")
+        return value
+
+    def only(self, name: str, legal: object, network: str) -> None:
+        """Raise one sentence where the field is given and is not the one value that the network implements."""
+        value = self._content.get(name, legal)
+        if type(value) is not type(legal) or value != legal:
+            raise self.refuse(name, f"{legal!r} for {network}")
+
+    def section(self, name: str) -> Fields | None:
+        """An object inside this one; None where it is absent or empty."""
+        value = self._content.get(name)
+        if value is None or value == {}:
+            return None
+        if not isinstance(value, dict):
+            raise self.refuse(name, "a JSON object")
+        return Fields(value, f"{self._where}{name}.")
+
+    def integers(self, name: str, default: tuple[int, ...] = (), low: int = 1, high: int = _LARGEST) -> tuple[int, ...]:
+        """One whole number, or a list of them that is not empty."""
+        value = self._get(name, default)
+        values = value if isinstance(value, list | tuple) else [value]
+        if not values or len(values) > _MOST or not all(_is_integer(entry, low, high) for entry in values):
+            raise self.refuse(name, f"an integer in {low}..{high}, or a list of them")
+        return tuple(values)
+
+    def pairs(self, name: str, default: Any = _NO_DEFAULT, high: int = 2**14) -> tuple[tuple[int, int], ...]:
+        """A list of pairs (height, width) in pixels."""
+        value = self._get(name, default)
+        if not isinstance(value, list | tuple) or not 0 < len(value) <= _MOST or not all(map(_is_pair, value)):
+            raise self.refuse(name, "a list of pairs (height, width)")
+        if not all(_is_integer(side, 1, high) for pair in value for side in pair):
+            raise self.refuse(name, f"a list of pairs (height, width) of integers in 1..{high}")
+        return tuple((pair[0], pair[1]) for pair in value)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts; none where it is absent."""
+        value = self._get(name, ())
+        if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+            raise self.refuse(name, "a list of texts")
+        return tuple(value)
+
+    def _get(self, name: str, default: Any) -> Any:
+        if name in self._content:
+            return self._content[name]
+        if default is _NO_DEFAULT:
+            return None  # no legal value: each reader refuses it in its own words
+        return default
+
+
+def _is_integer(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,19 +13,20 @@ from jaxtyping import Array, Float
 from hybrid_rs_jax.models._activations import activation
 from hybrid_rs_jax.models._attention import Implementation, attend, check_implementation
 from hybrid_rs_jax.models._keys import KERNEL, Key
+from hybrid_rs_jax.models._settings import Fields
 
 __all__ = ["ENCODER_KEYS", "VisionConfig", "VisionTower", "layer_norm", "vision_config"]
 
 ENCODER_KEYS = (
-    Key(r"embeddings\.patch_embedding\.weight", "patch_embedding.kernel", (2, 3, 1, 0)),
-    Key(r"embeddings\.patch_embedding\.bias", "patch_embedding.bias"),
-    Key(r"embeddings\.position_embedding\.weight", "position_embedding"),
-    Key(r"encoder\.layers\.(\d+)\.layer_norm([12])\.weight", r"layers.\1.norm\2.scale"),
-    Key(r"encoder\.layers\.(\d+)\.layer_norm([12])\.bias", r"layers.\1.norm\2.bias"),
-    Key(r"encoder\.layers\.(\d+)\.self_attn\.((?:q|k|v|out)_proj)\.weight", r"layers.\1.attention.\2.kernel", KERNEL),
-    Key(r"encoder\.layers\.(\d+)\.self_attn\.((?:q|k|v|out)_proj)\.bias", r"layers.\1.attention.\2.bias"),
-    Key(r"encoder\.layers\.(\d+)\.mlp\.(fc[12])\.weight", r"layers.\1.mlp.\2.kernel", KERNEL),
-    Key(r"encoder\.layers\.(\d+)\.mlp\.(fc[12])\.bias", r"layers.\1.mlp.\2.bias"),
+    Key("embeddings.patch_embedding.weight", "patch_embedding.kernel", (2, 3, 1, 0)),
+    Key("embeddings.patch_embedding.bias", "patch_embedding.bias"),
+    Key("embeddings.position_embedding.weight", "position_embedding"),
+    Key("encoder.layers.{layer}.layer_norm{n}.weight", "layers.{layer}.norm{n}.scale"),
+    Key("encoder.layers.{layer}.layer_norm{n}.bias", "layers.{layer}.norm{n}.bias"),
+    Key("encoder.layers.{layer}.self_attn.{map}.weight", "layers.{layer}.attention.{map}.kernel", KERNEL),
+    Key("encoder.layers.{layer}.self_attn.{map}.bias", "layers.{layer}.attention.{map}.bias"),
+    Key("encoder.layers.{layer}.mlp.{map}.weight", "layers.{layer}.mlp.{map}.kernel", KERNEL),
+    Key("encoder.layers.{layer}.mlp.{map}.bias", "layers.{layer}.mlp.{map}.bias"),
 )
 
 
@@ -58,11 +60,9 @@ class VisionConfig:
     feature_layers: tuple[int, ...] = (-1,)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self)[:7]:
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field.name} must be an integer of at least 1, got {value}.")
         activation(self.hidden_act)
+        if self.patch_size > self.image_size:
+            raise ValueError(f"patch_size must be at most image_size = {self.image_size}, got {self.patch_size}.")
         if self.hidden_size % self.num_heads:
             raise ValueError(f"num_heads must divide hidden_size = {self.hidden_size}, got {self.num_heads}.")
         bad = [layer for layer in self.feature_layers if not -self.num_layers - 1 <= layer <= self.num_layers]
@@ -82,18 +82,21 @@ class VisionConfig:
         return self.image_size // self.patch_size
 
 
-def vision_config(config: dict[str, Any], feature_layers: tuple[int, ...]) -> VisionConfig:
+def vision_config(
+    config: Mapping[str, Any], feature_layers: tuple[int, ...], patch_size: int, hidden_act: str, layer_norm_eps: float
+) -> VisionConfig:
     """Sizes from the vision part of config.json; both towers share the defaults of all but three of them."""
+    fields = Fields(config)
     return VisionConfig(
-        hidden_size=config.get("hidden_size", 768),
-        intermediate_size=config.get("intermediate_size", 3072),
-        num_layers=config.get("num_hidden_layers", 12),
-        num_heads=config.get("num_attention_heads", 12),
-        image_size=config.get("image_size", 224),
-        patch_size=config["patch_size"],
-        num_channels=config.get("num_channels", 3),
-        hidden_act=config["hidden_act"],
-        layer_norm_eps=config["layer_norm_eps"],
+        hidden_size=fields.integer("hidden_size", 768, high=2**18),
+        intermediate_size=fields.integer("intermediate_size", 3072, high=2**20),
+        num_layers=fields.integer("num_hidden_layers", 12, high=1024),
+        num_heads=fields.integer("num_attention_heads", 12, high=2**12),
+        image_size=fields.integer("image_size", 224, high=2**13),
+        patch_size=fields.integer("patch_size", patch_size, high=2**13),
+        num_channels=fields.integer("num_channels", 3, high=64),
+        hidden_act=fields.text("hidden_act", hidden_act),
+        layer_norm_eps=fields.number("layer_norm_eps", layer_norm_eps, high=1.0),
         feature_layers=feature_layers,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from hybrid_rs_jax.models._activations import activation
 from hybrid_rs_jax.models._attention import Implementation
 from hybrid_rs_jax.models._decoder import Decoder, DecoderConfig
 from hybrid_rs_jax.models._keys import Key, KeyTable, join
+from hybrid_rs_jax.models._settings import Fields
 from hybrid_rs_jax.models._vision import VisionConfig, VisionTower
 from hybrid_rs_jax.models.clip import Clip
 from hybrid_rs_jax.models.llama import Llama
@@ -174,42 +176,37 @@ class VisionLanguageModel(nnx.Module):
 
 
 def read_joint_config(
-    config: dict[str, Any],
+    config: Mapping[str, Any],
     default_vision: dict[str, Any],
-    default_text: dict[str, Any],
+    default_decoder: str,
     default_layer: int,
     default_strategy: str,
     default_token: int,
 ) -> VisionLanguageConfig:
-    """The part of config.json that both families write alike."""
-    vision = _part(config, "vision_config", TOWERS, default_vision)
-    text = _part(config, "text_config", DECODERS, default_text)
-    layers = config.get("vision_feature_layer", default_layer)
-    strategy = config.get("vision_feature_select_strategy", default_strategy)
-    if strategy not in ("default", "full"):
-        raise ValueError(f"vision_feature_select_strategy must be 'default' or 'full', got {strategy!r}.")
-    feature_layers = (layers,) if isinstance(layers, int) else tuple(layers)
-    tied = bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
-    return VisionLanguageConfig(
-        tower=vision["model_type"],
-        vision=TOWERS[vision["model_type"]].read_config(vision, feature_layers),
-        decoder=text["model_type"],
-        text=DECODERS[text["model_type"]].read_config(text | {"tie_word_embeddings": tied}),
-        image_token_id=config.get("image_token_index", config.get("image_token_id", default_token)),
-        drop_first=strategy == "default",
-        projector_act=config.get("projector_hidden_act", "gelu"),
-        projector_bias=bool(config.get("multimodal_projector_bias", True)),
-    )
-
-
-def _part(config: dict[str, Any], name: str, kinds: dict[str, type[Any]], default: dict[str, Any]) -> dict[str, Any]:
-    """The vision or the text part of config.json; `default` where it is absent, and its kind where that is not named.
+    """The part of config.json that all families write alike.
 
     Raises:
-      ValueError: for a kind of network that is not in `kinds`.
+      ValueError: for parts or settings that are not supported, or a value out of range.
     """
-    section = config.get(name) or default
-    kind = section.get("model_type", default["model_type"])
-    if kind not in kinds:
-        raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {kind}.")
-    return {**section, "model_type": kind}
+    fields = Fields(config)
+    vision = fields.section("vision_config") or Fields(default_vision)
+    text = fields.section("text_config") or Fields({}, "text_config.")
+    tower = vision.choice("model_type", TOWERS, default_vision["model_type"])
+    decoder = text.choice("model_type", DECODERS, default_decoder)
+    strategy = fields.choice("vision_feature_select_strategy", ("default", "full"), default_strategy)
+    layers = fields.integers("vision_feature_layer", (default_layer,), low=-1025, high=1024)
+    placeholder = fields.integer("image_token_id", default_token, low=-200)
+    sizes = DECODERS[decoder].read_config(text)
+    tied = fields.flag("tie_word_embeddings") if "tie_word_embeddings" in fields else None
+    if tied is not None and not sizes.tied:  # either place may tie, as in transformers
+        sizes = dataclasses.replace(sizes, tied=tied)
+    return VisionLanguageConfig(
+        tower=tower,
+        vision=TOWERS[tower].read_config(vision, layers),
+        decoder=decoder,
+        text=sizes,
+        image_token_id=fields.integer("image_token_index", placeholder, low=-200),
+        drop_first=strategy == "default",
+        projector_act=fields.text("projector_hidden_act", "gelu"),
+        projector_bias=fields.flag("multimodal_projector_bias", True),
+    )

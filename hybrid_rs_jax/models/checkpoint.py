@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,19 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax.models._attention import Implementation, check_implementation
 from hybrid_rs_jax.models._hub import checkpoint_folder
 from hybrid_rs_jax.models._keys import KeyTable, Target
-from hybrid_rs_jax.models._original_llava import is_original, translate
+from hybrid_rs_jax.models._original_llava import image_processing, is_original, translate
 from hybrid_rs_jax.models._safetensors import StoredTensor, checkpoint_tensors
+from hybrid_rs_jax.models._settings import Fields, read_json_object
 from hybrid_rs_jax.models._vision_language import DECODERS, TOWERS
+from hybrid_rs_jax.models.image_processing import ImagePreprocessor
 from hybrid_rs_jax.models.llava import Llava
 from hybrid_rs_jax.models.llava_onevision import LlavaOnevision
 from hybrid_rs_jax.models.sharding import named_parameters, parameter_shardings
 
-__all__ = ["ARCHITECTURES", "from_config", "from_pretrained", "load_config"]
+__all__ = ["ARCHITECTURES", "from_config", "from_pretrained", "load_config", "load_preprocessor"]
 
 ARCHITECTURES: dict[str, type[Any]] = {"llava_onevision": LlavaOnevision, "llava": Llava, **DECODERS, **TOWERS}
+_MOST_FAULTS = 8
 
 
 def load_config(source: str | os.PathLike[str]) -> dict[str, Any]:
@@ -37,18 +42,31 @@ def load_config(source: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       ValueError: if it is absent, not JSON, or of a quantised checkpoint.
     """
-    path = checkpoint_folder(source) / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{path.parent} holds no config.json.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold one JSON object, got {type(config).__name__}.")
+    config = _stored_config(checkpoint_folder(source))
+    return translate(config) if is_original(config) else config
+
+
+def load_preprocessor(source: str | os.PathLike[str]) -> ImagePreprocessor:
+    """The image processing of a checkpoint; for the original layout that of its code, whatever files lie there.
+
+    Raises:
+      ValueError: one sentence, for a missing or broken file, an unknown processor or an illegal value.
+    """
+    folder = checkpoint_folder(source)
+    config = _stored_config(folder)
+    if is_original(config):
+        return ImagePreprocessor.from_config(image_processing(config))
+    return ImagePreprocessor.from_pretrained(folder)
+
+
+def _stored_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if kind_of(path) != "file":
+        raise ValueError(f"{folder} holds no config.json.")
+    config = read_json_object(path)
     if config.get("quantization_config"):
         raise ValueError(f"{path} is of a quantised checkpoint; give one with float weights.")
-    return translate(config) if is_original(config) else config
+    return config
 
 
 def from_config(
@@ -113,26 +131,29 @@ def from_pretrained(
     settings, options = cls.read_config(config), _options(dtype, param_dtype, attention)
     tensors = checkpoint_tensors(folder)
     head = next((name for name in tensors if name.rsplit(".", 2)[-2:] == ["lm_head", "weight"]), None)
-    if head is None:
+    if head is None and _is_tied(settings) is None:
         settings = _tied(settings)
     network = nnx.eval_shape(lambda: cls(settings, rngs=nnx.Rngs(0), **options))
-    parameters = named_parameters(network)
-    sources, faults = _assign(tensors, parameters, network.key_table())
+    parameters, table = named_parameters(network), network.key_table()
+    sources, faults = _assign(tensors, parameters, table)
     if head is not None and _is_tied(settings):
-        faults += _tie_faults(head, tensors, network.key_table())
+        faults += _tie_faults(head, tensors, table)
     if faults:
-        raise ValueError(f"The checkpoint in {folder} does not fit {config['model_type']}: {'; '.join(faults)}.")
+        raise ValueError(f"The checkpoint in {folder} does not fit {config['model_type']}: {_capped(faults)}.")
     shardings = parameter_shardings(network, mesh)
     for name, (stored, target) in sources.items():
         parameters[name].set_value(_load(stored, target, parameters[name], shardings[name]))
     return network
 
 
-def _architecture(config: dict[str, Any]) -> type[Any]:
-    kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise ValueError(f"model_type must be one of {', '.join(ARCHITECTURES)}, got {kind}.")
-    return ARCHITECTURES[kind]
+def _architecture(config: Mapping[str, Any]) -> type[Any]:
+    return ARCHITECTURES[Fields(config).choice("model_type", ARCHITECTURES)]
+
+
+def _capped(faults: Sequence[str]) -> str:
+    """The first faults, and how many more there are: a tower that is missing has hundreds."""
+    shown = "; ".join(faults[:_MOST_FAULTS])
+    return shown if len(faults) <= _MOST_FAULTS else f"{shown}; and {len(faults) - _MOST_FAULTS} more"
 
 
 def _options(dtype: Any, param_dtype: Any, attention: Implementation) -> dict[str, Any]:
@@ -174,7 +195,15 @@ def _assign(
                 faults.append(f"{name} has shape {list(stored.shape)}, not {list(expected)}")
             elif not stored.is_float:
                 faults.append(f"{name} has dtype {stored.dtype}, which is no float of 16 bits or more")
-    faults += [f"{name} is missing" for name in parameters if name not in sources]
+    missing = [name for name in parameters if name not in sources]
+    untied = {"lm_head.kernel", "language_model.lm_head.kernel"}
+    faults += [
+        f"{name} is missing" + (" although config.json does not tie it to the embedding" if name in untied else "")
+        for name in missing
+    ]
+    tower = {name for name in parameters if name.startswith("vision_tower.")}
+    if tower and tower <= set(missing):
+        faults.insert(0, "it holds no vision tower, which must be merged into its files first")
     return sources, faults
 
 
@@ -183,23 +212,27 @@ def _tie_faults(head: str, tensors: dict[str, StoredTensor], table: KeyTable) ->
     embedding = next((name for name in tensors if table.current_name(name).endswith("embed_tokens.weight")), None)
     if embedding is None or tensors[head].shape != tensors[embedding].shape:
         return [f"{head} cannot be tied to the embedding"]
-    first, second = tensors[head].read(), tensors[embedding].read()
-    rows = max(1, 2**24 // max(1, first.shape[-1]))
-    same = all(np.array_equal(first[i : i + rows], second[i : i + rows]) for i in range(0, len(first), rows))
+    count, step = tensors[head].shape[0], max(1, 2**24 // max(1, tensors[head].shape[-1]))
+    parts = [(slice(start, min(start + step, count)),) for start in range(0, count, step)]
+    same = all(np.array_equal(tensors[head].read(part), tensors[embedding].read(part)) for part in parts)
     return [] if same else [f"{head} differs from the embedding that config.json ties it to"]
 
 
 def _load(stored: StoredTensor, target: Target, parameter: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    view = stored.read()
-    view = view.transpose(target.axes) if target.axes else view
-    # always a copy: an array that aliased the map would change with the file
-    return jax.make_array_from_callback(
-        parameter.shape, sharding, lambda index: np.array(view[index], dtype=parameter.dtype, order="C")
-    )
+    """One parameter on its devices; of what several devices share out each part is read by itself."""
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        shared = index is not None and any(axis != slice(None) for axis in index)
+        found = stored.read(target.stored_index(index) if index is not None and shared else ())
+        found = found.transpose(target.axes) if target.axes else found
+        return np.array(found, dtype=parameter.dtype, order="C")
+
+    return jax.make_array_from_callback(parameter.shape, sharding, part)
 
 
-def _is_tied(settings: Any) -> bool:
-    return bool(getattr(getattr(settings, "text", settings), "tied", False))
+def _is_tied(settings: Any) -> bool | None:
+    """None where config.json does not say it, and where there is nothing to tie."""
+    return getattr(getattr(settings, "text", settings), "tied", None)
 
 
 def _tied(settings: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ from hybrid_rs_jax.models._vision import ENCODER_KEYS, VisionConfig, VisionTower
 __all__ = ["Clip"]
 
 KEYS = (
-    Key(r"embeddings\.class_embedding", "class_embedding"),
-    Key(r"pre_layrnorm\.weight", "pre_norm.scale"),  # the misspelling is the checkpoints' own
-    Key(r"pre_layrnorm\.bias", "pre_norm.bias"),
+    Key("embeddings.class_embedding", "class_embedding"),
+    Key("pre_layrnorm.weight", "pre_norm.scale"),  # the misspelling is the checkpoints' own
+    Key("pre_layrnorm.bias", "pre_norm.bias"),
     *ENCODER_KEYS,
 )
 
@@ -48,10 +49,9 @@ class Clip(VisionTower):
         self.pre_norm = layer_norm(config, dtype, param_dtype, rngs)
 
     @staticmethod
-    def read_config(config: dict[str, Any], feature_layers: tuple[int, ...] = (-1,)) -> VisionConfig:
+    def read_config(config: Mapping[str, Any], feature_layers: tuple[int, ...] = (-1,)) -> VisionConfig:
         """Sizes from the vision part of config.json; what it leaves out has the architecture's default."""
-        defaults = {"patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
-        return vision_config(defaults | config, feature_layers)
+        return vision_config(config, feature_layers, patch_size=32, hidden_act="quick_gelu", layer_norm_eps=1e-5)
 
     def embed(self, pixels: Float[Array, "tiles height width channels"]) -> Float[Array, "tiles tokens hidden"]:
         """Class token and patches plus their learned positions, normalised."""

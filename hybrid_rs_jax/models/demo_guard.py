@@ -19,6 +19,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float32, Int32
 
+from hybrid_rs_jax._files import atomic_file, parse_json
+
 
 @dataclass(frozen=True)
 class DemoGuardConfig:
@@ -120,13 +122,8 @@ def save_weights(network: DemoGuardNetwork, path: str | os.PathLike[str], metada
     arrays: dict[str, Any] = {name: np.asarray(leaf[...], np.float16) for name, leaf in _parameters(network)}
     arrays["metadata"] = np.array(json.dumps({"config": asdict(network.config), **metadata}))
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(target, force=True) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def load_weights(file: str | os.PathLike[str] | BinaryIO) -> tuple[DemoGuardNetwork, dict[str, Any]]:
@@ -140,9 +137,9 @@ def load_weights(file: str | os.PathLike[str] | BinaryIO) -> tuple[DemoGuardNetw
     """
     with np.load(file, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    metadata = json.loads(str(arrays.pop("metadata", "{}")))
-    sizes = metadata.get("config")
-    if sizes is None:
+    metadata = parse_json(str(arrays.pop("metadata", "{}")), "the metadata of the file")
+    sizes = metadata.get("config") if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(sizes, dict):
         raise ValueError("The file holds no demo guard: its metadata has no 'config'.")
     config = DemoGuardConfig(**sizes)
     network = nnx.eval_shape(lambda: DemoGuardNetwork(config, nnx.Rngs(0)))

@@ -51,14 +51,11 @@ class ImagePreprocessor:
         """
         return cls(parse_settings(content))
 
-    def plan(self, height: int, width: int, *, uint8: bool = False) -> ImagePlan:
+    def plan(self, height: int, width: int) -> ImagePlan:
         """Everything about images of `height` x `width` pixels that does not depend on their content.
 
         Args:
           height, width: size of the images, at least 1 pixel; the longer edge at most 50 times the shorter.
-          uint8: round and clip to 8 bits before, between and after the two passes of the resizing, bit for bit as
-            Pillow does it (columns first; from version 13 on Pillow takes rows first for some sizes). Noise is then
-            clipped to [0, 1] and gradients are zero.
 
         Raises:
           ValueError: for a size out of range.
@@ -75,27 +72,25 @@ class ImagePreprocessor:
         if self.settings.pinpoints:
             tiles = tile_canvas(self.settings, height, width)
             target = best_resolution((height, width), self.settings.pinpoints)
-        return ImagePlan((height, width), target, self.settings, uint8, base, tiles)
+        return ImagePlan((height, width), target, self.settings, base, tiles)
 
 
 @dataclass(frozen=True, eq=False)
 class ImagePlan:
     """Image processing for one image size: two matrix products per view, then normalisation.
 
-    Affine in the pixels (unless `uint8`), and made for jit: the matrices are constants of the graph. On clean images
+    Affine in the pixels, and made for jit: the matrices are constants of the graph. On clean images
     the result equals that of the checkpoint's own processor up to that one's 8-bit rounding and clipping.
 
     Attributes:
       image_size: (height, width) of the images, which a LLaVA-OneVision network needs to know.
       best_resolution: (height, width) of the canvas that was chosen for the tiles; None without tiles.
       settings: the checkpoint's settings.
-      uint8: whether pixels are rounded and clipped to 8 bits as Pillow does it.
     """
 
     image_size: tuple[int, int]
     best_resolution: tuple[int, int] | None
     settings: ImageSettings
-    uint8: bool
     _base: Canvas
     _tiles: Canvas | None
 
@@ -120,7 +115,7 @@ class ImagePlan:
         return self._tiles is not None and self._base.equals(self._tiles)
 
     def __call__(self, images: Float[Array | np.ndarray, "b height width 3"]) -> Float32[Array, "b t h w 3"]:
-        """Normalised views of a batch; pixels in [0, 1] before noise, not clipped unless `uint8`.
+        """Normalised views of a batch; pixels in [0, 1] before noise, not clipped.
 
         Raises:
           ValueError: if the images have another size than the plan.
@@ -142,8 +137,7 @@ class ImagePlan:
         canvases = [self._base]
         if self._tiles is not None and not self.views_are_identical:
             canvases.append(self._tiles)
-        draw = _draw_8_bit if self.uint8 else _draw
-        views = jnp.concatenate([_cut(draw(canvas, pixels), canvas.grid) for canvas in canvases], axis=1)
+        views = jnp.concatenate([_cut(_draw(canvas, pixels), canvas.grid) for canvas in canvases], axis=1)
         settings, std = self.settings, np.array(self.settings.std)
         factor, shift = settings.scale / std, np.array(settings.mean) / std
         return views * jnp.asarray(factor, jnp.float32) - jnp.asarray(shift, jnp.float32)
@@ -166,16 +160,6 @@ def _draw(canvas: Canvas, pixels: Float32[Array, "b y x 3"]) -> Float32[Array, "
         if not _is_identity(matrix):
             pixels = _multiply(jnp.asarray(matrix, jnp.float32), pixels, axis)
     return pixels
-
-
-def _draw_8_bit(canvas: Canvas, pixels: Float32[Array, "b y x 3"]) -> Float32[Array, "b y2 x2 3"]:
-    """Pillow's arithmetic for 8-bit images: columns first, weights in multiples of 2^-22, rounded after each pass."""
-    values = jnp.clip(jnp.floor(pixels * np.float32(255) + np.float32(0.5)), 0, 255).astype(jnp.int32)
-    for matrix, axis in ((canvas.columns, 2), (canvas.rows, 1)):
-        if not _is_identity(matrix):
-            weights = jnp.asarray(np.trunc(matrix * 2**22 + np.copysign(0.5, matrix)), jnp.int32)
-            values = jnp.clip((_multiply(weights, values, axis) + np.int32(2**21)) >> 22, 0, 255)
-    return values.astype(jnp.float32) / np.float32(255)
 
 
 def _is_identity(matrix: Float64[np.ndarray, "n m"]) -> bool:

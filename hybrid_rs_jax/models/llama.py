@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from hybrid_rs_jax.models._decoder import Decoder, DecoderConfig
-from hybrid_rs_jax.models._rotary import rotary_config
-from hybrid_rs_jax.models._settings import require, sizes
+from hybrid_rs_jax.models._decoder import Decoder, DecoderConfig, decoder_sizes
+from hybrid_rs_jax.models._settings import Fields
 
 __all__ = ["Llama"]
 
@@ -19,19 +19,18 @@ class Llama(Decoder):
     """
 
     @staticmethod
-    def read_config(config: dict[str, Any]) -> DecoderConfig:
+    def read_config(config: Mapping[str, Any]) -> DecoderConfig:
         """Sizes from the text part of config.json; what it leaves out has the architecture's default.
 
         Raises:
-          ValueError: for an activation other than silu or an unknown rotary scaling.
+          ValueError: for an activation other than silu, an unknown rotary scaling, or a value out of range.
         """
-        require(config, "hidden_act", "silu", "llama")
-        defaults = {"vocab_size": 32_000, "intermediate_size": 11_008}
-        bias = bool(config.get("attention_bias", False))
+        fields = Fields(config)
+        fields.only("hidden_act", "silu", "llama")
+        bias = fields.flag("attention_bias")
         return DecoderConfig(
-            **sizes(defaults | config),
-            rotary=rotary_config(config),
+            **decoder_sizes(fields, vocab_size=32_000, intermediate_size=11_008),
             qkv_bias=bias,
             output_bias=bias,
-            mlp_bias=bool(config.get("mlp_bias", False)),
+            mlp_bias=fields.flag("mlp_bias"),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Array, Float
@@ -25,13 +26,13 @@ class Llava(VisionLanguageModel):
     """A LLaVA-1.5 network: by default CLIP and Llama; SigLIP and Qwen2 work in their place."""
 
     @staticmethod
-    def read_config(config: dict[str, Any]) -> VisionLanguageConfig:
+    def read_config(config: Mapping[str, Any]) -> VisionLanguageConfig:
         """Sizes from config.json.
 
         Raises:
           ValueError: for parts or settings that are not supported.
         """
-        return read_joint_config(config, DEFAULT_VISION, {"model_type": "llama"}, -2, "default", 32_000)
+        return read_joint_config(config, DEFAULT_VISION, "llama", -2, "default", 32_000)
 
     def image_tokens(self, image_size: tuple[int, int] | None = None) -> int:
         """Placeholders of a picture: the same for every size."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float
 from hybrid_rs_jax.models._anyres import TilePlan, interpolation, tile_plan
 from hybrid_rs_jax.models._attention import Implementation
 from hybrid_rs_jax.models._keys import Key
+from hybrid_rs_jax.models._settings import Fields
 from hybrid_rs_jax.models._vision_language import VisionLanguageConfig, VisionLanguageModel, read_joint_config
 
 __all__ = ["LlavaOnevision", "LlavaOnevisionConfig"]
@@ -60,16 +62,16 @@ class LlavaOnevision(VisionLanguageModel):
         self.image_newline = nnx.Param(width**-0.5 * rngs.params.normal((width,), param_dtype))
 
     @staticmethod
-    def read_config(config: dict[str, Any]) -> LlavaOnevisionConfig:
+    def read_config(config: Mapping[str, Any]) -> LlavaOnevisionConfig:
         """Sizes from config.json.
 
         Raises:
           ValueError: for parts or settings that are not supported.
         """
-        joint = read_joint_config(config, DEFAULT_VISION, {"model_type": "qwen2"}, -1, "full", 151_646)
+        joint = read_joint_config(config, DEFAULT_VISION, "qwen2", -1, "full", 151_646)
         size = joint.vision.image_size
         fields = {field.name: getattr(joint, field.name) for field in dataclasses.fields(joint)}
-        limit = _tile_limit(config.get("vision_aspect_ratio", "anyres_max_9"))
+        limit = _tile_limit(Fields(config).text("vision_aspect_ratio", "anyres_max_9"))
         if joint.drop_first:
             raise ValueError("vision_feature_select_strategy must be 'full' for llava_onevision, got 'default'.")
         return LlavaOnevisionConfig(**fields, grid_pinpoints=_pinpoints(config, size), tile_limit=limit)
@@ -145,21 +147,21 @@ def _given(image_size: tuple[int, int] | None) -> tuple[int, int]:
     return image_size
 
 
-def _pinpoints(config: dict[str, Any], tile: int) -> tuple[tuple[int, int], ...]:
+def _pinpoints(config: Mapping[str, Any], tile: int) -> tuple[tuple[int, int], ...]:
     """Resolutions from config.json; all grids of up to 6 x 6 tiles of 384 pixels where it names none."""
-    pairs = config.get("image_grid_pinpoints")
-    if pairs is None:
-        pairs = [(384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7)]
-    bad = [pair for pair in pairs if len(pair) != 2 or any(side < 1 or side % tile for side in pair)]
-    if bad or not pairs:
+    default = [(384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7)]
+    pairs = Fields(config).pairs("image_grid_pinpoints", default)
+    bad = [pair for pair in pairs if pair[0] % tile or pair[1] % tile]
+    if bad:
         raise ValueError(
-            f"image_grid_pinpoints must be pairs of multiples of the tile's {tile} pixels, got {bad or 'none'}."
+            f"image_grid_pinpoints must be pairs of multiples of the tile's {tile} pixels, got {bad[0]}"
+            f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}."
         )
-    return tuple((int(height), int(width)) for height, width in pairs)
+    return pairs
 
 
 def _tile_limit(name: str) -> int | None:
-    match = re.fullmatch(r"anyres(?:_max_(\d+))?", name)
+    match = re.fullmatch(r"anyres(?:_max_([1-9]\d{0,3}))?", name)
     if not match:
-        raise ValueError(f"vision_aspect_ratio must be 'anyres' or 'anyres_max_N', got {name!r}.")
+        raise ValueError(f"vision_aspect_ratio must be 'anyres' or 'anyres_max_N', got {name!r:.80}.")
     return int(match.group(1)) if match.group(1) else None

@@ -15,8 +15,8 @@ __all__ = ["Projector"]
 
 KEYS = KeyTable(
     keys=(
-        Key(r"(linear_[12])\.weight", r"\1.kernel", KERNEL),
-        Key(r"(linear_[12])\.bias", r"\1.bias"),
+        Key("{map}.weight", "{map}.kernel", KERNEL),
+        Key("{map}.bias", "{map}.bias"),
     )
 )
 

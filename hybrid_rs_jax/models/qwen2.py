@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from hybrid_rs_jax.models._decoder import Decoder, DecoderConfig
-from hybrid_rs_jax.models._rotary import rotary_config
-from hybrid_rs_jax.models._settings import require, sizes
+from hybrid_rs_jax.models._decoder import Decoder, DecoderConfig, decoder_sizes
+from hybrid_rs_jax.models._settings import Fields
 
 __all__ = ["Qwen2"]
 
@@ -24,14 +24,24 @@ class Qwen2(Decoder):
     """
 
     @staticmethod
-    def read_config(config: dict[str, Any]) -> DecoderConfig:
+    def read_config(config: Mapping[str, Any]) -> DecoderConfig:
         """Sizes from the text part of config.json; what it leaves out has the architecture's default.
 
         Raises:
-          ValueError: for an activation other than silu, sliding-window attention or an unknown rotary scaling.
+          ValueError: for an activation other than silu, a layer with a sliding window, an unknown rotary scaling, or a
+            value out of range.
         """
-        require(config, "hidden_act", "silu", "qwen2")
-        if "sliding_attention" in (config.get("layer_types") or ()) or config.get("use_sliding_window"):
+        fields = Fields(config)
+        fields.only("hidden_act", "silu", "qwen2")
+        sizes = decoder_sizes(fields, vocab_size=151_936, intermediate_size=22_016)
+        if _has_window(fields, sizes["num_layers"]):
             raise ValueError("use_sliding_window must be false: sliding-window attention is not supported.")
-        defaults = {"vocab_size": 151_936, "intermediate_size": 22_016, "num_key_value_heads": 32}
-        return DecoderConfig(**sizes(defaults | config), rotary=rotary_config(config), qkv_bias=True)
+        return DecoderConfig(**sizes, qkv_bias=True)
+
+
+def _has_window(fields: Fields, layers: int) -> bool:
+    """Whether any layer sees a window only: those from `max_window_layers` on, unless `layer_types` says which."""
+    if "layer_types" in fields:
+        return any(kind != "full_attention" for kind in fields.texts("layer_types"))
+    first = fields.integer("max_window_layers", 28, low=0)
+    return fields.flag("use_sliding_window") and first < layers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Array, Float
@@ -21,10 +22,9 @@ class Siglip(VisionTower):
     """
 
     @staticmethod
-    def read_config(config: dict[str, Any], feature_layers: tuple[int, ...] = (-1,)) -> VisionConfig:
+    def read_config(config: Mapping[str, Any], feature_layers: tuple[int, ...] = (-1,)) -> VisionConfig:
         """Sizes from the vision part of config.json; what it leaves out has the architecture's default."""
-        defaults = {"patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
-        return vision_config(defaults | config, feature_layers)
+        return vision_config(config, feature_layers, patch_size=16, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6)
 
     def embed(self, pixels: Float[Array, "tiles height width channels"]) -> Float[Array, "tiles tokens hidden"]:
         """Patches plus their learned positions."""

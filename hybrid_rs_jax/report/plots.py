@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid_rs_jax._text import counted, setting_text, span_text
-from hybrid_rs_jax.kernels.record import smoothing_text
+from hybrid_rs_jax._text import counted, down_text, setting_text, span_text
+from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 
-__all__ = ["SUFFIXES", "plot_certified_accuracy", "plot_certified_share", "plot_frontier", "save_figure"]
+if TYPE_CHECKING:
+    from hybrid_rs_jax.results.result import Result
+
+__all__ = ["SUFFIXES", "plot_certified_accuracy", "plot_certified_share", "plot_frontier", "save_figure", "svg_figures"]
 
 SUFFIXES = (".png", ".pdf", ".svg")
 _INK, _SOFT, _GRID = "#1f2430", "#6b7280", "#e5e7eb"
@@ -39,33 +44,61 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def save_figure(record: Mapping[str, Any], path: Path, suffix: str) -> None:
-    """Draw a record of certificates: the frontier and the certified accuracy, or the one that a unimodal run has.
+def save_figure(result: Result, path: Path, suffix: str) -> None:
+    """Draw a result: the frontier and the certified accuracy, or the one that a unimodal run has.
 
     Args:
-      record: what `certificate_record` gives.
+      result: certificates.
       path: file to write (the path of an `atomic_file`).
       suffix: ".png", ".pdf" or ".svg".
     """
     import matplotlib
     from matplotlib.figure import Figure
 
-    statement = record["statement"]
-    budgets = statement["budgets"]
-    radius = np.array([row["radius"] for row in record["certificates"]], np.float64)
+    noise, budgets, radius = result.statements[0].noise, result.budgets, result.radius
     with matplotlib.rc_context(_STYLE):
-        both = statement["kernel"] != "none" and statement["sigma"] is not None and len(budgets) > 1
+        both = noise.tokens and noise.pixels and len(budgets) > 1
         figure = Figure(figsize=(11.6, 4.9) if both else (6.8, 4.9), layout="constrained")
         axes = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
         if both:
             plot_frontier(axes[0], budgets, radius)
-            _explain_gap(axes[0], record, radius)
-        if statement["sigma"] is None:
-            plot_certified_share(axes[-1], budgets, radius)
-        else:
+            _explain_gap(axes[0], result)
+        if noise.pixels:
             plot_certified_accuracy(axes[-1], budgets, radius)
-        figure.suptitle(_subtitle(record, wrap=not both), x=0.012, ha="left", fontsize=9, color=_SOFT)
+        else:
+            plot_certified_share(axes[-1], budgets, radius)
+        figure.suptitle(_subtitle(result, wrap=not both), x=0.012, ha="left", fontsize=9, color=_SOFT)
         figure.savefig(path, format=suffix.removeprefix("."), dpi=170, metadata=_NO_DATE[suffix])
+
+
+def svg_figures(result: Result) -> list[tuple[str, str]]:
+    """The pictures of `save_figure`, one by one, as SVG elements for a page, each with a label in words."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    noise, budgets, radius = result.statements[0].noise, result.budgets, result.radius
+    drawn = []
+    for kind in [*(["frontier"] if noise.tokens and noise.pixels and len(budgets) > 1 else []), "accuracy"]:
+        style = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": kind}
+        with matplotlib.rc_context(style):
+            figure = Figure(figsize=(6.4, 4.5), layout="constrained")
+            ax = figure.subplots()
+            if kind == "frontier":
+                label = "Certified radius against token budget, a line per input"
+                plot_frontier(ax, budgets, radius)
+                _explain_gap(ax, result)
+            elif noise.pixels:
+                label = "Share of inputs certified against the pixel budget, a curve per token budget"
+                plot_certified_accuracy(ax, budgets, radius)
+            else:
+                label = "Share of inputs certified at each token budget"
+                plot_certified_share(ax, budgets, radius)
+            file = io.StringIO()
+            figure.savefig(file, format="svg", transparent=True, metadata=_NO_DATE[".svg"])
+        svg = file.getvalue()[file.getvalue().index("<svg") :]
+        # two pictures share a page, where a name may stand once
+        drawn.append((label, re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{kind}-", svg)))
+    return drawn
 
 
 _NO_DATE: dict[str, dict[str, None]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
@@ -139,7 +172,7 @@ def plot_certified_share(ax: Any, budgets: Sequence[int], radius: np.ndarray) ->
     if len(budgets) <= 20:
         above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
         for d, value in zip(budgets, share, strict=True):
-            ax.annotate(f"{np.floor(value):.0f}", (d, value), fontsize=9, **above)
+            ax.annotate(str(int(value)), (d, value), fontsize=9, **above)
     ax.grid(axis="x", visible=False)
     ax.set_title("Certified accuracy, text only")
     ax.set_xlabel("token budget $d$ (changed tokens)")
@@ -148,19 +181,21 @@ def plot_certified_share(ax: Any, budgets: Sequence[int], radius: np.ndarray) ->
     ax.set_ylim(0, 107)
 
 
-def _explain_gap(ax: Any, record: Mapping[str, Any], radius: np.ndarray) -> None:
-    """Shade the budgets at which nothing is certified, and say whether more draws could change that."""
-    statement = record["statement"]
-    budgets, needed = statement["budgets"], statement.get("needed_samples") or []
-    reached = (radius >= 0).any(axis=0)
-    if reached.all() or not reached.any() or len(needed) != len(budgets):
+def _explain_gap(ax: Any, result: Result) -> None:
+    """Shade the budgets at which nothing is certified; with one decision its statement says why."""
+    budgets, reached = result.budgets, (result.radius >= 0).any(axis=0)
+    if reached.all() or not reached.any():
         return
-    first = int(np.argmin(reached))
-    draws = max(int(n) for row in record["certificates"] for n in np.atleast_1d(row["n"]))
-    if needed[first] < 0:
-        why = "no number of draws\nup to 2^53 certifies"
-    elif draws < needed[first]:
-        why = f"n = {draws} is too small:\nd = {budgets[first]} needs {needed[first]}"
+    first, statements = int(np.argmin(reached)), result.statements
+    planned = statements[0].stopping.plan is not None
+    needed = statements[0].needs.draws[first] if statements[0].classes is None else 0
+    draws = int(np.max(result.n if result.n.ndim == 1 else result.n[:, first]))
+    if len(statements) > 1:
+        why = "no input is certified"
+    elif needed < 0:
+        why = "no stop of this plan\ncertifies" if planned else "no number of draws\nup to 2^53 certifies"
+    elif draws < needed and not planned:
+        why = f"n = {draws} is too small:\nd = {budgets[first]} needs {needed}"
     else:
         why = "no input is certified"
     left, right = budgets[first] - 0.5, ax.get_xlim()[1]
@@ -178,12 +213,14 @@ def _integer_ticks(ax: Any, d: np.ndarray, margin: float) -> None:
     ax.set_xlim(d[0] - margin, d[-1] + margin)
 
 
-def _subtitle(record: Mapping[str, Any], wrap: bool) -> str:
-    statement, rows = record["statement"], record["certificates"]
-    draws = sorted({int(n) for row in rows for n in np.atleast_1d(row["n"])})
-    n = f"n = {draws[0]}" if len(draws) == 1 else f"n = {draws[0]} to {draws[-1]}"
-    inputs = counted(len(rows), "input")
-    noise = smoothing_text(statement).replace("beta", "β").replace("sigma", "σ")
-    tau, alpha = setting_text(statement["tau"]), setting_text(statement["alpha"])
-    rest = f"{n} draws; τ = {tau}; α = {alpha}; {inputs}; smoothed classifier"
+def _subtitle(result: Result, wrap: bool) -> str:
+    statement = result.statements[0]
+    fewest, most = int(result.n.min()), int(result.n.max())
+    n = f"n = {fewest}" if fewest == most else f"n = {fewest} to {most}"
+    noise = smoothing_text(describe_smoothing(statement.noise.smoothing)).replace("beta", "β").replace("sigma", "σ")
+    risk = f"α = {setting_text(statement.risk.alpha)}"
+    if statement.risk.tau is not None:
+        risk = f"τ = {down_text(statement.risk.tau)}; {risk}"
+    provisional = "" if statement.provisional is None else "PROVISIONAL; "
+    rest = f"{provisional}{n} draws; {risk}; {counted(len(result), 'input')}; smoothed classifier"
     return f"{noise}\n{rest}" if wrap else f"{noise}; {rest}"

@@ -1,21 +1,97 @@
-"""Progress on stderr: a bar where somebody is watching a terminal, a line now and then where a log is kept."""
+"""Progress on stderr: a bar where somebody is watching a terminal, a line a minute where a log is kept."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
-__all__ = ["progress_bar"]
+__all__ = ["Pace", "progress_bar"]
 
 #: Seconds between two lines in a log.
 LOG_SECONDS = 60.0
 
 
+class Pace:
+    """How far something has come, how fast it goes, and how long it will take.
+
+    The clock runs from the first report on: what comes before it is compilation, and tells nothing about the rest.
+
+    Args:
+      total: `done` at the end.
+      unit: what is counted, as in "draws".
+      clock: seconds, for tests.
+    """
+
+    def __init__(self, total: int, unit: str, clock: Callable[[], float] = time.monotonic):
+        self.total, self.unit, self.done, self.note = total, unit, 0, ""
+        self._clock = clock
+        self._first: tuple[float, int, int] | None = None
+        self._last, self._worked = 0.0, 0
+
+    def advance(self, done: int, note: str = "", worked: int | None = None) -> None:
+        """Report how far it is.
+
+        Args:
+          done: of the total, what needs no more work.
+          note: shown behind the rest.
+          worked: what was worked on for it, of which the rate is told; default `done`. Sampling that stops early does
+            more than it works on.
+        """
+        self._last = self._clock()
+        self.done, self.note, self._worked = done, note, done if worked is None else worked
+        if self._first is None:
+            self._first = self._last, done, self._worked
+
+    @property
+    def percent(self) -> int:
+        """The share that is done, floored."""
+        return 100 * self.done // self.total if self.total > 0 else 100
+
+    @property
+    def per_second(self) -> float | None:
+        """Worked on per second since the first report; None before the second one."""
+        return None if self._first is None else self._speed(self._first[2], self._worked)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds from now to the end at this pace; None while it is not known."""
+        speed = None if self._first is None else self._speed(self._first[1], self.done)
+        return None if not speed else max((self.total - self.done) / speed - (self._clock() - self._last), 0.0)
+
+    def _speed(self, before: int, now: int) -> float | None:
+        passed = 0.0 if self._first is None else self._last - self._first[0]
+        return (now - before) / passed if passed > 0 and now > before else None
+
+    def rate_text(self) -> str:
+        """As in "5,300 draws/s", "0.25 draws/s" or nothing; "compiling" before the first report."""
+        if self._first is None:
+            return "compiling"
+        speed = self.per_second
+        if speed is None:
+            return ""
+        return f"{speed:,.0f} {self.unit}/s" if speed >= 10 else f"{speed:.2g} {self.unit}/s"
+
+    def left_text(self) -> str:
+        """As in "about 3 min left", or nothing."""
+        left = self.seconds_left
+        if left is None:
+            return ""
+        for seconds, name in ((3600, "h"), (60, "min")):
+            if left >= 2 * seconds:
+                return f"about {left / seconds:,.0f} {name} left"
+        return f"about {left:.0f} s left"
+
+    def __str__(self) -> str:
+        share = f"{self.percent} % ({self.done:,} of {self.total:,} {self.unit})"
+        return "; ".join(filter(None, (share, self.rate_text(), self.left_text(), self.note)))
+
+
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, unit: str, log: bool = False) -> Iterator[Callable[..., None]]:
-    """Give a function to be called as `advance(done, note="", rate=None)`; shows rate and remaining time.
+    """Give a function to be called as `Pace.advance` is; shows share, rate and remaining time.
 
     Args:
       title: what is being done.
@@ -23,54 +99,49 @@ def progress_bar(title: str, total: int, unit: str, log: bool = False) -> Iterat
       unit: what is counted.
       log: print a line every minute where stderr is not a terminal; else nothing is shown there.
     """
-    if not sys.stderr.isatty():
-        yield _Log(title, total, unit) if log else lambda done, note="", rate=None: None
-        return
+    pace = Pace(total, unit)
+    if sys.stderr.isatty():
+        with _bar(title, pace):
+            yield pace.advance
+    elif log:
+        with _log(title, pace):
+            yield pace.advance
+    else:
+        yield pace.advance
+
+
+@contextlib.contextmanager
+def _bar(title: str, pace: Pace) -> Iterator[None]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task
     from rich.text import Text
 
-    class Rate(ProgressColumn):
+    class Numbers(ProgressColumn):
+        max_refresh = 0.5
+
         def render(self, task: Task) -> Text:
-            rate = task.fields.get("rate") or (f"{task.speed:,.0f} {unit}/s" if task.speed else f"- {unit}/s")
-            return Text(rate)
+            progress.update(task.id, completed=pace.done)
+            return Text("; ".join(filter(None, (f"{pace.percent} %", pace.rate_text(), pace.left_text(), pace.note))))
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=total, note="", rate=None)
-
-        def advance(done: int, note: str = "", rate: str | None = None) -> None:
-            progress.update(task, completed=done, note=note, rate=rate)
-
-        yield advance
+    console = Console(stderr=True)
+    with Progress("{task.description}", BarColumn(), Numbers(), console=console, transient=True) as progress:
+        progress.add_task(title, total=max(pace.total, 1))
+        yield
 
 
-class _Log:
-    """One line a minute, for batch jobs."""
+@contextlib.contextmanager
+def _log(title: str, pace: Pace) -> Iterator[None]:
+    """A line a minute, by a thread: it comes while the first batch still compiles, too."""
+    over = threading.Event()
 
-    def __init__(self, title: str, total: int, unit: str):
-        self._title, self._total, self._unit = title, total, unit
-        self._begin = self._last = time.monotonic()
-        self._first: int | None = None
+    def write() -> None:
+        while not over.wait(LOG_SECONDS):
+            print(f"{title}: {pace}", file=sys.stderr, flush=True)
 
-    def __call__(self, done: int, note: str = "", rate: str | None = None) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = done
-        if now - self._last < LOG_SECONDS:
-            return
-        self._last = now
-        gained = done - self._first
-        left = (self._total - done) * (now - self._begin) / gained / 60 if gained else None
-        parts = [f"{self._title}: {done:,} of {self._total:,} {self._unit}"]
-        parts += [rate] if rate else []
-        parts += [f"about {left:,.0f} min left"] if left is not None else []
-        parts += [note] if note else []
-        print("; ".join(parts), file=sys.stderr, flush=True)
+    thread = threading.Thread(target=write, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hybrid_rs_jax._text import (
-    DASH,
     budget_text,
     ceil_probability_text,
-    floor_text,
-    mean,
-    percent_text,
+    counted,
+    down_text,
+    joined,
     probability_text,
     radius_text,
     setting_text,
-    span_text,
 )
-from hybrid_rs_jax.results.words import too_few_draws
 
-__all__ = ["abstentions", "certificate_rows", "print_table", "say", "summary_rows"]
+if TYPE_CHECKING:
+    from hybrid_rs_jax.results.result import Bounds, Result
+
+__all__ = ["certificate_rows", "print_result", "print_table", "say"]
 
 _PLAIN_WIDTH = 250
 #: A terminal of at least this width has room for three decimals.
@@ -61,103 +59,96 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int 
     print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
-def certificate_rows(record: Mapping[str, Any], first: int | None = None) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the per-input table: successes, draws (where they differ), p_A, budget, radius per budget."""
-    statement, everything = record["statement"], record["certificates"]
-    shared = not isinstance(everything[0]["n"], list)
-    uneven = shared and any(row["n"] != everything[0]["n"] for row in everything)
-    pixels = statement["sigma"] is not None
-    decimals = 3 if _console().width >= _ROOMY else 2
-    header = ["id", *(["decision"] if "decision" in everything[0] else [])]
-    header += [*(["successes"] if shared else []), *(["n"] if uneven else []), *(["p_A"] if shared else [])]
-    header += ["max d", *(f"r_{d}" for d in statement["budgets"] if pixels)]
+def print_result(result: Result, first: int | None = None) -> None:
+    """Per-input table, summary per budget, what is not certified and why, the guarantee in words."""
+    from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
+    from hybrid_rs_jax.results.explanations import explanations
+    from hybrid_rs_jax.results.sentences import deployment, guarantee, legend, provisos, threat_model
+
+    statement, counts = result.statements[0], result.counts
+    noise = smoothing_text(describe_smoothing(statement.noise.smoothing))
+    classes = "" if statement.classes is None else f"{statement.classes} classes, "
+    draws = set(counts.n.ravel()[: 10**6].tolist())
+    n = f"n = {draws.pop()}; " if len(draws) == 1 and statement.simultaneous else ""
+    tau = "" if statement.risk.tau is None else f"tau = {down_text(statement.risk.tau)}, "
+    say(f"{counted(len(result), 'input')}, {classes}{noise}; {n}{tau}alpha = {setting_text(statement.risk.alpha)}\n")
+    print_table(*certificate_rows(result, first))
+    if first is not None and len(result) > first:
+        say(f"... and {len(result) - first} more; --json prints and --out FILE writes all of them.")
+    if len(result) > 1:
+        say()
+        print_table(*result.summary().table())
+        if statement.noise.pixels:
+            say("Over all inputs; one that is not certified counts as 0 in the mean.")
+    say()
+    say(legend(statement))
+    for sentence in explanations(result):
+        say(sentence)
+    say()
+    say(guarantee(result.statements))
+    say(f"The attacker: {threat_model(statement)}.")
+    ties = 0 if counts.ties is None else int(counts.ties.sum())
+    for sentence in dict.fromkeys(text for each in result.statements for text in provisos(each, ties)):
+        say(sentence)
+    if text := deployment(result.statements):
+        say(text)
+    for what, names in (("skipped", [name for name, _ in counts.skipped]), ("unfinished", list(counts.unfinished))):
+        if names:
+            more = ", ..." if names[3:] else ""
+            say(f"{counted(len(names), 'input')} {what}, not certified: {joined(names[:3])}{more}.")
+
+
+def certificate_rows(
+    result: Result, first: int | None = None, decimals: int | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the per-input table: counts, draws (where they differ), bounds, budget, radius per budget.
+
+    Args:
+      result: certificates.
+      first: so many rows; None: all.
+      decimals: of the radii; None: as many as the terminal has room for.
+    """
+    statement, counts = result.statements[0], result.counts
+    shared = counts.n.ndim == 1
+    uneven = shared and bool((counts.n != counts.n[:1]).any())
+    ties = shared and counts.ties is not None and bool(counts.ties.any())
+    bounds = [(name, found) for name, found in _named_bounds(result) if found is not None and shared]
+    pixels = statement.noise.pixels
+    decimals = decimals or (3 if _console().width >= _ROOMY else 2)
+    header = ["id", *(["decision"] if result.decision is not None else [])]
+    header += ["class", "votes"] if statement.classes is not None else ["successes"] if shared else []
+    header += [*(["n"] if uneven else []), *(["ties"] if ties else []), *(name for name, _ in bounds)]
+    header += ["max d", *(f"r_{d}" for d in result.budgets if pixels)]
     body = []
-    for row in everything[:first]:
-        cells = [row["id"], *([row["decision"]] if "decision" in row else [])]
+    for row in result[:first]:
+        cells = [row.id, *([str(row.decision)] if result.decision is not None else [])]
         if shared:
-            cells += [str(row["successes"]), *([str(row["n"])] if uneven else []), _bound_text(statement, row)]
-        radii = [radius_text(r, decimals) for r in row["radius"] if pixels]
-        body.append([*cells, budget_text(row["budget"]), *radii])
+            cells += [*_vote_cells(result, row.index), *([str(row.n)] if uneven else [])]
+            cells += [*([str(row.ties)] if ties else []), *(_bound_text(*bound, row.index) for bound in bounds)]
+        radii = [radius_text(r, decimals) for r in row.radius if pixels]
+        body.append([*cells, budget_text(row.budget), *radii])
     return header, body
 
 
-def _bound_text(statement: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """A lower bound rounded down; an upper one, where the score is certified to stay below tau, rounded up."""
-    upper = row.get("decision", "") == "safe" or statement.get("side") == "below"
-    return ceil_probability_text(row["p_a"], 1 - row["p_a"]) if upper else probability_text(row["p_a"])
+def _named_bounds(result: Result) -> tuple[tuple[str, Bounds | None], ...]:
+    """The columns of bounds with their names; of several classes only that of the leading one is shown."""
+    upper = None if result.statements[0].classes is not None else result.upper_bound
+    return ("p_A", result.lower_bound), ("upper bound", upper)
 
 
-def summary_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and one row per budget: share certified, mean and median radius (not certified counts as 0)."""
-    radius = np.array([row["radius"] for row in record["certificates"]], np.float64)
-    body = []
-    for d, column in zip(record["statement"]["budgets"], radius.T, strict=True):
-        certified = int((column >= 0).sum())
-        middle = float(np.sort(column)[(column.size - 1) // 2])
-        average = floor_text(mean(column.tolist())) if certified else DASH
-        share = f"{certified} ({percent_text(certified, column.size)})"
-        body.append([str(d), share, average, radius_text(middle), radius_text(column.max())])
-    columns = 5 if record["statement"]["sigma"] is not None else 2
-    return ["d", "certified", "mean r", "median r", "largest r"][:columns], [row[:columns] for row in body]
+def _vote_cells(result: Result, index: int) -> list[str]:
+    from hybrid_rs_jax.results.classes import ClassCertificate
+
+    if isinstance(result, ClassCertificate):
+        label = int(result.label[index])
+        return [str(label), str(int(result.votes[index, label]))]
+    return [str(int(result.successes[index]))]
 
 
-def abstentions(record: Mapping[str, Any]) -> Iterator[str]:
-    """Sentences that say what is not certified and why, so that the user knows what would help."""
-    statement, rows = record["statement"], record["certificates"]
-    silent = [row for row in rows if row["budget"] < 0]
-    if silent:
-        which = "The input abstains" if len(rows) == 1 else f"{len(silent)} of {len(rows)} inputs abstain"
-        first = statement["budgets"][0]
-        why = f"does not exceed tau = {setting_text(statement['tau'])}" if first == 0 else f"is too low for d = {first}"
-        yield f"{which}: the bound p_A on the clean score {why}."
-        yield from _what_would_help(statement)
-    if statement.get("plan") is not None:
-        yield _stopped_early(statement)
-        return
-    radius = np.array([row["radius"] for row in rows], np.float64)
-    draws = np.array([row["n"] for row in rows], np.int64).reshape(len(rows), -1)
-    draws = np.broadcast_to(draws, radius.shape).max(axis=0)
-    hopeless, beaten = [], []
-    for index, (d, needed) in enumerate(zip(statement["budgets"], statement["needed_samples"], strict=True)):
-        if needed < 0:
-            hopeless.append(d)
-        elif draws[index] < needed:
-            yield too_few_draws(int(draws[index]), d, needed)
-        elif d > 0 and not (radius[:, index] >= 0).any():
-            beaten.append(d)
-    if hopeless:
-        yield f"No number of draws up to 2^53 certifies d = {span_text(hopeless)} with this noise and tau."
-    if beaten:
-        yield (
-            f"No input is certified for d = {span_text(beaten)}, though n suffices: no p_A is high enough "
-            "(`hybrid-rs plan` gives the p_A that each budget needs)."
-        )
-
-
-def _what_would_help(statement: Mapping[str, Any]) -> Iterator[str]:
-    """The draws that inputs which abstain would have needed, if their share of votes stays what it is."""
-    needed, share = statement.get("abstaining", {}), statement.get("needed_share")
-    helped = {name: n for name, n in needed.items() if n > 0}
-    for name, n in list(helped.items())[:3]:
-        yield f"{name} would have needed n = {n:,}, at the share of votes that it has."
-    if len(helped) > 3:
-        yield f"{len(helped) - 3} more would be helped by more draws; --json gives the n for each."
-    if share is not None and (beyond := len(needed) - len(helped)):
-        subject = "Its share of votes is" if len(needed) == 1 else f"For {beyond} of them the share of votes is"
-        yield f"{subject} itself below the {ceil_probability_text(share, 1 - share)} that is needed: no n would help."
-
-
-def _stopped_early(statement: Mapping[str, Any]) -> str:
-    """What counts that were stopped early are good for."""
-    aim = (statement.get("run") or {}).get("aim") or {}
-    if "d" in aim:
-        what = f"once d = {aim['d']}, eps = {setting_text(aim['epsilon'])} was decided"
-    else:
-        what = "where more of them could hardly have raised a radius"
-    return (
-        f"Draws ended {what}; the bounds allow for that, and hold for every budget, tau and radius in the table. More "
-        "may be certifiable with more draws."
-    )
+def _bound_text(name: str, bounds: Bounds, index: int) -> str:
+    """A lower bound rounded down, an upper one up."""
+    p, complement = float(bounds.p[index]), float(bounds.complement[index])
+    return probability_text(p) if name == "p_A" else ceil_probability_text(p, complement)
 
 
 def _console(stderr: bool = False, width: int | None = None) -> Any:

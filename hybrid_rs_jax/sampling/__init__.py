@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from hybrid_rs_jax._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hybrid_rs_jax.sampling._ledger_merge import merge
     from hybrid_rs_jax.sampling.engine import Draws, data_mesh, sample, sample_counts
-    from hybrid_rs_jax.sampling.ledger import Ledger, LedgerError
-    from hybrid_rs_jax.sampling.run import Progress, sample_run
+    from hybrid_rs_jax.sampling.ledger import Ledger, LedgerError, merge
+    from hybrid_rs_jax.sampling.run import InterruptedRun, Progress, sample_run
 
 __all__ = [
     "Draws",
+    "InterruptedRun",
     "Ledger",
     "LedgerError",
     "Progress",
@@ -27,8 +27,7 @@ __all__ = [
 
 _HOMES = {
     "engine": "Draws data_mesh sample sample_counts",
-    "_ledger_merge": "merge",
-    "ledger": "Ledger LedgerError",
-    "run": "Progress sample_run",
+    "ledger": "Ledger LedgerError merge",
+    "run": "InterruptedRun Progress sample_run",
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

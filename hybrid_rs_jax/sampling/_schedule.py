@@ -56,6 +56,22 @@ class Batch:
         copy = np.repeat(self.first, self.count) + np.arange(self.size) - start
         return np.repeat(self.slot, self.count).astype(np.int32), copy.astype(np.uint32)
 
+    def split(self, size: int) -> tuple[Batch, Batch | None]:
+        """The first `size` copies, at least one, and the rest (None where there is none)."""
+        if size >= self.size:
+            return self, None
+        ends = np.cumsum(self.count)
+        cut = int(np.searchsorted(ends, size))  # the segment that holds the last one of them
+        left = ends[cut] - size
+        head = Batch(self.slot[: cut + 1], self.row[: cut + 1], self.first[: cut + 1], self.count[: cut + 1].copy())
+        head.count[-1] -= left
+        rest = slice(cut if left else cut + 1, None)
+        tail = Batch(self.slot[rest], self.row[rest], self.first[rest].copy(), self.count[rest].copy())
+        if left:
+            tail.first[0] += head.count[-1]
+            tail.count[0] = left
+        return head, tail
+
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:

@@ -14,13 +14,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int64, Key
 
-from hybrid_rs_jax.classifiers.base import BaseClassifier
+from hybrid_rs_jax._checks import check_mask, check_same_inputs, check_whole
+from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier
 from hybrid_rs_jax.confidence import FixedSample
 from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.kernels.grid import check_pictures, chunks, round_to_grid
 from hybrid_rs_jax.sampling._backends import Backend, Row, data_mesh, make_backend
 from hybrid_rs_jax.sampling._schedule import Batch, Resolved, Schedule, StoppingRule
 
-__all__ = ["Draws", "Row", "check_inputs", "data_mesh", "sample", "sample_counts", "stream"]
+__all__ = ["Draws", "Row", "check_inputs", "check_pixels", "data_mesh", "sample", "sample_counts", "stream"]
 
 #: Copy numbers and input numbers are folded into the key as 32 bits.
 MOST_COPIES = 2**31 - 1
@@ -38,6 +40,7 @@ class Draws:
       verdict: how each input ended, int8[B], a `Verdict`.
       ties: copies whose margin was at rounding level, int64[B]: another batch size may decide them differently.
       classified: all copies classified, those beyond a stop included.
+      rounded: the largest change of a clean pixel by rounding to the grid of the noise; 0 for pictures of 8 bits.
     """
 
     n: np.ndarray
@@ -45,6 +48,7 @@ class Draws:
     verdict: np.ndarray
     ties: np.ndarray
     classified: int
+    rounded: float = 0.0
 
 
 def sample_counts(
@@ -71,15 +75,18 @@ def sample_counts(
     Under `jax.distributed` each process draws its share of the copies of every input, and all get the sums.
 
     Args:
-      classifier: any `BaseClassifier`: one that JAX can trace, or one on the host (`on_host = True`).
+      classifier: any `BaseClassifier`: one that JAX can trace, or one on the host (`on_host = True`). A plain callable
+        is tried on two batches of noisy copies first, and called on the host where tracing would freeze its votes.
       tokens: clean token ids; those at eligible positions must belong to the kernel's alphabet.
-      images: clean images; the noise is added in their dtype, and not clipped.
+      images: clean images in [0, 1]; they are rounded to the grid of the noise (1/255, or the smoothing's `step`),
+        the classifier gets them in their dtype (float32 for float64 where JAX has no x64), and they are not clipped.
       smoothing: the smoothing distribution.
       n: noisy copies per input, at least 1.
-      key: the run key; one key gives one set of draws.
+      key: the run key; one key gives one set of draws, whatever generator the environment makes keys for.
       eligible: positions that carry token noise (the attacker's positions), bool[length] or bool[inputs, length]; None
         means all.
-      classes: number of classes of a classifier that returns class indices; None: it returns True for unsafe.
+      classes: number of classes of a classifier that returns class indices; None: what it says itself, or if it says
+        nothing it returns True for unsafe.
       first: number of the first copy: the counts of copies `0..m-1` and `m..n-1` add up to those of `0..n-1`.
       batch_size: noisy copies per step, rounded up to a multiple of the devices.
       mesh: devices to spread a batch over, with an axis "data" (see `data_mesh`); default all of this process.
@@ -89,9 +96,11 @@ def sample_counts(
       int64 counts, exact (an integer sum, never a float): [inputs], or [inputs, classes].
 
     Raises:
-      ValueError: if shapes differ, a number is out of range, or a token is outside of the alphabet.
+      ValueError: if shapes differ, a number is out of range, a token is outside of the alphabet, a pixel is not finite
+        or off the scale, or at the first margin that is not finite or label that is no class.
     """
-    n, first = _whole("n", n, 1), _whole("first", first, 0)
+    classes = Abilities.of(classifier).classes if classes is None else classes
+    n, first = check_whole("n", n, 1, MOST_COPIES), check_whole("first", first, 0, MOST_COPIES)
     start, end = first, first + n
     if (processes := jax.process_count()) > 1:
         share = [first + n * rank // processes for rank in (jax.process_index(), jax.process_index() + 1)]
@@ -137,8 +146,9 @@ def sample(
     The confidence bound that holds at the stop is `plan.lower_bound(draws.n, draws.successes, alpha)`; Clopper-Pearson
     on counts that were stopped early would claim too much.
     """
+    classes = Abilities.of(classifier).classes if classes is None else classes
     tokens, images = np.asarray(tokens), np.asarray(images)
-    mask = check_inputs(tokens, images, smoothing, eligible)
+    mask, rounded = check_inputs(tokens, images, smoothing, eligible)
     inputs = tokens.shape[0]
     votes = np.zeros((inputs,) if classes is None else (inputs, classes), np.int64)
     n, ties, verdict, classified = *(np.zeros(inputs, np.int64) for _ in range(2)), np.zeros(inputs, np.int8), 0
@@ -152,7 +162,7 @@ def sample(
         classified += resolved.classified
         if progress is not None:
             progress(classified)
-    return Draws(n, votes, verdict, ties, classified)
+    return Draws(n, votes, verdict, ties, classified, rounded)
 
 
 def stream(
@@ -166,34 +176,38 @@ def stream(
     classes: int | None = None,
     batch_size: int = 2000,
     mesh: Mesh | None = None,
+    lost: Callable[[int], None] | None = None,
 ) -> Generator[Resolved, None, None]:
     """The engine itself: give votes as they come; rows are numbered in the order in which they are taken.
 
     Rows are taken when a slot is free, so a data set larger than memory may be read as it goes. All rows have the same
-    shapes. `total` is an upper bound on their number.
+    shapes. `total` is an upper bound on their number. `lost` is told at the end how many draws were at the classifier,
+    and not given any more.
 
     Raises:
-      ValueError: if the classifier's answer has the wrong shape or type, or a number is out of range.
+      ValueError: if the classifier's answer has the wrong shape or type or is no vote, or a number is out of range.
     """
-    batch_size = _whole("batch_size", batch_size, 1)
+    batch_size = check_whole("batch_size", batch_size, 1, MOST_COPIES)
     if classes is not None and len(plan.looks) > 1:
         raise ValueError("A classifier with several classes needs a fixed number of draws, not early stopping.")
     waiting = iter(rows)
     head = next(waiting, None)
     if head is None:
         return
-    backend = make_backend(classifier, smoothing, key, min(batch_size, total * plan.max_samples), mesh)
-    slots = _slots_for(head, total, plan, backend.batch_size)
-    backend.allocate(slots, head)
+    batch_size = min(batch_size, total * plan.max_samples)
+    slots = _slots_for(head, total, plan, batch_size)
+    backend = make_backend(classifier, smoothing, key, batch_size, slots, head, classes=classes, mesh=mesh)
     schedule = Schedule(plan, slots, backend.batch_size, classes=classes, speculate=backend.pads)
     try:
         yield from _loop(backend, schedule, _prepend(head, waiting))
     finally:
-        backend.close()
+        given_up = backend.close()
+        if lost is not None:
+            lost(given_up)
 
 
 def _loop(backend: Backend, schedule: Schedule, waiting: Iterator[Row]) -> Iterator[Resolved]:
-    """Refill slots, keep `depth` batches under way, count the oldest."""
+    """Refill slots, keep `depth` batches under way, count what is known of the oldest."""
     under_way: deque[tuple[Batch, Any]] = deque()
     taken = 0
     while True:
@@ -207,23 +221,43 @@ def _loop(backend: Backend, schedule: Schedule, waiting: Iterator[Row]) -> Itera
         if not under_way:
             return
         batch, handle = under_way.popleft()
-        yield schedule.resolve(batch, *backend.collect(handle))
+        labels, ties = backend.collect(handle)
+        batch, rest = batch.split(labels.size)
+        if rest is not None:
+            under_way.appendleft((rest, handle))
+        yield schedule.resolve(batch, labels, ties)
 
 
 def check_inputs(
     tokens: np.ndarray, images: np.ndarray, smoothing: HybridSmoothing, eligible: object
-) -> Bool[np.ndarray, "inputs length"]:
-    """The mask of eligible positions for each input; raise one sentence if anything does not fit."""
-    if tokens.shape[0] != images.shape[0]:
-        raise ValueError(f"tokens and images must hold the same inputs, got {tokens.shape[0]} and {images.shape[0]}.")
-    mask = np.ones(tokens.shape[1:], bool) if eligible is None else np.asarray(eligible, bool)
-    if mask.shape not in (tokens.shape, tokens.shape[1:]):
-        raise ValueError(f"eligible must have shape {tokens.shape[1:]} or {tokens.shape}, got {mask.shape}.")
-    mask = np.broadcast_to(mask, tokens.shape)
+) -> tuple[Bool[np.ndarray, "inputs length"], float]:
+    """The mask of eligible positions for each input, and how far rounding to the noise's grid moves a pixel at most.
+
+    Raises:
+      ValueError: one sentence, if anything does not fit.
+    """
+    check_same_inputs(tokens, images)
+    mask = check_mask("eligible", eligible, tokens.shape)
     if smoothing.discrete is not None:
         # positions without noise (a template, special tokens) are no part of the alphabet's business
         smoothing.discrete.check_tokens(np.where(mask, tokens, np.zeros((), tokens.dtype)))
-    return mask
+    return mask, check_pixels(images, smoothing)
+
+
+def check_pixels(images: np.ndarray, smoothing: HybridSmoothing) -> float:
+    """How far rounding to the noise's grid moves a pixel at most, beyond the rounding of its dtype.
+
+    Raises:
+      ValueError: if a pixel is not finite, or has no level on the grid; where the smoothing says no step of its own,
+        also for what is no picture in [0, 1] with channels last.
+    """
+    if smoothing.grid_step is None:
+        if jnp.issubdtype(images.dtype, jnp.floating) and not np.isfinite(images).all():
+            raise ValueError(f"Pixels must be finite numbers, got {images[~np.isfinite(images)].flat[0]}.")
+        return 0.0
+    if smoothing.step is None:
+        check_pictures(images)
+    return max((round_to_grid(rows, smoothing.grid_step)[1] for rows in chunks(images)), default=0.0)
 
 
 def _slots_for(row: Row, total: int, plan: StoppingRule, batch_size: int) -> int:
@@ -243,9 +277,3 @@ def _sum_over_processes(counts: np.ndarray) -> np.ndarray:
 def _prepend(head: Row, rest: Iterator[Row]) -> Iterator[Row]:
     yield head
     yield from rest
-
-
-def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or int(value) != value or not least <= value <= MOST_COPIES:
-        raise ValueError(f"{name} must be an integer in {least}..{MOST_COPIES}, got {value}.")
-    return int(value)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
-import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -19,11 +19,11 @@ from hybrid_rs_jax.data.inputs import Input, Inputs
 from hybrid_rs_jax.errors import UnreadableInputError
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.sampling.engine import Row, check_inputs, stream
-from hybrid_rs_jax.sampling.ledger import Ledger
+from hybrid_rs_jax.sampling.ledger import SHARED, CountRow, Ledger, Stream
 
-__all__ = ["Progress", "sample_run"]
+__all__ = ["InterruptedRun", "Progress", "sample_run"]
 
-#: Seconds between two transactions: what a kill costs at most.
+#: Seconds between two transactions: what a kill costs at most, besides the answers that are under way.
 COMMIT_SECONDS = 1.0
 
 
@@ -32,10 +32,14 @@ class Progress:
     """How far a run is.
 
     Attributes:
-      inputs: scores to be estimated, one per input (and budget, where each budget has a sample of its own).
+      inputs: scores to be estimated, one per input.
       finished, skipped: of these, decided or not usable.
-      drawn: copies that count; classified: all copies of this session, those dropped beyond a stop included.
-      saved: copies that the finished ones did not need, of the most that they could have taken.
+      drawn: draws of this session that count; classified: all of them, those dropped beyond a stop included.
+      saved: draws that the finished inputs did not need, of the most that they could have taken.
+      settled: of the most draws that all inputs could take, those that are drawn (by sessions before, too), saved, or
+        not to be had of an input that is not usable; at the end all of them.
+      lost: draws that were at the classifier when the session was ended, and do not count.
+      rounded: the largest change of a clean pixel by rounding to the grid of the noise.
     """
 
     inputs: int
@@ -44,14 +48,25 @@ class Progress:
     drawn: int = 0
     classified: int = 0
     saved: int = 0
+    settled: int = 0
+    lost: int = 0
+    rounded: float = 0.0
+
+
+class InterruptedRun(KeyboardInterrupt):
+    """An interrupt of `sample_run`, after everything that was counted has been written; `progress` says how much."""
+
+    def __init__(self, progress: Progress):
+        super().__init__()
+        self.progress = progress
 
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """One score: an input, and the budget where each budget has a sample of its own."""
+    """One score that is not decided: an input and a stream, and what has been counted of it."""
 
-    position: int
-    budget: int | None
+    index: int
+    stream: Stream
     drawn: int
     votes: Any
 
@@ -60,27 +75,23 @@ def sample_run(
     ledger: Ledger,
     classifier: BaseClassifier,
     inputs: Inputs,
-    positions: Sequence[int],
+    indices: Sequence[int],
     smoothing: HybridSmoothing,
     plan: SamplingPlan,
     key: jax.Array,
     *,
-    budgets: Sequence[int] | None = None,
     classes: int | None = None,
     batch_size: int = 2000,
     mesh: Mesh | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Draw what the ledger lacks, and write it down as it comes.
+    """Draw what the ledger lacks of the shared stream, and write it down as it comes.
 
     Args:
       ledger: open for writing; what it holds already is not drawn again.
       classifier, smoothing, plan, key, classes, batch_size, mesh: as for `sample`.
-      inputs: the whole data set; the noise of an input is keyed by its position in it.
-      positions: which inputs to draw (another process may draw the others into a ledger of its own).
-      budgets: None for one shared sample with noise on all eligible positions; else one sample for each of these
-        budgets d, with noise on the first d eligible positions only: those that an attacker who appends at most d
-        tokens can change. Each budget then has a smoothed classifier of its own.
+      inputs: the whole data set; the noise of an input is keyed by its index in it.
+      indices: which inputs to draw (another process may draw the others into a ledger of its own).
       report: called after each batch.
 
     Returns:
@@ -88,82 +99,93 @@ def sample_run(
 
     Raises:
       LedgerError: if the ledger cannot be written; everything before is kept.
+      InterruptedRun: in the place of a KeyboardInterrupt.
     """
-    writer = _Writer(ledger, inputs.ids)
+    tasks = list(_tasks(ledger, indices, SHARED, plan))
+    progress = Progress(inputs=len(indices), finished=len(indices) - len(tasks))
+    progress.settled = progress.finished * plan.max_samples + sum(task.drawn for task in tasks)
     ends: dict[int, int] = {}
-    tasks = list(_tasks(ledger, positions, [None] if budgets is None else list(budgets), plan))
-    progress = Progress(len(positions) * (1 if budgets is None else len(budgets)))
-    progress.finished = progress.inputs - len(tasks)
     taken: list[_Task] = []
 
     def rows() -> Iterator[Row]:
-        # an input is read, checked and digested once, however many budgets have a sample of it
-        for position, group in itertools.groupby(tasks, key=operator.attrgetter("position")):
-            samples = list(group)
+        for task in tasks:
             try:
-                encoded = _checked(inputs.read(position), smoothing)
+                encoded, rounded = _checked(inputs.read(task.index), smoothing)
             except UnreadableInputError as error:
-                writer.skip(position, str(error))
-                progress.skipped += len(samples)
+                writer.skip(task.index, str(error))
+                progress.skipped += 1
+                progress.settled += plan.max_samples - task.drawn
                 continue
-            digest, positions = encoded.digest(), int(encoded.eligible.sum())
-            for task in samples:
-                if task.budget is not None and positions < task.budget:
-                    writer.skip(position, _too_few_positions(positions, task.budget))
-                    progress.skipped += 1
-                    continue
-                writer.register(position, digest)
-                taken.append(task)
-                mask = _first_positions(encoded.eligible, task.budget)
-                yield Row(encoded.tokens, encoded.image, mask, position, task.drawn, task.votes)
+            progress.rounded = max(progress.rounded, rounded)
+            writer.register(task.index, encoded.digest())
+            taken.append(task)
+            yield Row(encoded.tokens, encoded.image, encoded.eligible, task.index, task.drawn, task.votes)
 
-    engine = stream(
-        classifier, rows(), len(tasks), smoothing, plan, key, classes=classes, batch_size=batch_size, mesh=mesh
-    )
-    try:
-        for resolved in engine:
-            columns = (resolved.row, resolved.first, resolved.count, resolved.votes, resolved.ties)
-            for row, first, count, votes, ties in zip(*columns, strict=True):
-                task = taken[row]
-                writer.add(task.position, task.budget, int(first), int(count), votes, int(ties))
-                ends[int(row)] = int(first + count)
-            progress.drawn += int(resolved.count.sum())
-            progress.classified += resolved.classified
-            progress.finished += resolved.finished.size
-            progress.saved += sum(plan.max_samples - ends.pop(int(row)) for row in resolved.finished)
-            writer.commit_if_due()
-            if report is not None:
-                report(progress)
-    finally:
-        engine.close()
-        writer.commit()
+    def lost(draws: int) -> None:
+        progress.lost = draws
+
+    options: dict[str, Any] = {"classes": classes, "batch_size": batch_size, "mesh": mesh, "lost": lost}
+    with (
+        _Writer(ledger, inputs.ids) as writer,
+        contextlib.closing(stream(classifier, rows(), len(tasks), smoothing, plan, key, **options)) as engine,
+    ):
+        try:
+            for resolved in engine:
+                columns = (resolved.row, resolved.first, resolved.count, resolved.votes, resolved.ties)
+                for row, first, count, votes, ties in zip(*columns, strict=True):
+                    writer.add(_counted(taken[row], first, count, votes, ties))
+                    ends[int(row)] = int(first + count)
+                drawn = int(resolved.count.sum())
+                saved = sum(plan.max_samples - ends.pop(int(row)) for row in resolved.finished)
+                progress.drawn += drawn
+                progress.classified += resolved.classified
+                progress.finished += resolved.finished.size
+                progress.saved += saved
+                progress.settled += drawn + saved
+                writer.commit_if_due()
+                if report is not None:
+                    report(progress)
+        except KeyboardInterrupt as interrupt:
+            raise InterruptedRun(progress) from interrupt
+        finally:
+            writer.commit()  # first of all: the engine waits for what the classifier is at
     return progress
 
 
 class _Writer:
-    """Collects what the engine gives and writes it in one transaction now and then; joins segments that follow."""
+    """Collects what the engine gives and writes it in one transaction now and then; a context manager.
+
+    It writes in a thread of its own: an interrupt, which reaches the main thread alone, never comes between a
+    transaction and the knowledge that it is done.
+    """
 
     def __init__(self, ledger: Ledger, ids: Sequence[str]):
         self._ledger, self._ids = ledger, ids
-        self._inputs: dict[int, tuple[str, int, str]] = {}
+        self._inputs: dict[int, str] = {}
         self._skipped: dict[int, str] = {}
-        self._ranges: dict[tuple[int, int | None], list[Any]] = {}
+        self._rows: dict[tuple[int, Stream], CountRow] = {}
         self._last = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
-    def register(self, position: int, digest: str) -> None:
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def register(self, index: int, digest: str) -> None:
         """An input is about to be drawn."""
-        self._inputs[position] = (self._ids[position], position, digest)
+        self._inputs[index] = digest
 
-    def skip(self, position: int, reason: str) -> None:
+    def skip(self, index: int, reason: str) -> None:
         """An input cannot be used."""
-        self._skipped[position] = reason
+        self._skipped[index] = reason
 
-    def add(self, position: int, budget: int | None, first: int, count: int, votes: Any, ties: int) -> None:
-        """Votes of copies `first .. first + count - 1`, which follow those that were added before."""
-        known = self._ranges.setdefault((position, budget), [first, 0, 0, 0])
-        known[1] += count
-        known[2] = known[2] + votes
-        known[3] += ties
+    def add(self, row: CountRow) -> None:
+        """Counts of draws, which follow those of the same score that were added before."""
+        place = (row.index, row.stream)
+        known = self._rows.get(place)
+        self._rows[place] = row if known is None else known + row
 
     def commit_if_due(self) -> None:
         """Write if the last time is long enough ago."""
@@ -172,47 +194,45 @@ class _Writer:
 
     def commit(self) -> None:
         """Write everything that was collected."""
+        self._thread.submit(self._write).result()
+
+    def _write(self) -> None:
         if self._inputs:
-            self._ledger.register(self._inputs.values())
+            self._ledger.register((self._ids[index], index, digest) for index, digest in self._inputs.items())
             self._inputs.clear()
-        if self._ranges:
-            self._ledger.append((*where, *what) for where, what in self._ranges.items())
-            self._ranges.clear()
-        for position, reason in self._skipped.items():
-            self._ledger.skip(position, self._ids[position], reason)
+        if self._rows:
+            self._ledger.append(self._rows.values())
+            self._rows.clear()
+        for index, reason in self._skipped.items():
+            self._ledger.skip(index, self._ids[index], reason)
         self._skipped.clear()
         self._last = time.monotonic()
 
 
-def _tasks(
-    ledger: Ledger, positions: Sequence[int], budgets: Sequence[int | None], plan: SamplingPlan
-) -> Iterator[_Task]:
-    """What is left to draw."""
+def _tasks(ledger: Ledger, indices: Sequence[int], stream: Stream, plan: SamplingPlan) -> Iterator[_Task]:
+    """What is left to draw of a stream."""
     tallies = ledger.tallies()
-    known = [tallies.get((position, budget)) for position in positions for budget in budgets]
-    drawn = np.array([0 if tally is None else tally.drawn for tally in known], np.int64)
+    known = [tallies.get((index, stream)) for index in indices]
+    drawn = np.array([0 if tally is None else tally.end for tally in known], np.int64)
     # votes per class come with a fixed number of draws alone, whose verdict does not ask for them
-    successes = np.array([0 if tally is None else np.max(tally.successes) for tally in known], np.int64)
+    successes = np.array([0 if tally is None else max(tally.counts) for tally in known], np.int64)
     left = (drawn == 0) | (plan.verdict(drawn, successes) == Verdict.CONTINUE)
-    for number in np.flatnonzero(left).tolist():
-        tally = known[number]
-        votes: Any = 0 if tally is None else tally.successes
-        yield _Task(positions[number // len(budgets)], budgets[number % len(budgets)], int(drawn[number]), votes)
+    for place in np.flatnonzero(left).tolist():
+        tally = known[place]
+        votes: Any = 0 if tally is None else tally.counts if len(tally.counts) > 1 else tally.counts[0]
+        yield _Task(indices[place], stream, int(drawn[place]), votes)
 
 
-def _checked(encoded: Input, smoothing: HybridSmoothing) -> Input:
-    """Refuse one input whose tokens the certificate would not cover."""
+def _counted(task: _Task, first: Any, count: Any, votes: Any, ties: Any) -> CountRow:
+    """A segment of the engine as a row of the ledger."""
+    counts = tuple(np.atleast_1d(votes).tolist())
+    return CountRow(task.index, task.stream, int(first), int(count), counts, int(ties))
+
+
+def _checked(encoded: Input, smoothing: HybridSmoothing) -> tuple[Input, float]:
+    """One input, and how far rounding moves its pixels; refuse one that the certificate would not cover."""
     try:
-        check_inputs(encoded.tokens[None], encoded.image[None], smoothing, encoded.eligible)
+        _, rounded = check_inputs(encoded.tokens[None], encoded.image[None], smoothing, encoded.eligible)
     except ValueError as error:
         raise UnreadableInputError(str(error)) from error
-    return encoded
-
-
-def _too_few_positions(positions: int, budget: int) -> str:
-    return f"It has {positions} positions that can carry noise, fewer than the budget {budget}."
-
-
-def _first_positions(eligible: np.ndarray, budget: int | None) -> np.ndarray:
-    """All eligible positions, or the first `budget` of them."""
-    return eligible if budget is None else eligible & (np.cumsum(eligible) <= budget)
+    return encoded, rounded

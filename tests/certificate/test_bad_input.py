@@ -53,7 +53,9 @@ BAD = {
     "n": DRAWS,
     "budgets": [((-1, 0), "-1"), ((1, 0), "[1, 0]"), ((0, 0), "[0, 0]"), ((), "[]")],
     "size": [(1, "1"), (-4, "-4")],
+    "flags": [(0, "0"), (101, "101"), (True, "True")],
     "samples": [(0, "0"), (-5, "-5")],
+    "ids": [(("a",), "1"), (("a", "a"), "1 different")],
     "plan": [(SequentialTest(0.75, 0.01, 100), "9 of 10"), (FixedSample(5), "10")],
 }
 #: a table does not care about the order of its budgets

@@ -1,6 +1,5 @@
 """From counts to certificates: what the fields hold, how risk is split, and that every view agrees."""
 
-import json
 import math
 
 import numpy as np
@@ -147,27 +146,6 @@ def test_needed_samples_are_enough_and_one_less_is_not(shared):
                 assert (radius.item() >= 0) is enough
 
 
-def test_statement_survives_json(shared, split):
-    for certificate, risk in ((shared, "simultaneous"), (split, "split")):
-        statement = json.loads(json.dumps(certificate.statement()))
-        assert statement["tau"] == TAU
-        assert statement["alpha"] == ALPHA
-        assert statement["sigma"] == 0.5
-        assert statement["budgets"] == list(BUDGETS)
-        assert statement["discrete"] == {"kernel": "UniformKernel", "beta": 0.25, "vocab_size": 1000}
-        assert risk in statement["risk"]
-
-
-@pytest.mark.parametrize(
-    "kernel",
-    [None, hrs.AbsorbingKernel(0.5), hrs.CategoricalKernel((0.25, 0.5), (2, 9)), hrs.CategoricalKernel(0.25, (2, 9))],
-)
-def test_statement_of_every_kernel_survives_json(kernel):
-    certificate = hrs.certify(N, N, hrs.HybridSmoothing(kernel, 0.5), TAU, ALPHA, budgets=(0,))
-    statement = json.loads(json.dumps(certificate.statement()))
-    assert (statement["discrete"] or {}).get("kernel") == (None if kernel is None else type(kernel).__name__)
-
-
 def test_a_scalar_count_is_a_batch_of_one(shared):
     one = hrs.certify(1990, N, SMOOTHING, TAU, ALPHA, BUDGETS)
     assert (one.successes.shape, one.p_a.shape, one.radius.shape, one.budget.shape) == ((1,), (1,), (1, 4), (1,))
@@ -202,7 +180,7 @@ def test_text_only_certifies_tokens_and_no_pixel():
     np.testing.assert_array_equal(certificate.budget, hybrid.budget)
     np.testing.assert_array_equal(certificate.worst_case(0.0), hybrid.worst_case(0.0))
     np.testing.assert_array_equal(certificate.worst_case(1e-9), 0.0)
-    assert certificate.statement()["sigma"] is None
+    assert not certificate.statement.noise.pixels
 
 
 def test_image_only_certifies_pixels_and_no_token():
@@ -211,7 +189,7 @@ def test_image_only_certifies_pixels_and_no_token():
     np.testing.assert_array_equal(certificate.radius[:, 0], hybrid.radius[:, 0])
     np.testing.assert_array_equal(certificate.radius[:, 1:], -1.0)
     assert certificate.budget.tolist() == [0, -1]
-    assert certificate.statement()["discrete"] is None
+    assert not certificate.statement.noise.tokens
 
 
 def test_image_only_radius_is_the_gaussian_one():

@@ -14,7 +14,7 @@ from scipy.special import ndtr
 from test_soundness import short_cases, smoothing_of
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.certificate import _batches
+from hybrid_rs_jax.certificate import _batches, _solve
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity
 
 SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(beta=0.25, vocab_size=32_000), sigma=0.5)
@@ -235,7 +235,7 @@ def test_new_values_never_retrace_a_core():
 
 
 def test_new_values_never_compile_a_host_function_again():
-    blocks = (_batches._worst_case_block, _batches._radius_block, _batches._required_block)
+    blocks = (_solve.solve_worst_case, _solve.solve_radius, _solve.solve_required)
 
     def ask(beta, vocab_size, tau, seed):
         rng = np.random.default_rng(seed)
@@ -249,11 +249,7 @@ def test_new_values_never_compile_a_host_function_again():
     ask(0.25, 32_000, 4.6e-5, seed=0)
     ask(0.9, 20, 0.01, seed=1)  # whatever the first pass of the radius leaves unfinished comes in blocks of 1 or 16
     for size in (1, 16, 256):
-        _batches._run(
-            lambda *args: _batches._radius_block(*args, max_steps=_batches._LAST_PASS),
-            identity(),
-            tuple(np.full(size, x) for x in (0.9, 0.1, 0.5, 0.5)),
-        )
+        _batches.radius_lanes(identity(), *(np.full(size, x) for x in (0.9, 0.1, 0.5, 0.5)))
     before = [block._cache_size() for block in blocks]
     ask(0.5, 500, 0.1, seed=2)
     ask(0.05, 7, 0.5, seed=3)
@@ -262,10 +258,10 @@ def test_new_values_never_compile_a_host_function_again():
 
 
 def test_host_blocks_compile_once_per_size_and_capacity():
-    before = _batches._worst_case_block._cache_size()
+    before = _solve.solve_worst_case._cache_size()
     for lanes in (3000, 3500, 4096):
         hrs.worst_case_probability(np.linspace(0.1, 0.9, lanes), 2, 0.1, SMOOTHING)
-    assert _batches._worst_case_block._cache_size() <= before + 1
+    assert _solve.solve_worst_case._cache_size() <= before + 1
 
 
 # float32
@@ -286,7 +282,7 @@ def test_float32_core_is_sound():
     for case in float32_questions(500, seed=32):
         channels = case.channels
         ratios = smoothing_of(case).likelihood_ratios(case.d)
-        ratios = [pad(ratio, 64) for ratio in ratios]
+        ratios = [pad(ratio, 128) for ratio in ratios]
         p_a, rho, tau = (np.float32(x) for x in (case.p_a, case.epsilon, case.tau))
         bounds = [worst(p_a, ratio, rho) for ratio in ratios]
         found = min(float(radius(p_a, ratio, tau)) for ratio in ratios)

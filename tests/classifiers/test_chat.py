@@ -1,6 +1,7 @@
 """The chat classifier over real HTTP: decisions equal the server's rule, faults are survived or told."""
 
 import email.utils
+import socket
 import threading
 import time
 
@@ -126,21 +127,18 @@ def test_retry_after_is_obeyed(server, make):
     assert second - first >= 0.25
 
 
-def test_a_crowded_server_holds_back_the_other_requests(server, make):
-    server.faults = [{"status": 429, "headers": {"Retry-After": "0.25"}}]
-    classifier = make(attempts=1)
-    with pytest.raises(ChatError, match="429"):
-        classifier(*pairs(1))
-    classifier(*pairs(1))
-    first, second = (seen[0] for seen in server.seen)
-    assert second - first >= 0.25
-
-
 def test_waits_double(server, make):
     server.faults = [{"status": 500}] * 4
     make(backoff=0.02)(*pairs(1))
     waits = np.diff([seen[0] for seen in server.seen])
     np.testing.assert_array_less(0.01 * 2.0 ** np.arange(4), waits)  # jitter takes at most half
+
+
+@pytest.mark.parametrize("date", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "soon", "inf", "nan", "-5", "1e999", ""])
+def test_a_wish_to_wait_that_makes_no_sense_is_ignored(server, make, date):
+    server.faults = [{"status": 429, "headers": {"Retry-After": date}}]
+    make()(*pairs(1))
+    assert len(server.seen) == 2
 
 
 # Faults that end the run
@@ -188,9 +186,82 @@ def test_attempts_are_limited_and_the_last_fault_is_told(server, make, fault, wo
 
 
 def test_nobody_at_the_address_is_told(make):
-    message = failure(make(base_url="http://127.0.0.1:9/v1", attempts=2))
+    classifier = make(base_url="http://127.0.0.1:9/v1", attempts=2)
+    message = failure(classifier)
     assert "http://127.0.0.1:9/v1" in message
-    assert "connection failed" in message
+    assert "connection failed, nobody listens at this address" in message
+    assert classifier.statistics.requests == 2  # it may be about to start
+
+
+def test_tls_on_a_plain_port_is_named_and_not_tried_again(server, make):
+    classifier = make(base_url=server.url.replace("http://", "https://"))
+    message = failure(classifier)
+    assert "there is no TLS at this address" in message
+    assert "is it http and not https?" in message
+    assert classifier.statistics.requests == 1
+
+
+@pytest.mark.parametrize("reached", [False, True])
+def test_an_unknown_host_is_named_and_tried_again_only_if_it_was_known_before(server, make, monkeypatch, reached):
+    classifier, lookup = make(attempts=3, concurrency=1), socket.getaddrinfo
+    server.faults = [None, {"reset": True}]
+
+    def unknown(*arguments, **options):
+        if reached and len(server.seen) < 2:
+            return lookup(*arguments, **options)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    message = failure(classifier, number=2)
+    assert "the host's name is not known (Name or service not known)" in message
+    assert classifier.statistics.requests == (4 if reached else 1)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_no_vote_but_told_with_its_goal(server, make, status):
+    server.answer = "text"
+    server.faults = [{"status": status, "headers": {"Location": f"{server.url}/elsewhere?key={KEY}"}}]
+    classifier = make(decision=TextDecision())
+    message = failure(classifier)
+    assert f"status {status}, it redirects to '{server.url}/elsewhere?key=[API key]'" in message
+    assert "give the address behind it as base_url" in message
+    assert classifier.statistics.requests == 1
+    server.faults = [{"status": status}]
+    assert f"status {status}, it redirects." in failure(classifier)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"null", b"[]", b"3", b"[" * 200_000, b'{"model": "m"}', b"\xff\xfe\x00", b"<html>no</html>"),
+        b'{"model": "m", "model": "m", "choices": [{"message": {}}]}',
+        b'{"model": "m", "choices": [{"message": {"content": ["Unsafe"]}}]}',
+    ],
+)
+def test_an_answer_that_is_none_is_told_after_all_attempts(server, make, body):
+    server.answer, server.faults = "text", [{"body": body}] * 3
+    message = failure(make(attempts=3, decision=TextDecision()))
+    assert "failed 3 times in a row, at last with an answer that is no chat completion" in message
+    assert len(message) < 700
+    assert len(server.seen) == 3
+
+
+def test_an_answer_in_a_broken_encoding_is_told(server, make):
+    server.faults = [{"body": b"no gzip", "headers": {"Content-Encoding": "gzip"}}] * 2
+    assert "failed 2 times in a row" in failure(make(attempts=2))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_log_probability_that_is_none_ends_the_run_wherever_it_stands(server, make, value, place):
+    server.tokens = [("Unsafe", -0.01), ("Safe", -5.0), ("The", -6.0)]
+    server.tokens[place] = (server.tokens[place][0], value)
+    assert f"gave {value} as the log-probability of a first token" in failure(make())
+
+
+def test_a_token_that_never_comes_may_have_minus_infinity(server, make):
+    server.tokens = [("Unsafe", -0.01), ("Safe", float("-inf"))]
+    assert make()(*pairs(1)).all()
 
 
 @pytest.mark.parametrize("wish", ["3600", "a date"])
@@ -204,7 +275,7 @@ def test_a_pause_longer_than_allowed_ends_the_run(server, make, wish):
     assert len(server.seen) == 1
 
 
-@pytest.mark.parametrize("missing", [None, {}, {"content": [{}]}, {"content": [{"top_logprobs": [{"token": "U"}]}]}])
+@pytest.mark.parametrize("missing", [None, {}, {"content": [{}]}])
 def test_an_endpoint_without_logprobs_is_told(server, make, missing):
     choice = {"index": 0, "message": {"role": "assistant", "content": "Safe"}, "logprobs": missing}
     server.faults = [{"change": {"choices": [choice]}}]

@@ -31,7 +31,7 @@ def arguments(server, tmp_path, monkeypatch):
 def test_a_run_whose_server_broke_down_goes_on_to_the_same_counts(server, arguments, tmp_path, capsys):
     assert main([*arguments, "--out", "whole"]) == 0
     whole = read_counts(tmp_path / "whole")
-    assert whole.run["classifier"]["served_model"]
+    assert whole.run.facts["classifier"]["served_model"]
     server.faults = [None] * 45 + [{"status": 401}]
     assert main([*arguments, "--out", "run"]) == 2
     printed = capsys.readouterr()

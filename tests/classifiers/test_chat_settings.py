@@ -132,7 +132,7 @@ def test_a_decoder_that_gives_no_text_is_refused(make):
         make(decode=list)(*pairs(1))
 
 
-@pytest.mark.parametrize("package", ["openai", "PIL"])
+@pytest.mark.parametrize("package", ["openai", "tenacity", "PIL"])
 def test_a_missing_package_is_named_with_the_way_to_install_it(make, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModuleNotFoundError, match=rf"{package}.*pip install 'hybrid-rs-jax\[chat\]'"):

@@ -7,7 +7,10 @@ from vlm_checkpoint import POLICY, make_checkpoint, write_data
 
 from hybrid_rs_jax.classifiers import VlmGuard
 from hybrid_rs_jax.cli import main
-from hybrid_rs_jax.data import NoiseAlone, Outcome, Sample, fit, open_data
+from hybrid_rs_jax.cli.curate import NoiseAlone
+from hybrid_rs_jax.data import Outcome, fit, open_data
+from hybrid_rs_jax.errors import UnreadableInputError
+from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel
 
 TEXTS = ["open the door", "what is it?", "x" * 300, "the key", "on the other side", "a wall", "this user", "how?"]
 LABELS = ("p", "I")  # tokens that the random network parts these inputs by
@@ -44,25 +47,32 @@ def expected(checkpoint, data):
         labels=LABELS,
         answer="{label}",
     )
-    return {name: outcome(guard, sample) for name, sample in zip(names(data), open_data(data), strict=True)}
+    inputs = open_data(data)
+    return {name: outcome(guard, inputs, index) for index, name in enumerate(inputs.ids)}
 
 
-def names(data):
-    return [record.id for record in open_data(data).records]
-
-
-def outcome(guard, sample):
-    if not isinstance(sample, Sample) or len(sample.text) > 100:
+def outcome(guard, inputs, index):
+    try:
+        raw = inputs.read(index)
+    except UnreadableInputError:
         return Outcome.UNREADABLE
-    picture = fit(sample.image, *guard.image_size)
-    if guard.decide([(sample.text, None)])[0]:
+    if len(raw.text) > 100:
+        return Outcome.UNREADABLE
+    picture = fit(raw.image, *guard.image_size)
+    if guard.decide([(raw.text, None)])[0]:
         return Outcome.TEXT_UNSAFE
     if guard.decide([(None, picture)])[0]:
         return Outcome.IMAGE_UNSAFE
-    if not guard.decide([(sample.text, picture)])[0]:
+    if not guard.decide([(raw.text, picture)])[0]:
         return Outcome.PAIR_SAFE
-    noise = NoiseAlone(0.5, 0)(Sample(sample.id, sample.text, picture, None))
+    noise = noise_alone(guard, raw)
+    assert noise[0].any(), "tokens carry noise as well"
     return Outcome.NOISE_UNSAFE if guard.decide([noise])[0] else Outcome.KEPT
+
+
+def noise_alone(guard, raw):
+    smoothing = HybridSmoothing(UniformKernel(0.25, guard.vocab_size), 0.5)
+    return NoiseAlone(smoothing, guard.text_length, guard.image_size, 0)(raw)
 
 
 def test_every_input_meets_the_outcome_of_its_questions(curate, expected, tmp_path, capsys):

@@ -14,6 +14,7 @@ import hybrid_rs_jax as hrs
 from hybrid_rs_jax import cli
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.data import demo
+from hybrid_rs_jax.sampling import engine
 
 FILES = {"run.json", "counts.csv", "certificates.json", "certificates.csv", "frontier.png"}
 
@@ -51,7 +52,7 @@ def test_demo_writes_three_run_folders(made):
 
 def test_run_says_all_that_defines_the_draws(made):
     run = json.loads((made / "run.json").read_text())
-    assert run["smoothing"] == {"kernel": "uniform", "beta": 0.25, "vocab_size": 512, "sigma": 0.25}
+    assert run["smoothing"] == {"kernel": "uniform", "beta": 0.25, "vocab_size": 512, "sigma": 0.25, "step": None}
     assert (run["samples"], run["seed"], run["dtype"]) == (200, 5, "float32")
     assert run["eligible_positions"] == list(range(8, 16))
     assert len(run["classifier"]["weights_sha256"]) == 64
@@ -127,7 +128,7 @@ FORMAT = '"format": "hybrid_rs_jax run, version 1"'
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "cannot be read as JSON"),
+        ("{", "legal JSON"),
         ("[]", "must have the format"),
         ('{"format": "other"}', "must have the format 'hybrid_rs_jax run, version 1', got 'other'"),
         (f"{{{FORMAT}}}", "it has no 'smoothing'"),
@@ -155,7 +156,7 @@ def test_an_interrupted_demo_leaves_nothing(capsys, tmp_path, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(hrs, "sample_counts", interrupted)
+    monkeypatch.setattr(engine, "sample_counts", interrupted)
     assert cli.main(["demo", "--out", str(tmp_path / "run")]) == 130
     assert not list(tmp_path.iterdir())
     assert np.all([line == "hybrid-rs: interrupted." for line in capsys.readouterr().err.splitlines()])

@@ -50,7 +50,7 @@ def test_the_table_says_what_it_costs_in_words(capsys):
     said = capsys.readouterr().out
     assert "Target d = 1, eps = 0.25" in said
     assert "mean draws" in said
-    assert "exact, not simulated" in said
+    assert "not from a simulation" in said
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_table_says_what_it_costs_in_words(capsys):
     [
         (["--epsilon", "0.5"], "--epsilon contradicts --target"),
         (["--samples", "5"], "needs at least"),
-        (["--probability", "1.5"], r"must lie in [0, 1]"),
+        (["--probability", "1.5"], r"must hold numbers in [0, 1]"),
         (["--tau", "0.9"], "needs at least 10994049"),
     ],
 )

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax import cli
-from hybrid_rs_jax.cli import _grids as grids
+from hybrid_rs_jax import certificate, cli
 from hybrid_rs_jax.cli import sweep
+from hybrid_rs_jax.cli._values import integer_grid, number_grid
 
 UNIFORM = ["--vocab-size", "512", "--beta", "0.1,0.25"]
+TEXT = [*UNIFORM, "--no-pixel-noise"]
+FIELDS = ["--kernel", "categorical", "--cardinalities", "2,3", "--beta", "0.1", "--no-pixel-noise"]
 WORST = [*UNIFORM, *["--p-a", "0.9:0.999:3", "--budgets", "0:2:3", "--epsilon", "0,0.5", "--sigma", "log:0.25:1:2"]]
 
 
@@ -74,7 +76,8 @@ def test_radius_from_draws_that_all_succeed(capsys):
 def test_unimodal_sweeps_leave_the_absent_column_out(capsys):
     header, _ = swept(capsys, "--kernel", "none", "--sigma", "1", "--p-a", "0.9", "--budgets", "0", "--epsilon", "1")
     assert header == "p_a,d,epsilon,sigma,worst_case"
-    header, _ = swept(capsys, "--kernel", "absorbing", "--beta", "0.5", "--p-a", "0.9", "--budgets", "0,1")
+    argv = ["--kernel", "absorbing", "--beta", "0.5", "--no-pixel-noise", "--p-a", "0.9", "--budgets", "0,1"]
+    header, _ = swept(capsys, *argv)
     assert header == "p_a,d,epsilon,beta,worst_case"
 
 
@@ -91,7 +94,7 @@ def test_a_failed_sweep_leaves_no_file(capsys, monkeypatch, suffix, error, statu
             raise error
         return solve(*args, **kwargs)
 
-    monkeypatch.setattr(hrs, "worst_case_probability", failing)
+    monkeypatch.setattr(certificate, "worst_case_probability", failing)
     monkeypatch.setattr(sweep, "BLOCK", 4)
     assert cli.main(["sweep", *WORST, "--out", f"a.{suffix}"]) == status
     assert not os.listdir()
@@ -101,9 +104,10 @@ def test_a_failed_sweep_leaves_no_file(capsys, monkeypatch, suffix, error, statu
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        ([*UNIFORM, "--p-a", "0.9"], "required: --out"),
-        ([*UNIFORM, "--out", "a.csv"], "--p-a --samples is required"),
-        ([*UNIFORM, "--p-a", "0.9", "--samples", "9", "--out", "a.csv"], "--samples not allowed with argument --p-a"),
+        ([*TEXT, "--p-a", "0.9"], "--out is needed"),
+        ([*TEXT, "--out", "a.csv"], "One of --p-a and --samples is needed"),
+        ([*TEXT, "--p-a", "0.9", "--samples", "9", "--out", "a.csv"], "and not both"),
+        ([*UNIFORM, "--p-a", "0.9", "--out", "a.csv"], "--sigma is needed (or --no-pixel-noise)"),
         (["--p-a", "0.9", "--out", "a.csv"], "--kernel uniform needs --beta and --vocab-size"),
         ([*UNIFORM, "--p-a", "1.5", "--out", "a.csv"], "--p-a must hold numbers in [0, 1], got 1.5"),
         ([*UNIFORM, "--p-a", "0.9,", "--out", "a.csv"], "--p-a must be a list like 0.9,0.99, or start:stop:count"),
@@ -115,21 +119,21 @@ def test_a_failed_sweep_leaves_no_file(capsys, monkeypatch, suffix, error, statu
         ([*UNIFORM, "--p-a", "0.9", "--budgets", "0:8:4", "--out", "a.csv"], "--budgets must hold integers in 0..1000"),
         ([*UNIFORM, "--p-a", "0.9", "--samples", "1.5", "--out", "a.csv"], "--samples must hold integers"),
         (
-            [*UNIFORM, "--p-a", "0.9", "--epsilon", "1", "--out", "a.csv"],
+            [*TEXT, "--p-a", "0.9", "--epsilon", "1", "--out", "a.csv"],
             "--epsilon above 0 has a meaning only with --sigma",
         ),
-        ([*UNIFORM, "--p-a", "0.9", "--tau", ".5", "--out", "a.csv"], "--tau has a meaning only with --radius"),
-        ([*UNIFORM, "--p-a", "0.9", "--alpha", ".5", "--out", "a.csv"], "--alpha has a meaning only with --samples"),
-        ([*UNIFORM, "--p-a", "0.9", "--radius", "--epsilon", "0", "--out", "a.csv"], "--epsilon has a meaning only"),
+        ([*TEXT, "--p-a", "0.9", "--tau", ".5", "--out", "a.csv"], "--tau has a meaning only with --radius"),
+        ([*TEXT, "--p-a", "0.9", "--alpha", ".5", "--out", "a.csv"], "--alpha has a meaning only with --samples"),
+        ([*TEXT, "--p-a", "0.9", "--radius", "--epsilon", "0", "--out", "a.csv"], "--epsilon has a meaning only"),
         ([*UNIFORM, "--p-a", "0.9", "--sigma", "0", "--out", "a.csv"], "--sigma must hold numbers in 1e-12..1e+12"),
-        ([*UNIFORM, "--p-a", "0.9", "--out", "a.json"], "must end in .csv or .parquet"),
-        ([*UNIFORM, "--p-a", "0.9", "--out", "missing/a.csv"], "does not exist; create it first"),
+        ([*TEXT, "--p-a", "0.9", "--out", "a.json"], "must end in .csv or .parquet"),
+        ([*TEXT, "--p-a", "0.9", "--out", "missing/a.csv"], "does not exist; create it first"),
         (
             [*UNIFORM, "--p-a", "0:1:1000000", "--epsilon", "0:1:1000", "--sigma", "1", "--out", "a.csv"],
             "at most 1,000,000,000",
         ),
         (
-            ["--kernel", "categorical", "--cardinalities", "2,3", "--beta", "0.1", "--p-a", "0.9", "--out", "a.csv"],
+            [*FIELDS, "--p-a", "0.9", "--budgets", "0:8:9", "--out", "a.csv"],
             "--budgets must be at most the number of fields 2, got 8",
         ),
     ],
@@ -143,9 +147,9 @@ def test_bad_grids_are_one_sentence(capsys, argv, sentence):
 
 
 def test_grids():
-    parse = grids.float_grid(lambda x: True, "anywhere")
+    parse = number_grid(lambda x: True, "anywhere")
     np.testing.assert_array_equal(parse("0.5"), [0.5])
     np.testing.assert_array_equal(parse("0.9,0.99"), [0.9, 0.99])
     np.testing.assert_array_equal(parse("0:1:5"), np.linspace(0, 1, 5))
     np.testing.assert_allclose(parse("log:1e-3:1:4"), [1e-3, 1e-2, 1e-1, 1])
-    np.testing.assert_array_equal(grids.integer_grid(0, 9)("0:8:9"), np.arange(9))
+    np.testing.assert_array_equal(integer_grid(0, 9)("0:8:9"), np.arange(9))

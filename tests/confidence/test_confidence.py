@@ -69,7 +69,7 @@ def test_unanimous_draws_give_the_root_of_alpha(n):
     assert hrs.clopper_pearson(n, n, 0.01) == pytest.approx(0.01 ** (1 / n), rel=1e-14)
 
 
-@pytest.mark.parametrize("alpha", [1e-12, 1.3e-29, 1e-100, 3.1e-295])
+@pytest.mark.parametrize("alpha", [1e-12, 1.3e-29, 1e-100, 1e-200])
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 200])
 def test_unanimous_draws_are_sound_at_tiny_risks(n, alpha):
     """The logarithm of such a risk is large, and exp turns its rounding into a relative error of many units."""
@@ -133,8 +133,8 @@ def test_integer_values_are_taken_in_every_dtype(dtype):
         (2.5, 10, 0.01, "2.5"),
         (math.nan, 10, 0.01, "nan"),
         (math.inf, 10, 0.01, "inf"),
-        (True, 10, 0.01, "bool"),
-        ("many", 10, 0.01, "dtype"),
+        (True, 10, 0.01, "True"),
+        ("many", 10, 0.01, "many"),
         (3, 10.5, 0.01, "10.5"),
         (0, 0, 0.01, "0"),
         (3, -10, 0.01, "-10"),

@@ -5,14 +5,18 @@ import signal
 import subprocess
 import sys
 import textwrap
+import zlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from hybrid_rs_jax.classifiers import DemoGuard
-from hybrid_rs_jax.data import NoiseAlone, Outcome, Sample, Unreadable, curate, demo, folder_or_csv
-from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.data import Outcome, RawInput, curate, demo, folder_or_csv
+from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
+from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel
 
 WORDS = {"T": Outcome.TEXT_UNSAFE, "I": Outcome.IMAGE_UNSAFE, "-": Outcome.PAIR_SAFE, "N": Outcome.NOISE_UNSAFE}
 WORDS |= {"K": Outcome.KEPT, "U": Outcome.UNREADABLE}
@@ -22,11 +26,25 @@ LETTERS = "KT-INKKU--TNIKTU-KIN"
 def sample(name, letter):
     """An input that `decide` sends the way that its letter says; the image carries the letter too."""
     if letter == "U":
-        return Unreadable(name, "its image is torn")
-    return Sample(name, f"{letter} text", np.full((2, 3, 3), "TI-NK".index(letter) / 10, np.float32), None)
+        return UnreadableInputError("Its image is torn.")
+    return RawInput(name, f"{letter} text", np.full((2, 3, 3), "TI-NK".index(letter) / 10, np.float32))
 
 
+class Given:
+    """Inputs that are there already, with the error that stands for one that cannot be read."""
+
+    def __init__(self, ids, inputs):
+        self.ids, self.inputs = ids, inputs
+
+    def read(self, index):
+        if isinstance(self.inputs[index], Exception):
+            raise self.inputs[index]
+        return self.inputs[index]
+
+
+IDS = [str(i) for i in range(len(LETTERS))]
 SAMPLES = [sample(str(i), letter) for i, letter in enumerate(LETTERS)]
+INPUTS = Given(IDS, SAMPLES)
 EXPECTED = {str(i): WORDS[letter] for i, letter in enumerate(LETTERS)}
 
 
@@ -57,15 +75,15 @@ def noise(sample):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 1000])
 def test_inputs_are_sorted_by_the_first_question_that_they_fail(batch_size):
-    result = curate(SAMPLES, Judge(), noise=noise, batch_size=batch_size)
+    result = curate(INPUTS, Judge(), noise=noise, batch_size=batch_size)
     assert list(result.outcomes.items()) == list(EXPECTED.items())
     assert result.kept == tuple(str(i) for i, letter in enumerate(LETTERS) if letter == "K")
-    assert result.reasons == {"7": "its image is torn", "15": "its image is torn"}
+    assert result.reasons == {"7": "Its image is torn.", "15": "Its image is torn."}
 
 
 def test_batches_are_full_until_the_data_end_and_no_question_is_asked_in_vain():
     judge = Judge()
-    curate(SAMPLES, judge, noise=noise, batch_size=4)
+    curate(INPUTS, judge, noise=noise, batch_size=4)
     asked = {"T": 1, "I": 2, "-": 3, "N": 4, "K": 4, "U": 0}
     assert sum(map(len, judge.batches)) == sum(asked[letter] for letter in LETTERS)
     sizes = [len(batch) for batch in judge.batches]
@@ -74,7 +92,7 @@ def test_batches_are_full_until_the_data_end_and_no_question_is_asked_in_vain():
 
 
 def test_the_report_says_how_many_were_dropped_why():
-    result = curate(SAMPLES, Judge(), noise=noise)
+    result = curate(INPUTS, Judge(), noise=noise)
     assert sum(result.counts.values()) == len(SAMPLES)
     assert result.report().splitlines() == [
         "20 inputs, 5 of them interaction-only",
@@ -87,45 +105,15 @@ def test_the_report_says_how_many_were_dropped_why():
 
 
 def test_no_inputs_give_an_empty_result():
-    result = curate([], Judge())
+    result = curate(Given([], []), Judge(), noise=noise)
     assert (result.kept, result.report().splitlines()[0]) == ((), "0 inputs, 0 of them interaction-only")
 
 
 def test_progress_grows_to_the_number_of_inputs():
     seen = []
-    curate(SAMPLES, Judge(), noise=noise, batch_size=3, progress=seen.append)
+    curate(INPUTS, Judge(), noise=noise, batch_size=3, progress=seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == len(SAMPLES)
-
-
-# Noise alone
-
-
-def test_noise_depends_on_the_seed_and_the_id_alone():
-    draw = NoiseAlone(0.3, seed=5, words=("one", "two", "three"))
-    text, image = draw(SAMPLES[0])
-    for other in (NoiseAlone(0.3, seed=5, words=("one", "two", "three")), draw):
-        assert other(SAMPLES[0])[0] == text
-        np.testing.assert_array_equal(other(SAMPLES[0])[1], image)
-    assert not np.array_equal(draw(SAMPLES[1])[1], image)
-    assert not np.array_equal(NoiseAlone(0.3, seed=6)(SAMPLES[0])[1], image)
-
-
-def test_noise_is_gaussian_about_mid_grey_with_as_many_words_as_the_text():
-    large = Sample("x", "three words here", np.zeros((200, 100, 3), np.float32), None)
-    text, image = NoiseAlone(0.3, words=("a", "b"))(large)
-    assert len(text.split()) == 3
-    assert image.dtype == np.float32
-    assert image.shape == large.image.shape
-    assert abs(image.mean() - 0.5) < 0.01
-    assert abs(image.std() - 0.3) < 0.01
-    assert NoiseAlone(0.3)(large)[0] is None
-
-
-@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf")])
-def test_noise_without_a_spread_is_refused(sigma):
-    with pytest.raises(ValueError, match=rf"^sigma must be positive and finite, got {sigma}\.$"):
-        NoiseAlone(sigma)
 
 
 # The journal
@@ -150,10 +138,10 @@ def until(batches):
 def test_a_run_that_was_interrupted_goes_on_and_asks_nothing_twice(tmp_path, batches):
     path = tmp_path / "journal.jsonl"
     with pytest.raises(Killed):
-        curate(SAMPLES, until(batches), noise=noise, journal=path, batch_size=3)
+        curate(INPUTS, until(batches), noise=noise, journal=path, batch_size=3)
     finished = {json.loads(line).get("id") for line in path.read_text().splitlines()}
     judge = Judge()
-    result = curate(SAMPLES, judge, noise=noise, journal=path, batch_size=5)
+    result = curate(INPUTS, judge, noise=noise, journal=path, batch_size=5)
     assert list(result.outcomes.items()) == list(EXPECTED.items())
     names = {int(name) for name in finished - {None}}
     texts = [text for batch in judge.batches for text, image in batch if image is None]
@@ -162,11 +150,11 @@ def test_a_run_that_was_interrupted_goes_on_and_asks_nothing_twice(tmp_path, bat
 
 def test_every_cut_of_the_journal_leads_to_the_same_result(tmp_path):
     path = tmp_path / "journal.jsonl"
-    curate(SAMPLES, Judge(), noise=noise, journal=path, settings={"model": "é", "size": (3, 4)})
+    curate(INPUTS, Judge(), noise=noise, journal=path, settings={"model": "é", "size": (3, 4)})
     whole = path.read_bytes()
     for end in range(0, len(whole) + 1, 19):
         path.write_bytes(whole[:end])
-        result = curate(SAMPLES, Judge(), noise=noise, journal=path, settings={"model": "é", "size": (3, 4)})
+        result = curate(INPUTS, Judge(), noise=noise, journal=path, settings={"model": "é", "size": (3, 4)})
         assert list(result.outcomes.items()) == list(EXPECTED.items())
         assert sorted(path.read_text().splitlines()) == sorted(whole.decode().splitlines())
 
@@ -187,7 +175,7 @@ def test_a_finished_journal_asks_nothing_and_reads_no_image(tmp_path):
 PROGRAM = """
     import os, signal, sys
     from pathlib import Path
-    from hybrid_rs_jax.data import Sample, curate
+    from hybrid_rs_jax.data import RawInput, curate
     import numpy as np
     calls = 0
     def decide(pairs):
@@ -196,8 +184,11 @@ PROGRAM = """
         if calls == 6:
             os.kill(os.getpid(), signal.SIGKILL)
         return [(len(text or "") + (image is not None)) % 2 == 0 for text, image in pairs]
-    samples = [Sample(str(i), "x" * (i % 5), np.zeros((2, 2, 3), np.float32), None) for i in range(30)]
-    curate(samples, decide, journal=Path(sys.argv[1]), batch_size=4)
+    class Inputs:
+        ids = [str(i) for i in range(30)]
+        def read(self, index):
+            return RawInput(self.ids[index], "x" * (index % 5), np.zeros((2, 2, 3), np.float32))
+    curate(Inputs(), decide, journal=Path(sys.argv[1]), batch_size=4, noise=lambda raw: ("noise", raw.image))
 """
 
 
@@ -212,9 +203,10 @@ def test_a_killed_process_loses_nothing_that_it_had_finished(tmp_path):
     def decide(pairs):
         return [(len(text or "") + (image is not None)) % 2 == 0 for text, image in pairs]
 
-    samples = [Sample(str(i), "x" * (i % 5), np.zeros((2, 2, 3), np.float32), None) for i in range(30)]
-    resumed = curate(samples, decide, journal=path, batch_size=4)
-    assert resumed == curate(samples, decide)
+    ids = [str(i) for i in range(30)]
+    samples = Given(ids, [RawInput(name, "x" * (int(name) % 5), np.zeros((2, 2, 3), np.float32)) for name in ids])
+    resumed = curate(samples, decide, journal=path, batch_size=4, noise=lambda raw: ("noise", raw.image))
+    assert resumed == curate(samples, decide, noise=lambda raw: ("noise", raw.image))
     assert path.read_text().splitlines()[: len(survivors)] == survivors
 
 
@@ -239,13 +231,13 @@ def test_foreign_and_broken_journals_are_refused_and_left_as_they_are(tmp_path, 
     path = tmp_path / "journal.jsonl"
     path.write_text(content)
     with pytest.raises(BadInputError, match=rf"^[^\n]*{words}[^\n]*\.$"):
-        curate([SAMPLES[0]] if "stranger" not in content else [], Judge(), noise=noise, journal=path)
+        curate(Given(IDS[:1], SAMPLES[:1]), Judge(), noise=noise, journal=path)
     assert path.read_text().startswith(content)
 
 
 def test_a_journal_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(BadInputError, match="cannot be used as a journal: No such file or directory"):
-        curate(SAMPLES, Judge(), journal=tmp_path / "missing" / "journal.jsonl")
+        curate(INPUTS, Judge(), journal=tmp_path / "missing" / "journal.jsonl", noise=noise)
 
 
 # Bad input
@@ -254,39 +246,47 @@ def test_a_journal_that_cannot_be_written_is_refused(tmp_path):
 @pytest.mark.parametrize("answer", [[True], [0] * 16, np.zeros((16, 1), bool), [True] * 17])
 def test_wrong_numbers_of_decisions_are_refused(answer):
     with pytest.raises(ValueError, match=r"^decide must give one boolean for each of 16 pairs, got [^\n]*\.$"):
-        curate(SAMPLES, lambda pairs: answer, batch_size=16)
+        curate(INPUTS, lambda pairs: answer, batch_size=16, noise=noise)
 
 
 def test_ids_that_appear_twice_are_refused():
     with pytest.raises(ValueError, match=r"^id '3' appears twice; every id must be different\.$"):
-        curate([SAMPLES[3], SAMPLES[3]], Judge(), noise=noise)
+        curate(Given(IDS[3:4] * 2, SAMPLES[3:4] * 2), Judge(), noise=noise)
 
 
 def test_a_batch_size_below_1_is_refused():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        curate(SAMPLES, Judge(), batch_size=0)
+        curate(INPUTS, Judge(), batch_size=0, noise=noise)
 
 
 # The built-in demo
+
+
+def demo_noise(raw):
+    """A draw about an empty prompt and a grey picture, noise on every position."""
+    smoothing = HybridSmoothing(UniformKernel(0.25, demo.VOCAB_SIZE), 0.5)
+    key = jax.random.key(zlib.crc32(raw.id.encode()), impl="threefry2x32")
+    empty, grey = jnp.zeros(demo.LENGTH, jnp.int32), jnp.full(demo.IMAGE_SHAPE, 0.5, jnp.float32)
+    return tuple(map(np.asarray, smoothing.sample(key, empty, grey, jnp.ones(demo.LENGTH, bool))))
 
 
 def test_on_the_demo_the_guard_keeps_what_the_rule_calls_unsafe():
     """A pair is unsafe by the rule only as a pair, so all that the rule calls unsafe is interaction-only."""
     guard, inputs = DemoGuard.load(), demo.load_demo()
     samples = [
-        Sample(name, prompt, np.repeat(image, 3, axis=2), None)
+        RawInput(name, prompt, np.repeat(image, 3, axis=2))
         for name, prompt, image in zip(inputs.ids, inputs.prompts, inputs.images, strict=True)
     ]
 
     def decide(pairs):
         tokens, images = np.zeros((64, demo.LENGTH), np.int32), np.zeros((64, *demo.IMAGE_SHAPE), np.float32)
         for row, (text, image) in enumerate(pairs):
-            tokens[row] = demo.encode(text or "")
+            tokens[row] = text if isinstance(text, np.ndarray) else demo.encode(text or "")
             if image is not None:
                 images[row] = image[:, :, :1]
         return np.asarray(guard(tokens, images))[: len(pairs)]
 
-    result = curate(samples, decide, noise=NoiseAlone(0.5, words=demo.vocabulary()[1:]), batch_size=64)
+    result = curate(Given(inputs.ids, samples), decide, noise=demo_noise, batch_size=64)
     rule = {name for name, unsafe in zip(inputs.ids, inputs.labels, strict=True) if unsafe}
     pairs_wrong = np.asarray(guard(inputs.tokens, inputs.images)) != inputs.labels
     wrong = {name for name, error in zip(inputs.ids, pairs_wrong, strict=True) if error}

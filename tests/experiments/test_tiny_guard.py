@@ -84,8 +84,8 @@ def test_transformers_gives_the_same_answer_from_the_same_files(guard, held_out)
         content = [{"type": "image"}, {"type": "text", "text": f"{script.onevision.POLICY}\n\n{inputs.prompts[row]}"}]
         message = [{"role": "user", "content": content}]
         text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        text = text.replace("<image>", "<image>" * guard.view.image_tokens)
-        views = np.moveaxis(np.asarray(guard.view.pixels(jnp.asarray(images[row : row + 1]))), -1, -3)
+        text = text.replace("<image>", "<image>" * guard.prompt.image_tokens)
+        views = np.moveaxis(np.asarray(guard.prompt.layout.pixels(jnp.asarray(images[row : row + 1]))), -1, -3)
         shown = {"pixel_values": torch.tensor(views.copy()), "image_sizes": torch.tensor([[8, 8]])}
         with torch.no_grad():
             ids = tokenizer(text + '{"rating": "', return_tensors="pt")["input_ids"]

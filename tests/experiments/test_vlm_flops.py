@@ -43,7 +43,14 @@ def traced(network, *shapes, forward):
     return products(jax.make_jaxpr(forward)(network, *arguments).jaxpr)
 
 
-@pytest.mark.parametrize(("size", "views"), [((8, 8), 1), ((100, 100), 2), ((100, 220), 3), ((336, 336), 10)])
+@pytest.mark.parametrize(
+    ("size", "views"),
+    [
+        ((8, 8), 1),
+        ((100, 220), 3),
+        pytest.param((336, 336), 10, marks=pytest.mark.slow),
+    ],
+)
 def test_the_count_is_that_of_the_traced_network(size, views):
     settings, network = abstract_network("small")
     side, text, image = settings.vision.image_size, 17, network.image_tokens(size)

@@ -11,6 +11,8 @@ from flint import arb
 from scipy import stats
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax.kernels.base import hit_limits
+from hybrid_rs_jax.kernels.uniform import below
 
 DRAWS = 200_000
 
@@ -135,11 +137,13 @@ def test_incomparable_sets_of_fields_are_not_passed_off_as_one_law():
 
 
 def uniform_pmf(beta, size):
-    """Law of one noisy symbol, rows: the clean symbol, columns: the noisy one."""
+    """Law of one noisy symbol, rows: the clean symbol, columns: the noisy one; beta as drawn."""
+    beta = round(beta * 2**32) / 2**32
     return np.where(np.eye(size, dtype=bool), 1 - beta, beta / (size - 1))
 
 
 def absorbing_pmf(beta, size, mask):
+    beta = round(beta * 2**32) / 2**32
     pmf = (1 - beta) * np.eye(size)
     pmf[:, mask] += beta
     return pmf
@@ -217,6 +221,35 @@ def test_replacements_are_uniform_over_the_other_symbols_in_every_signed_dtype(d
 def test_int16_tokens_stay_in_a_vocabulary_close_to_the_limit_of_the_dtype():
     noisy = hrs.UniformKernel(1.0, 32_000).sample(jax.random.key(2), jnp.full(DRAWS, 31_999, jnp.int16))
     assert 0 <= int(noisy.min()) < int(noisy.max()) < 31_999
+
+
+def test_the_largest_alphabet_has_no_bias_towards_either_half():
+    """`randint` of JAX takes remainders; here a word of 96 bits is scaled."""
+    size = 3 * 2**29  # a remainder of 32 bits would favour the lower symbols by half
+    noisy = hrs.UniformKernel(1.0, size).sample(jax.random.key(2), jnp.full(DRAWS, size - 1, jnp.int32))
+    thirds = np.bincount(np.asarray(noisy) // 2**29, minlength=3)
+    assert stats.chisquare(thirds).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 511, 32_000, 151_935, 2**31 - 2])
+def test_a_symbol_is_the_product_of_its_96_bits_and_the_alphabet(limit):
+    words = np.random.default_rng(limit).integers(0, 2**32, (3, 2000), dtype=np.uint32)
+    words[:, 0], words[:, 1] = 0, 2**32 - 1
+    found = below(tuple(map(jnp.asarray, words)), jnp.full(2000, limit, jnp.uint32))
+    exact = [
+        ((high << 64) + (middle << 32) + low) * limit >> 96 for high, middle, low in zip(*words.tolist(), strict=True)
+    ]
+    assert found.tolist() == exact
+
+
+def test_beta_is_kept_as_it_is_drawn():
+    kernel = hrs.UniformKernel(0.3, 7)
+    assert kernel.beta * 2**32 == round(0.3 * 2**32)
+    last, possible = hit_limits(kernel.beta)
+    assert (int(last) + 1) == kernel.beta * 2**32
+    assert possible
+    assert hrs.UniformKernel(1e-10, 7).beta == 0, "what is never drawn is not certified as if it were"
+    assert hrs.AbsorbingKernel(1 - 1e-11).beta == 1
 
 
 def test_noisy_positions_are_independent():
@@ -313,7 +346,7 @@ def test_tokens_of_the_alphabet_pass(kernel, tokens):
         (lambda: hrs.CategoricalKernel(2.0, (3, 4)), "2.0"),
         (lambda: hrs.CategoricalKernel((0.5, -1.0), (3, 4)), "-1.0"),
         (lambda: hrs.CategoricalKernel((0.5,), (3, 4)), "1"),
-        (lambda: hrs.CategoricalKernel(0.5, (3, 1)), "(3, 1)"),
+        (lambda: hrs.CategoricalKernel(0.5, (3, 1)), "got 1"),
         (lambda: hrs.CategoricalKernel(0.5, ()), "()"),
         (lambda: hrs.UniformKernel(0.5, 7).likelihood_ratio(-1), "-1"),
         (lambda: hrs.UniformKernel(0.5, 7).likelihood_ratio(True), "True"),
@@ -325,6 +358,11 @@ def test_tokens_of_the_alphabet_pass(kernel, tokens):
         (lambda: hrs.HybridSmoothing(None, math.nan), "nan"),
         (lambda: hrs.HybridSmoothing(None, math.inf), "inf"),
         (lambda: hrs.HybridSmoothing(None, None), "neither"),
+        (lambda: hrs.HybridSmoothing(None, 0.5, step=0.0), "0.0"),
+        (lambda: hrs.HybridSmoothing(None, 0.5, step=math.inf), "inf"),
+        (lambda: hrs.HybridSmoothing(hrs.AbsorbingKernel(0.5), None, step=0.1), "0.1"),
+        (lambda: hrs.UniformKernel(0.5, 2**31), "2147483648"),
+        (lambda: hrs.CategoricalKernel(0.5, (3, 2**31)), "2147483648"),
     ],
 )
 def test_a_bad_parameter_raises_one_sentence_with_its_value(make, value):
@@ -353,7 +391,9 @@ def test_pixel_noise_has_the_mean_and_the_standard_deviation_of_sigma():
     assert noisy.dtype == jnp.float32
     assert abs(noise.mean()) < 5 / math.sqrt(noise.size)
     assert abs(noise.std() - 1) < 5 / math.sqrt(2 * noise.size)
-    assert stats.kstest(noise.ravel(), "norm").pvalue > 1e-6
+    # the noise is rounded to steps of 1/255; spread over the steps it is normal again, nearly
+    spread = np.random.default_rng(0).uniform(-0.5, 0.5, noise.shape) / 255 / 0.25
+    assert stats.kstest((noise + spread).ravel(), "norm").pvalue > 1e-6
 
 
 def test_hybrid_noise_is_reproducible_and_changes_with_the_key():

@@ -15,7 +15,7 @@ from hybrid_rs_jax.models._resize import FILTERS, crop_matrix, resize_matrix
 from hybrid_rs_jax.models.image_processing import ImagePreprocessor
 
 PILLOW = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
-SIZES = [(48, 48), (33, 70), (90, 41), (2, 2), (5, 31), (47, 2), (96, 48), (150, 150), (31, 480), (400, 90)]
+SIZES = [(48, 48), (33, 70), (90, 41), (2, 2), (5, 31), (31, 480)]
 PINPOINTS = [[32 * rows, 32 * columns] for rows in range(1, 4) for columns in range(1, 4)]
 SIGLIP = {"image_processor_type": "SiglipImageProcessor"}
 
@@ -88,18 +88,6 @@ def pair(request, tmp_path_factory):
     return theirs, ImagePreprocessor.from_pretrained(folder)
 
 
-@pytest.fixture
-def columns_first(monkeypatch):
-    """Pillow before version 13, whichever is installed: later ones swap the two passes for some sizes."""
-    in_one_call = Image.Image.resize
-
-    def in_two_calls(self, size, *arguments, **options):
-        columns = in_one_call(self, (size[0], self.height), *arguments, **options)
-        return in_one_call(columns, size, *arguments, **options)
-
-    monkeypatch.setattr(Image.Image, "resize", in_two_calls)
-
-
 def photograph(height, width, low=0, high=255, seed=0):
     """A picture with edges, gradients and grain, and with values of all of low..high."""
     rng = np.random.default_rng([seed, height, width])
@@ -125,7 +113,7 @@ def levels(plan, views):
     return (np.asarray(views, np.float64) * plan.settings.std + plan.settings.mean) * 255
 
 
-@pytest.mark.parametrize("size", SIZES[:6])
+@pytest.mark.parametrize("size", SIZES)
 def test_clean_images_are_within_one_level_of_the_library(pair, size):
     """Without overshoot beyond black and white, all that differs is the library's rounding, twice by half a level."""
     theirs, ours = pair
@@ -137,23 +125,15 @@ def test_clean_images_are_within_one_level_of_the_library(pair, size):
     assert np.abs(found - expected).mean() < 0.4
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_8_bit_arithmetic_is_the_library_bit_for_bit(pair, size, columns_first):
-    theirs, ours = pair
-    picture, plan = photograph(*size), ours.plan(*size, uint8=True)
-    expected = levels(plan, library_pixels(theirs, picture))
-    np.testing.assert_allclose(levels(plan, our_pixels(plan, picture)), expected, rtol=0, atol=1e-3)
-
-
-def test_the_real_grid_of_tiles_agrees_with_the_library(columns_first):
+def test_the_real_grid_of_tiles_agrees_with_the_library():
     transformers = pytest.importorskip("transformers")
     kind = getattr(transformers, "LlavaOnevisionImageProcessorPil", None) or transformers.LlavaOnevisionImageProcessor
     theirs, ours = kind(), ImagePreprocessor.from_config({"image_processor_type": "LlavaOnevisionImageProcessor"})
     grids = {}
     for size in ((384, 384), (500, 375), (240, 800), (1000, 300)):
-        plan, picture = ours.plan(*size, uint8=True), photograph(*size)
+        plan, picture = ours.plan(*size), photograph(*size, low=90, high=165)
         expected = levels(plan, library_pixels(theirs, picture))
-        np.testing.assert_allclose(levels(plan, our_pixels(plan, picture)), expected, rtol=0, atol=1e-3)
+        assert np.abs(np.round(levels(plan, our_pixels(plan, picture))) - np.round(expected)).max() <= 1
         grids[size] = plan.grid
     assert grids == {(384, 384): (1, 1), (500, 375): (2, 1), (240, 800): (1, 3), (1000, 300): (3, 1)}
 
@@ -188,7 +168,7 @@ def test_resizing_is_within_one_level_of_torch(size, new_size):
     picture = photograph(*size, low=90, high=165)
     tensor = torch.from_numpy(np.moveaxis(picture, -1, 0).copy())[None]
     expected = torch.nn.functional.interpolate(tensor, new_size, mode="bicubic", antialias=True)[0].numpy()
-    plan = ImagePreprocessor.from_config({**SIGLIP, "size": list(new_size)}).plan(*size, uint8=True)
+    plan = ImagePreprocessor.from_config({**SIGLIP, "size": list(new_size)}).plan(*size)
     found = levels(plan, our_pixels(plan, picture))[0]
     assert np.abs(np.round(found) - np.moveaxis(expected, 0, -1)).max() <= 1
 
@@ -309,7 +289,7 @@ def test_steps_can_be_switched_off():
     ("change", "words"),
     [
         ({"image_processor_type": "Qwen2VLImageProcessor"}, "'Qwen2VLImageProcessor'"),
-        ({"image_processor_type": None}, "None"),
+        ({"image_processor_type": None}, "nothing"),
         ({"size": {"longest_edge": 3}}, "longest_edge"),
         ({"size": 0}, "0"),
         ({"size": True}, "True"),

@@ -65,7 +65,9 @@ def assert_stages_equal(reference, model, size):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "size", [pytest.param(size, marks=[pytest.mark.slow] if size in ((50, 50), (97, 41)) else []) for size in SIZES]
+)
 def test_onevision_equals_the_reference_from_tower_to_logits(onevision, size):
     plan = onevision[1].plan(size)
     assert (plan.rows, plan.columns) == SIZES[size]
@@ -79,7 +81,15 @@ def test_onevision_with_tied_embeddings_equals_the_reference(tmp_path):
     assert_stages_equal(reference, model, (28, 28))
 
 
-@pytest.mark.parametrize(("limit", "size"), [(1, (112, 112)), (3, (60, 110)), (5, (111, 84)), (9, (112, 112))])
+@pytest.mark.parametrize(
+    ("limit", "size"),
+    [
+        (3, (60, 110)),
+        pytest.param(1, (112, 112), marks=pytest.mark.slow),
+        pytest.param(5, (111, 84), marks=pytest.mark.slow),
+        pytest.param(9, (112, 112), marks=pytest.mark.slow),
+    ],
+)
 @without_gradients
 def test_features_of_too_many_tiles_are_resized_as_in_the_reference(limit, size, tmp_path):
     reference = save(onevision_config(vision_aspect_ratio=f"anyres_max_{limit}"), tmp_path)
@@ -122,7 +132,12 @@ LLAVA = {
 }
 
 
-@pytest.mark.parametrize("name", LLAVA)
+FAST = ("clip and llama", "several feature layers", "siglip and qwen2")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in LLAVA]
+)
 @without_gradients
 def test_llava_equals_the_reference_from_projector_to_logits(name, tmp_path):
     reference = save(LLAVA[name], tmp_path)

@@ -23,8 +23,8 @@ from torch_models import (
 )
 
 from hybrid_rs_jax.models import LlavaOnevision, from_config, from_pretrained, load_config
-from hybrid_rs_jax.models._safetensors import checkpoint_tensors
-from hybrid_rs_jax.models.save import save_pretrained, stored_tensors, write_tensors
+from hybrid_rs_jax.models._safetensors import checkpoint_tensors, write_tensors
+from hybrid_rs_jax.models.save import save_pretrained, stored_tensors
 from hybrid_rs_jax.models.sharding import named_parameters
 
 ONEVISION = {
@@ -170,20 +170,20 @@ def test_a_tower_without_its_last_layers_is_refused(tmp_path):
         save_pretrained(network(config), tmp_path, config)
 
 
-def test_parts_are_written_one_after_the_other(tmp_path):
+def test_a_tensor_comes_back_whole_and_in_parts(tmp_path):
     whole = np.arange(30, dtype=np.float32).reshape(6, 5)
     entries = {"a": ((6, 5), np.dtype(ml_dtypes.bfloat16)), "b": ((), np.dtype(np.float32))}
-    parts = {"a": [whole[:4], whole[4:]], "b": [np.float32(7.0).reshape(())]}
-    write_tensors(tmp_path, entries, lambda name: parts[name])
+    write_tensors(tmp_path, entries, lambda name: {"a": whole, "b": np.array(7.0)}[name])
     found = checkpoint_tensors(tmp_path)
     np.testing.assert_array_equal(found["a"].read().astype(np.float32), whole)
+    np.testing.assert_array_equal(found["a"].read((slice(1, 3), slice(2, 5))).astype(np.float32), whole[1:3, 2:5])
     assert found["b"].read() == 7.0
 
 
-def test_parts_that_do_not_make_up_a_tensor_leave_no_file(tmp_path):
+def test_a_value_of_another_shape_leaves_no_file(tmp_path):
     entries = {"a": ((6, 5), np.dtype(np.float32))}
-    with pytest.raises(ValueError, match=r"^The parts of a do not make up its shape \[6, 5\]\.$"):
-        write_tensors(tmp_path, entries, lambda name: [np.zeros((5, 5))])
+    with pytest.raises(ValueError, match=r"^The value of a must have the shape \[6, 5\], got \[5, 5\]\.$"):
+        write_tensors(tmp_path, entries, lambda name: np.zeros((5, 5)))
     assert not list(tmp_path.iterdir())
 
 

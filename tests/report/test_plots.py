@@ -4,7 +4,6 @@ import pytest
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.report.plots import SUFFIXES, plot_certified_accuracy, plot_frontier, save_figure
-from hybrid_rs_jax.results.certificates import certificate_record
 
 KERNEL = hrs.UniformKernel(0.25, 512)
 SMOOTHINGS = {
@@ -14,29 +13,27 @@ SMOOTHINGS = {
 }
 
 
-def _record(smoothing, counts, budgets=range(9)):
-    certificate = hrs.certify(counts, 1000, smoothing, tau=1e-3, alpha=0.01, budgets=budgets)
-    ids = [str(index) for index in range(len(counts))]
-    return certificate_record(certificate, ids, certificate.needed_samples().tolist())
+def _result(smoothing, counts, budgets=range(9)):
+    return hrs.certify(counts, 1000, smoothing, tau=1e-3, alpha=0.01, budgets=budgets)
 
 
 @pytest.mark.parametrize("kind", SMOOTHINGS)
 @pytest.mark.parametrize("counts", [[1000, 999, 900, 0], [0], [1000]])
 def test_every_kind_of_certificate_can_be_drawn(tmp_path, kind, counts):
     path = tmp_path / "a.png"
-    save_figure(_record(SMOOTHINGS[kind], counts), path, ".png")
+    save_figure(_result(SMOOTHINGS[kind], counts), path, ".png")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_formats(tmp_path, suffix):
-    save_figure(_record(SMOOTHINGS["hybrid"], [1000, 990]), tmp_path / "a", suffix)
+    save_figure(_result(SMOOTHINGS["hybrid"], [1000, 990]), tmp_path / "a", suffix)
     assert (tmp_path / "a").stat().st_size > 5000
 
 
 def test_one_budget_and_one_sample_per_budget(tmp_path):
-    save_figure(_record(SMOOTHINGS["hybrid"], [1000], budgets=[0]), tmp_path / "a", ".png")
-    save_figure(_record(SMOOTHINGS["hybrid"], [[1000, 900], [1000, 10]], budgets=[0, 3]), tmp_path / "b", ".png")
+    save_figure(_result(SMOOTHINGS["hybrid"], [1000], budgets=[0]), tmp_path / "a", ".png")
+    save_figure(_result(SMOOTHINGS["hybrid"], [[1000, 900], [1000, 10]], budgets=[0, 3]), tmp_path / "b", ".png")
 
 
 def test_curves_show_the_numbers():

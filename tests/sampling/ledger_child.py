@@ -17,14 +17,16 @@ def successes(index, number):
 
 
 def block(number):
-    """One transaction: ten draws of each input."""
-    return [(i, None, COUNT * number, COUNT, successes(i, number), number % 3) for i in range(INPUTS)]
+    """One transaction: ten draws of each input. (Imported late: the child makes the packages around it first.)"""
+    from hybrid_rs_jax.sampling.ledger import SHARED, CountRow
+
+    return [CountRow(i, SHARED, COUNT * number, COUNT, (successes(i, number),), number % 3) for i in range(INPUTS)]
 
 
 def append_until_killed(ledger_class, folder):
     """Tell the number of each block only after `append` has returned."""
     with ledger_class.resume(folder, {"seed": 1}) as ledger:
-        number = ledger.tallies()[0, None].drawn // COUNT if ledger.tallies() else 0
+        number = next((row.draws // COUNT for row in ledger.rows()), 0)
         while True:
             ledger.append(block(number))
             os.write(1, f"{number}\n".encode())
@@ -43,7 +45,7 @@ def fill(ledger_class, folder, size):
             except ValueError as error:
                 sentence = str(error)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        after_failure = [tally.drawn for tally in ledger.tallies().values()]
+        after_failure = [row.draws for row in ledger.rows()]
         ledger.append(block(number))
     print(json.dumps({"blocks": number, "sentence": sentence, "after_failure": after_failure}))
 
@@ -57,7 +59,7 @@ def read(ledger_class, folder):
     found, refused = {}, []
     try:
         with ledger_class.open(folder) as ledger:
-            found = {str(index): tally.drawn for (index, _), tally in ledger.tallies().items()}
+            found = {str(row.index): row.draws for row in ledger.rows()}
     except ValueError as error:
         refused.append(str(error))
     for attempt in (ledger_class.resume, ledger_class.create):

@@ -1,5 +1,7 @@
 """Killed, out of space, not allowed to write, two at once: what was recorded stays, and nothing is half there."""
 
+import contextlib
+import errno
 import json
 import os
 import random
@@ -12,10 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 from ledger_child import COUNT, INPUTS, block, successes
 
-from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger, LedgerError, Tally
+from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, LOCK_FILE, SHARED, CountRow, Ledger, LedgerError
 
 CHILD = Path(__file__).with_name("ledger_child.py")
 HEADER = {"seed": 1}
@@ -28,13 +31,8 @@ def create(folder):
 
 def expected(blocks):
     """What a ledger with so many whole blocks holds."""
-    return {
-        (i, None): Tally(
-            0, COUNT * blocks, sum(successes(i, k) for k in range(blocks)), sum(k % 3 for k in range(blocks))
-        )
-        for i in range(INPUTS)
-        if blocks
-    }
+    totals = [(sum(successes(i, k) for k in range(blocks)), sum(k % 3 for k in range(blocks))) for i in range(INPUTS)]
+    return [CountRow(i, SHARED, 0, COUNT * blocks, (k,), ties) for i, (k, ties) in enumerate(totals) if blocks]
 
 
 def child(*arguments):
@@ -78,10 +76,10 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged_and_leaves_nothing_h
         told += kill(writer)
         acknowledged = int(told.split()[-1]) + 1
         with Ledger.open(folder) if attempt % 2 else Ledger.resume(folder, HEADER) as ledger:
-            tallies = ledger.tallies()
-        blocks, before = tallies[0, None].drawn // COUNT, blocks
+            rows = ledger.rows()
+        blocks, before = rows[0].draws // COUNT, blocks
         assert before < acknowledged <= blocks <= acknowledged + 1
-        assert tallies == expected(blocks)
+        assert rows == expected(blocks)
 
 
 def test_a_log_that_is_cut_off_or_flipped_gives_a_beginning_of_what_was_written(tmp_path):
@@ -102,9 +100,9 @@ def test_a_log_that_is_cut_off_or_flipped_gives_a_beginning_of_what_was_written(
         (copy / LEDGER_FILE).write_bytes(data)
         (copy / log.name).write_bytes(bytes(broken[:at] if trial % 2 else broken))
         with Ledger.resume(copy, HEADER) as ledger:
-            tallies = ledger.tallies()
-        blocks = tallies[0, None].drawn // COUNT if tallies else 0
-        assert tallies == expected(blocks)
+            rows = ledger.rows()
+        blocks = rows[0].draws // COUNT if rows else 0
+        assert rows == expected(blocks)
         seen.add(blocks)
     assert len(seen) > 3
 
@@ -121,8 +119,8 @@ def test_a_file_that_may_not_grow_keeps_what_it_has_and_goes_on_later(tmp_path):
     )
     assert told["after_failure"] == [COUNT * blocks] * INPUTS
     with Ledger.resume(folder, HEADER) as ledger:
-        assert ledger.tallies() == expected(blocks + 1)
-    assert os.listdir(folder) == [LEDGER_FILE]
+        assert ledger.rows() == expected(blocks + 1)
+    assert sorted(os.listdir(folder)) == [LOCK_FILE, LEDGER_FILE]
 
 
 @pytest.fixture
@@ -135,6 +133,13 @@ def small_disk(tmp_path):
         pytest.skip("needs the right to mount a small file system")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(path):
+    """Take all the space that is left."""
+    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(512))
 
 
 def append_until_refused(ledger):
@@ -153,16 +158,17 @@ def test_a_full_disk_keeps_what_it_has_and_goes_on_once_there_is_space(small_dis
     with Ledger.resume(folder, HEADER) as ledger:
         blocks, sentence = append_until_refused(ledger)
         assert "could not be written (database or disk is full); everything recorded before is kept" in sentence
-        assert ledger.tallies() == expected(blocks)
+        assert ledger.rows() == expected(blocks)
     with Ledger.open(folder) as ledger:
-        assert ledger.tallies() == expected(blocks)
+        assert ledger.rows() == expected(blocks)
     assert blocks > 10
+    fill(small_disk / "more ballast")
     with pytest.raises(LedgerError, match="could not be written"):
         Ledger.create(small_disk / "another", HEADER)
     ballast.unlink()
     with Ledger.resume(folder, HEADER) as ledger:
         ledger.append(block(blocks))
-        assert ledger.tallies() == expected(blocks + 1)
+        assert ledger.rows() == expected(blocks + 1)
 
 
 @pytest.fixture
@@ -190,7 +196,7 @@ def test_a_read_only_folder_can_be_read_but_not_written(public_folder):
     told = read_as_another(public_folder)
     assert told["found"] == {str(i): COUNT for i in range(INPUTS)}
     assert len(told["refused"]) == 2
-    assert os.listdir(public_folder) == [LEDGER_FILE]
+    assert sorted(os.listdir(public_folder)) == [LOCK_FILE, LEDGER_FILE]
 
 
 @pytest.mark.parametrize("index", ["kept", "lost"])
@@ -206,7 +212,7 @@ def test_the_log_of_a_killed_writer_is_read_in_a_read_only_folder_too(public_fol
     found = read_as_another(public_folder)["found"]
     assert sorted(os.listdir(public_folder)) == before
     with Ledger.open(public_folder) as ledger:
-        assert found == {str(i): tally.drawn for (i, _), tally in ledger.tallies().items()}
+        assert found == {str(row.index): row.draws for row in ledger.rows()}
 
 
 def test_a_kill_while_the_file_is_closed_is_undone(tmp_path, public_folder):
@@ -215,15 +221,15 @@ def test_a_kill_while_the_file_is_closed_is_undone(tmp_path, public_folder):
     stranger = sqlite3.connect(tmp_path / "run" / LEDGER_FILE, isolation_level=None)
     stranger.execute("PRAGMA cache_size = 1")
     stranger.execute("BEGIN")
-    stranger.executemany("INSERT INTO inputs VALUES (?, ?, '', 0)", ((i, f"wrong {i}") for i in range(100, 3000)))
+    stranger.executemany("INSERT INTO inputs VALUES (?, ?, '', NULL, 0)", ((i, f"wrong {i}") for i in range(100, 3000)))
     shutil.copytree(tmp_path / "run", public_folder)
     stranger.close()
-    assert sorted(os.listdir(public_folder)) == [LEDGER_FILE, f"{LEDGER_FILE}-journal"]
+    assert sorted(os.listdir(public_folder)) == [LOCK_FILE, LEDGER_FILE, f"{LEDGER_FILE}-journal"]
     assert read_as_another(public_folder)["found"] == {}
     for attempt in (lambda: Ledger.open(public_folder), lambda: Ledger.resume(public_folder, HEADER)):
         with attempt() as ledger:
             assert ledger.counts().undrawn == [f"input {i}" for i in range(INPUTS)]
-    assert os.listdir(public_folder) == [LEDGER_FILE]
+    assert sorted(os.listdir(public_folder)) == [LOCK_FILE, LEDGER_FILE]
 
 
 def test_a_live_run_can_be_read_by_somebody_who_may_not_write(public_folder):
@@ -239,14 +245,14 @@ def test_a_reader_sees_whole_transactions_while_the_writer_goes_on_and_starts_ag
     folder = tmp_path / "run"
     create(folder)
     with Ledger.open(folder) as early:
-        assert early.tallies() == {}
+        assert early.rows() == []
         for blocks in (1, 4):
             with Ledger.resume(folder, HEADER) as writer, Ledger.open(folder) as reader:
                 for number in range(blocks - 1, blocks + 2):
                     writer.append(block(number))
                     for each in (early, reader):
-                        assert each.tallies() == expected(number + 1)
-            assert early.tallies() == expected(blocks + 2)
+                        assert each.rows() == expected(number + 1)
+            assert early.rows() == expected(blocks + 2)
 
 
 def test_a_reader_beside_a_busy_writer_never_sees_half_a_transaction(tmp_path):
@@ -258,9 +264,9 @@ def test_a_reader_beside_a_busy_writer_never_sees_half_a_transaction(tmp_path):
         seen = set()
         with Ledger.open(folder) as ledger:
             for _ in range(30):
-                tallies = ledger.tallies()
-                assert tallies == expected(tallies[0, None].drawn // COUNT)
-                seen.add(tallies[0, None].drawn)
+                rows = ledger.rows()
+                assert rows == expected(rows[0].draws // COUNT)
+                seen.add(rows[0].draws)
         assert len(seen) > 1
     finally:
         kill(writer)
@@ -278,7 +284,59 @@ def test_only_one_writer_at_a_time(tmp_path):
         kill(writer)
     with Ledger.resume(folder, HEADER), pytest.raises(LedgerError, match=f"being written by process {os.getpid()}"):
         Ledger.resume(folder, HEADER)
-    assert os.listdir(folder) == [LEDGER_FILE]
+    assert sorted(os.listdir(folder)) == [LOCK_FILE, LEDGER_FILE]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock here")])
+def test_a_file_system_without_locks_is_refused_in_one_sentence_and_can_be_read(tmp_path, monkeypatch, error):
+    create(tmp_path / "run")
+
+    def refuse(lock, *_, **__):
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    for attempt in (lambda: Ledger.resume(tmp_path / "run", HEADER), lambda: Ledger.create(tmp_path / "new", HEADER)):
+        with pytest.raises(LedgerError, match=r"ledger\.lock could not be written or locked [^\n]*use a local disk\.$"):
+            attempt()
+    with Ledger.open(tmp_path / "run") as ledger:
+        assert len(ledger.counts().undrawn) == INPUTS
+
+
+def test_a_file_system_without_shared_memory_keeps_what_is_committed_too(tmp_path, monkeypatch):
+    """A write-ahead log needs memory that processes share; network drives have none, and refuse it."""
+    folder = tmp_path / "run"
+    create(folder)
+
+    class Refusing(sqlite3.Connection):
+        def execute(self, statement, *values):
+            if "WAL" in statement:
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(statement, *values)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **o: connect(*a, factory=Refusing, **o))
+    with Ledger.resume(folder, HEADER) as writer:
+        for number in range(3):
+            writer.append(block(number))
+            with Ledger.open(folder) as reader:
+                assert reader.rows() == expected(number + 1)
+        assert not (folder / f"{LEDGER_FILE}-wal").exists()
+
+
+def test_what_the_log_held_is_gone_with_it_and_the_rest_is_whole(tmp_path):
+    """Somebody removes the log of a killed writer: what was moved into the file before is still there."""
+    folder = tmp_path / "run"
+    create(folder)
+    with Ledger.resume(folder, HEADER) as ledger:
+        ledger.append(block(0))
+    writer = start_writer(folder)
+    wait_for(writer, 5)
+    kill(writer)
+    for suffix in ("-wal", "-shm"):
+        (folder / f"{LEDGER_FILE}{suffix}").unlink()
+    for attempt in (lambda: Ledger.open(folder), lambda: Ledger.resume(folder, HEADER)):
+        with attempt() as ledger:
+            assert ledger.rows() == expected(1)
 
 
 def test_open_files_do_not_pile_up(tmp_path):

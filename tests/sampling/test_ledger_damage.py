@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger, LedgerError
+from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, SHARED, CountRow, Ledger, LedgerError
 
 HEADERS = {"successes": {"seed": 1}, "votes": {"seed": 1, "classes": 3}}
 
@@ -18,8 +18,8 @@ def run(request, tmp_path_factory):
     with Ledger.create(folder, header) as ledger:
         ledger.register((f"input {i}", i, f"digest {i}") for i in range(60))
         for i in range(50):
-            votes = [i % 7, 100 - i, 3] if "classes" in header else 80 + i % 20
-            ledger.append([(i, None, 200 * k, 200, votes, i % 3) for k in range(8)])
+            counts = (i % 7, 100 - i, 3) if "classes" in header else (80 + i % 20,)
+            ledger.append([CountRow(i, SHARED, 300 * k, 200, counts, i % 3) for k in range(8)])
         ledger.skip(55, "input 55", "its file is cut off")
     return folder, (folder / LEDGER_FILE).read_bytes(), content(folder)
 
@@ -27,9 +27,8 @@ def run(request, tmp_path_factory):
 def content(folder):
     with Ledger.open(folder) as ledger:
         counts = ledger.counts()
-        columns = [column.tolist() for column in ledger.records()]
-        votes = None if counts.votes is None else counts.votes.tolist()
-        return ledger.history, columns, votes, counts.ids, counts.skipped, counts.undrawn
+        columns = counts.streams[SHARED].counts.tolist()
+        return ledger.history, ledger.rows(), columns, counts.ids, counts.skipped, counts.undrawn
 
 
 def outcome(folder, data):
@@ -65,37 +64,73 @@ def test_flipped_bytes_are_refused_or_change_nothing(run):
     assert refused > 100  # the others hit space that holds no data
 
 
-def test_every_changed_number_is_noticed(run):
-    """Numbers that are changed so that the database stays well-formed: SQLite itself sees nothing wrong."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE ranges SET counts = '[81]' WHERE \"index\" = 9 AND first = 600",
+        'UPDATE ranges SET ties = ties + 1 WHERE "index" = 9 AND first = 600',
+        'UPDATE ranges SET draws = draws - 1, first = first + 1 WHERE "index" = 9 AND first = 600',
+        'UPDATE ranges SET "index" = 58 WHERE "index" = 9 AND first = 600',
+        "UPDATE ranges SET stream = 'law:7' WHERE \"index\" = 9 AND first = 600",
+        'UPDATE ranges SET crc = 0 WHERE "index" = 9 AND first = 600',
+        "UPDATE inputs SET id = 'x' WHERE \"index\" = 9",
+        "UPDATE inputs SET skipped = 'x' WHERE \"index\" = 9",
+        "UPDATE header SET body = '{\"seed\":2}'",
+    ],
+)
+def test_every_changed_value_is_noticed(run, change):
+    """Values that are changed so that the database stays well-formed: SQLite itself sees nothing wrong."""
     folder, data, _ = run
-    table = "votes" if b"classes" in data else "ranges"
-    for column, change in (
-        ("successes", "successes + 1"),
-        ("input", "input + 51"),
-        ("first", "first + 1"),
-        ("seal", "0"),
-    ):
-        (folder / LEDGER_FILE).write_bytes(data)
-        stranger = sqlite3.connect(folder / LEDGER_FILE, isolation_level=None)
-        ((trigger,),) = stranger.execute("SELECT sql FROM sqlite_master WHERE name = ?", (f"{table}_no_update",))
-        stranger.execute(f"DROP TRIGGER {table}_no_update")
-        stranger.execute(f"UPDATE {table} SET {column} = {change} WHERE input = 9 AND first = 400")
-        stranger.execute(trigger)
-        stranger.close()
-        with pytest.raises(LedgerError, match=f"is damaged .*a row of {table} does not match its checksum"):
-            Ledger.open(folder)
+    (folder / LEDGER_FILE).write_bytes(data)
+    stranger = sqlite3.connect(folder / LEDGER_FILE, isolation_level=None)
+    assert stranger.execute(change).rowcount == 1
+    stranger.close()
+    with pytest.raises(LedgerError, match=r"is damaged .*a row of \w+ does not match its checksum"):
+        content(folder)
+
+
+def test_a_damaged_range_is_not_joined_with_what_follows(run):
+    folder, data, written = run
+    (folder / LEDGER_FILE).write_bytes(data)
+    stranger = sqlite3.connect(folder / LEDGER_FILE, isolation_level=None)
+    stranger.execute('UPDATE ranges SET ties = 4 WHERE "index" = 9 AND first = 600')
+    stranger.close()
+    with Ledger.resume(folder, written[0][0]) as ledger:
+        follows = CountRow(9, SHARED, 800, 5, (0,) * ledger.header.get("classes", 1))
+        with pytest.raises(LedgerError, match="does not match its checksum"):
+            ledger.append([follows])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ranges SET ties = draws + 1",
+        "UPDATE ranges SET draws = 0",
+        "UPDATE ranges SET first = -1",
+        "UPDATE ranges SET first = 1.5",
+        "UPDATE ranges SET counts = 7",
+        "UPDATE ranges SET first = 1 << 40",
+        'UPDATE inputs SET "index" = -1 WHERE "index" = 0',
+        "UPDATE inputs SET id = 'input 1' WHERE \"index\" = 0",
+    ],
+)
+def test_the_database_itself_refuses_numbers_that_cannot_be(run, statement):
+    folder, data, _ = run
+    (folder / LEDGER_FILE).write_bytes(data)
+    stranger = sqlite3.connect(folder / LEDGER_FILE, isolation_level=None)
+    with pytest.raises(sqlite3.IntegrityError):
+        stranger.execute(statement)
+    stranger.close()
 
 
 @pytest.mark.parametrize(
     ("statement", "sentence"),
     [
-        ("DROP TRIGGER ranges_no_delete", "its tables or triggers are not those of a ledger"),
-        ("DROP TABLE skipped", "its tables or triggers are not those of a ledger"),
-        ("PRAGMA user_version = 2", "has ledger format 2, this version of hybrid_rs_jax reads format 1"),
+        ("DROP TABLE ranges", "it has no table ranges"),
+        ("PRAGMA user_version = 3", "has ledger format 3, this version of hybrid_rs_jax reads formats 1 and 2"),
         ("PRAGMA application_id = 7", "it is not marked as one of hybrid_rs_jax"),
-        ("INSERT INTO header VALUES (2, '{}', 'not its digest')", "its header does not match its digest"),
-        ("INSERT INTO inputs VALUES (99, 'x', 'y', 0)", "a row of inputs does not match its checksum"),
-        ("INSERT INTO skipped VALUES (99, 0, 'x', 'y', 0)", "a row of skipped does not match its checksum"),
+        ("DELETE FROM header", "it has no header"),
+        ("INSERT INTO header VALUES (2, '{}', 0)", "a row of header does not match its checksum"),
     ],
 )
 def test_a_database_that_is_not_a_whole_ledger_is_refused(run, statement, sentence):

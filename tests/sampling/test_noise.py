@@ -86,21 +86,24 @@ def test_atom_frequencies_are_those_of_the_likelihood_ratio(name):
 
 
 def test_pixel_noise_has_the_certified_standard_deviation():
-    """Share of copies beyond each of many levels, against the Gaussian that the certificate assumes."""
-    sigma, levels = 0.25, np.linspace(-3, 3, 13)
+    """Share of copies beyond each of many levels, against the Gaussian that the certificate assumes.
+
+    The noise is that Gaussian rounded to 1/255, so its mass is exact between levels that lie half a step off the grid.
+    """
+    sigma, edges = 0.25, np.floor(np.linspace(-3, 3, 13) * 0.25 * 255) + 0.5
 
     def cell(tokens, images):
-        return jnp.searchsorted(jnp.asarray(levels * sigma, jnp.float32) + 0.5, images[:, 1, 0, 0]).astype(jnp.int32)
+        return jnp.searchsorted(jnp.asarray((128 + edges) / 255, jnp.float32), images[:, 1, 0, 0]).astype(jnp.int32)
 
     counts = hrs.sample_counts(
         cell,
         np.zeros((1, 1), np.int32),
-        np.full((1, 2, 2, 1), 0.5, np.float32),
+        np.full((1, 2, 2, 1), 128 / 255, np.float32),
         hrs.HybridSmoothing(None, sigma),
         DRAWS,
         jax.random.key(2),
-        classes=levels.size + 1,
+        classes=edges.size + 1,
         batch_size=100_000,
     )[0]
-    expected = np.diff(np.concatenate([[0], stats.norm.cdf(levels), [1]])) * DRAWS
+    expected = np.diff(np.concatenate([[0], stats.norm.cdf(edges / 255 / sigma), [1]])) * DRAWS
     assert stats.chisquare(counts, expected).pvalue > 1e-4

@@ -1,5 +1,7 @@
 """A run with its ledger: stopped anywhere and resumed, it holds exactly the counts of one that never stopped."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ import hybrid_rs_jax as hrs
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest
 from hybrid_rs_jax.data.inputs import ArrayInputs, Input
 from hybrid_rs_jax.errors import UnreadableInputError
-from hybrid_rs_jax.sampling import Ledger, LedgerError, merge, sample_run
+from hybrid_rs_jax.sampling import InterruptedRun, Ledger, LedgerError, _backends, merge, sample_run
+from hybrid_rs_jax.sampling.ledger import SHARED
 
 SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(0.4, 10), 0.5)
 KEY = jax.random.key(7)
@@ -36,7 +39,7 @@ class Stop(Exception):
     """Ends a session in the middle."""
 
 
-def session(folder, plan=FIXED, *, stop_after=None, inputs=INPUTS, positions=range(B), classifier=by_rule, **o):
+def session(folder, plan=FIXED, *, stop_after=None, inputs=INPUTS, indices=range(B), classifier=by_rule, **o):
     """One session: create the ledger, or go on with it."""
     batches = []
 
@@ -48,16 +51,16 @@ def session(folder, plan=FIXED, *, stop_after=None, inputs=INPUTS, positions=ran
     header = HEADER | {"classes": o.get("classes")}
     start = Ledger.resume if (folder / "ledger.sqlite").exists() else Ledger.create
     with start(folder, header) as ledger:
-        return sample_run(ledger, classifier, inputs, positions, SMOOTHING, plan, KEY, report=report, **o)
+        return sample_run(ledger, classifier, inputs, indices, SMOOTHING, plan, KEY, report=report, **o)
 
 
 def totals(folder):
-    """(id, budget) -> (n, successes or votes)."""
+    """Id -> (draws, successes or votes)."""
     with Ledger.open(folder) as ledger:
         found = ledger.counts()
-    votes = found.successes if found.votes is None else found.votes
-    keys = zip(found.ids, found.budget.tolist(), strict=True)
-    return dict(zip(keys, zip(found.n.tolist(), votes.tolist(), strict=True), strict=True))
+    table = found.streams[SHARED]
+    counts = [row if len(row) > 1 else row[0] for row in table.counts.tolist()]
+    return {found.ids[i]: pair for i, *pair in zip(table.index.tolist(), table.draws.tolist(), counts, strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +68,14 @@ def whole():
     """What the engine counts without a ledger."""
     draws = hrs.sample(by_rule, TOKENS, IMAGES, SMOOTHING, TEST, KEY, eligible=ELIGIBLE)
     assert len(set(draws.n.tolist())) > 2, "inputs stop at different looks"
-    return dict(zip(((i, -1) for i in IDS), zip(draws.n.tolist(), draws.successes.tolist(), strict=True), strict=True))
+    return {i: [n, k] for i, n, k in zip(IDS, draws.n.tolist(), draws.successes.tolist(), strict=True)}
 
 
 @pytest.mark.parametrize("plan", ["fixed", "test"])
 def test_a_run_that_is_stopped_again_and_again_ends_with_the_counts_of_one_that_is_not(plan, tmp_path, whole):
     if plan == "fixed":
         counts = hrs.sample_counts(by_rule, TOKENS, IMAGES, SMOOTHING, 100, KEY, eligible=ELIGIBLE)
-        whole = {(i, -1): (100, int(k)) for i, k in zip(IDS, counts, strict=True)}
+        whole = {i: [100, int(k)] for i, k in zip(IDS, counts, strict=True)}
     stopping = FixedSample(100) if plan == "fixed" else TEST
     for batch_size in (64, 50, 33, 64, 20):
         with pytest.raises(Stop):
@@ -91,20 +94,11 @@ def test_a_fixed_sample_can_be_extended(tmp_path):
     assert totals(tmp_path / "run") == totals(tmp_path / "once")
 
 
-def test_a_sample_per_budget_has_noise_on_the_first_eligible_positions_only(tmp_path):
-    session(tmp_path / "run", FixedSample(50), budgets=[0, 2, 4])
-    found = totals(tmp_path / "run")
-    assert len(found) == 3 * B
-    for budget, mask in ((0, np.zeros(5, bool)), (2, np.array([0, 1, 1, 0, 0], bool)), (4, ELIGIBLE)):
-        expected = hrs.sample_counts(by_rule, TOKENS, IMAGES, SMOOTHING, 50, KEY, eligible=mask)
-        assert [found[i, budget] for i in IDS] == [(50, int(k)) for k in expected]
-
-
 def test_runs_over_shards_merge_into_the_whole_run(tmp_path):
     session(tmp_path / "whole")
     parts = [tmp_path / f"part-{rank}" for rank in range(2)]
     for rank, part in enumerate(parts):
-        session(part, positions=range(rank, B, 2))
+        session(part, indices=range(rank, B, 2))
     merge(tmp_path / "merged", parts)
     assert totals(tmp_path / "merged") == totals(tmp_path / "whole")
 
@@ -115,7 +109,7 @@ def test_votes_per_class_are_kept(tmp_path):
     session(tmp_path / "run", classifier=three_classes, classes=3)
     counts = hrs.sample_counts(three_classes, TOKENS, IMAGES, SMOOTHING, 100, KEY, eligible=ELIGIBLE, classes=3)
     assert np.all(counts.sum(axis=1) == 100)
-    assert totals(tmp_path / "run") == {(i, -1): (100, row.tolist()) for i, row in zip(IDS, counts, strict=True)}
+    assert totals(tmp_path / "run") == {i: [100, row.tolist()] for i, row in zip(IDS, counts, strict=True)}
 
 
 class Damaged:
@@ -126,11 +120,11 @@ class Damaged:
     def __init__(self, broken):
         self.broken = broken
 
-    def read(self, position):
-        if position in self.broken:
-            raise UnreadableInputError(f"image {position} is truncated.")
-        tokens, image, eligible = INPUTS.read(position)
-        return Input(np.full_like(tokens, 12) if position == 5 and self.broken else tokens, image, eligible)
+    def read(self, index):
+        if index in self.broken:
+            raise UnreadableInputError(f"image {index} is truncated.")
+        tokens, image, eligible = INPUTS.read(index).arrays
+        return Input(np.full_like(tokens, 12) if index == 5 and self.broken else tokens, image, eligible)
 
 
 def test_inputs_that_cannot_be_used_are_skipped_with_the_reason_and_tried_again(tmp_path):
@@ -154,28 +148,74 @@ def test_an_input_that_changed_between_two_sessions_is_refused(tmp_path):
         session(tmp_path / "run", inputs=changed)
 
 
-def test_too_few_positions_for_a_budget_skip_the_input(tmp_path):
-    progress = session(tmp_path / "run", FixedSample(10), budgets=[5])
-    assert progress.skipped == B
-
-
 class Failing:
-    """A host classifier that breaks down at its third call."""
+    """A host classifier that breaks down once it has answered so many draws."""
 
     on_host = True
-    calls = 0
+
+    def __init__(self, answers, error):
+        self.left, self.error = answers, error
 
     def __call__(self, tokens, images):
-        self.calls += 1
-        if self.calls == 3:
-            raise RuntimeError("the server is gone")
+        if self.left < len(tokens):
+            raise self.error
+        self.left -= len(tokens)
         return np.asarray(by_rule(tokens, images))
 
 
 def test_what_was_drawn_before_the_classifier_failed_is_kept(tmp_path):
     with pytest.raises(RuntimeError, match="the server is gone"):
-        session(tmp_path / "run", batch_size=100, classifier=Failing())
-    assert sum(n for n, _ in totals(tmp_path / "run").values()) == 200
+        session(tmp_path / "run", batch_size=100, classifier=Failing(250, RuntimeError("the server is gone")))
+    assert sum(n for n, _ in totals(tmp_path / "run").values()) > 250 - 100
     session(tmp_path / "run", batch_size=77)
     session(tmp_path / "once")
+    assert totals(tmp_path / "run") == totals(tmp_path / "once")
+
+
+class Slow:
+    """A host classifier that takes a second (of a clock of its own) for each draw, and interrupts after so many."""
+
+    on_host = True
+
+    def __init__(self, monkeypatch, stop):
+        self.asked = self.answered = 0
+        self.stop = stop
+        monkeypatch.setattr(_backends, "time", types.SimpleNamespace(monotonic=lambda: float(self.answered)))
+
+    def __call__(self, tokens, images):
+        self.asked += len(tokens)
+        if self.answered >= self.stop:
+            raise KeyboardInterrupt
+        self.answered += len(tokens)
+        return np.asarray(by_rule(tokens, images))
+
+
+@pytest.mark.parametrize("stop", [1, 7, 60])
+def test_an_interrupt_loses_seconds_of_a_slow_classifier_and_not_its_batch(stop, tmp_path, monkeypatch):
+    classifier = Slow(monkeypatch, stop)
+    with pytest.raises(InterruptedRun) as caught:
+        session(tmp_path / "run", classifier=classifier, batch_size=800)
+    kept = sum(n for n, _ in totals(tmp_path / "run").values())
+    assert kept == caught.value.progress.drawn
+    assert kept >= classifier.answered - 10, "ten seconds of answers at most"
+    assert kept + caught.value.progress.lost == classifier.asked, "every answer is kept or said to be lost"
+    session(tmp_path / "run")
+    session(tmp_path / "once")
+    assert totals(tmp_path / "run") == totals(tmp_path / "once")
+
+
+def test_pieces_grow_to_whole_batches_for_a_fast_classifier(tmp_path):
+    sizes = []
+
+    class Fast:
+        on_host = True
+
+        def __call__(self, tokens, images):
+            sizes.append(len(tokens))
+            return np.asarray(by_rule(tokens, images))
+
+    session(tmp_path / "run", classifier=Fast(), batch_size=300)
+    session(tmp_path / "once")
+    assert sum(sizes) == 100 * B
+    assert max(sizes) > 100
     assert totals(tmp_path / "run") == totals(tmp_path / "once")

@@ -22,7 +22,7 @@ def one_by_one(plan, votes):
     raise AssertionError("the last look always decides")
 
 
-def drive(plan, votes, slots, batch_size, depth, speculate, starts=None):
+def drive(plan, votes, slots, batch_size, depth, speculate, starts=None, piece=10**6):
     """Run a schedule as the engine does, with `votes[row, copy]` in the place of a classifier."""
     schedule = Schedule(plan, slots, batch_size, speculate=speculate)
     rows, under_way = deque(range(len(votes))), deque()
@@ -39,7 +39,9 @@ def drive(plan, votes, slots, batch_size, depth, speculate, starts=None):
             under_way.append(batch)
         if not under_way:
             break
-        batch = under_way.popleft()
+        batch, rest = under_way.popleft().split(piece)
+        if rest is not None:
+            under_way.appendleft(rest)
         slot, copy = batch.copies()
         row = np.repeat(batch.row, batch.count)
         np.testing.assert_array_equal(slot, np.repeat(batch.slot, batch.count))
@@ -65,12 +67,15 @@ def drive(plan, votes, slots, batch_size, depth, speculate, starts=None):
     depth=st.integers(1, 3),
     speculate=st.booleans(),
     test=st.booleans(),
+    piece=st.integers(1, 90),
 )
-def test_every_input_ends_as_if_its_copies_were_classified_one_by_one(seed, slots, batch_size, depth, speculate, test):
+def test_every_input_ends_as_if_its_copies_were_classified_one_by_one(
+    seed, slots, batch_size, depth, speculate, test, piece
+):
     plan = TEST if test else FIXED
     rng = np.random.default_rng(seed)
     votes = rng.random((15, plan.max_samples)) < rng.choice([0.3, 0.75, 0.9, 1.0], 15)[:, None]
-    ended, _ = drive(plan, votes, slots, batch_size, depth, speculate)
+    ended, _ = drive(plan, votes, slots, batch_size, depth, speculate, piece=piece)
     assert ended == [one_by_one(plan, row) for row in votes]
 
 

@@ -1,0 +1,278 @@
+"""A chat model as a base classifier: one request per noisy pair, in threads."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
+from hybrid_rs_jax.classifiers.chat.endpoint import ChatStatistics, Endpoint
+from hybrid_rs_jax.classifiers.chat.reply import Decision, FirstTokenDecision, UnreadableReplyError
+
+__all__ = ["ChatClassifier"]
+
+# What the classifier itself puts into a request.
+_OWN_FIELDS = frozenset({"model", "messages", "stream", "n", "logprobs", "top_logprobs"})
+
+_IMAGE_ENCODING = "PNG in a base64 data URL, pixels clipped to [0, 1] and rounded to 8 bits after the noise"
+_UNCLEAR = (
+    "Look at the policy and the words of the decision, or count such answers as Safe in a new run (unclear='safe')."
+)
+
+
+class ChatClassifier:
+    """Asks a chat model about each noisy pair, one request per pair, and reads Safe or Unsafe from the answer.
+
+    A request holds the policy as the system's message, the decoded tokens and the picture as the user's, and
+    temperature 0. What happens after the noise is part of the base classifier and never weakens the guarantee: the
+    decoding, and for the picture (grey or RGB) clipping to [0, 1] and rounding to 8 bits. It has to be the same where
+    the smoothed classifier is deployed.
+
+    A remote model need not answer the same pair in the same way each time. The certificate still holds: the base
+    classifier is then a randomised one, its score at a pair is the probability of Unsafe, over the noise and over the
+    model's own chance, and each answer is one vote. That asks for two things which cannot be checked from here: an
+    answer depends on its own pair only, and is independent of the other answers. And the model has to stay the same:
+    the id that the server gives with each answer is held against the first one, and another id ends the run. A server
+    that changes the model under the same id, or its instructions to it, goes unnoticed and breaks the guarantee.
+
+    Requests run in threads, at most `concurrency` at once over all batches. Status 408, 409, 425, 429 and 5xx,
+    time-outs, broken connections and answers that are no chat completion are tried again after a wait that doubles,
+    with jitter; a Retry-After of the server is obeyed. Another status ends the run at once, a redirect included (it
+    would lose the question), and so do log-probabilities that are none, and TLS or a host's name that fail before the
+    first answer. The engine then keeps what it has counted, and the run can be resumed.
+
+    Args:
+      base_url: address of the endpoint, as in "http://localhost:8000/v1"; no user name, password or query in it.
+      model: name of the model, as the server knows it.
+      decode: turns the tokens of one input, int32 [l], into text; called from several threads.
+      policy: the instruction: what is Unsafe, and to answer with one of the words that `decision` looks for.
+      decision: `FirstTokenDecision`, one token with log-probabilities, or `TextDecision`, for endpoints without them.
+      api_key: None takes the environment variable OPENAI_API_KEY; without both none is sent that means anything. It
+        is neither in `repr` nor in `describe()` nor in an error.
+      concurrency: most requests at once, at least 1.
+      attempts: most attempts per request, at least 1.
+      timeout: seconds without a sign of the server after which an attempt has failed.
+      backoff: seconds before the first repetition (the jitter takes up to half of it).
+      longest_wait: seconds; no wait is longer, and a server that asks for more ends the run.
+      served_model: the id that each answer must carry; None takes that of the first answer. A resumed run must be
+        given the id that the attribute `served_model` had before, or the votes of two models could be added up.
+      options: more fields of the request, JSON-able (`{"seed": 0}`); they are written into a run's header. None takes
+        a field out, as in `{"max_tokens": None, "max_completion_tokens": 1}`.
+
+    Raises:
+      ValueError: for an argument out of range.
+      ModuleNotFoundError: if openai, tenacity or Pillow is not installed: pip install 'hybrid-rs-jax[chat]'.
+
+    >>> from hybrid_rs_jax.data import demo
+    >>> guard = ChatClassifier("http://localhost:8000/v1", "my-vlm", decode=demo.decode, policy="Safe or Unsafe?")
+    >>> guard.describe()["decision"]["mode"]
+    'log-probabilities of the first token'
+    """
+
+    on_host = True
+    # while one batch waits for its last answers, the next one keeps the threads busy
+    max_in_flight = 2
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        decode: Callable[[np.ndarray], str],
+        policy: str,
+        decision: Decision | None = None,
+        api_key: str | None = None,
+        concurrency: int = 8,
+        attempts: int = 8,
+        timeout: float = 60.0,
+        backoff: float = 0.5,
+        longest_wait: float = 60.0,
+        served_model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ):
+        _check_url(base_url)
+        for name, number in (("concurrency", concurrency), ("attempts", attempts)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}.")
+        for name, seconds in (("timeout", timeout), ("backoff", backoff), ("longest_wait", longest_wait)):
+            if not 0 < seconds < float("inf"):
+                raise ValueError(f"{name} must be a positive number of seconds, got {seconds}.")
+        self.model, self.base_url, self.concurrency = model, base_url, concurrency
+        self._decode, self._policy = decode, policy
+        self._decision = FirstTokenDecision() if decision is None else decision
+        self._options = _checked_options(options or {})
+        key = _checked_key(os.environ.get("OPENAI_API_KEY") if api_key is None else api_key)
+        waits = {"timeout": timeout, "backoff": backoff, "longest_wait": longest_wait}
+        self._endpoint = Endpoint(base_url, key, served_model, attempts=attempts, **waits)
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="chat")
+        self._given_up: set[threading.Event] = set()  # one for each batch under way
+
+    def __call__(self, tokens: Any, images: Any) -> np.ndarray:
+        """Ask about each pair.
+
+        Args:
+          tokens: integers [b, l].
+          images: floats [b, h, w, c], c = 1 (grey) or 3 (RGB).
+
+        Returns:
+          bool [b], True for Unsafe.
+
+        Raises:
+          ValueError: shapes, dtypes or pixels do not fit, or `decode` returned no text.
+          ChatError: the endpoint could not be used; the other requests of the batch are given up.
+        """
+        tokens, images = host_pairs(tokens, images)
+        given_up = threading.Event()
+        self._given_up.add(given_up)
+        votes: list[Future[bool]] = []
+        try:
+            for pair in zip(tokens, images, strict=True):
+                votes.append(self._threads.submit(self._vote, *pair, given_up))
+            wait(votes, return_when=FIRST_EXCEPTION)
+        finally:
+            self._given_up.discard(given_up)
+            given_up.set()
+            for vote in votes:
+                vote.cancel()
+        errors = [error for vote in votes if not vote.cancelled() and (error := vote.exception()) is not None]
+        # the threads that were called off have no news
+        for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
+            raise error
+        return np.array([vote.result() for vote in votes], bool)
+
+    @property
+    def statistics(self) -> ChatStatistics:
+        """What has been asked for so far."""
+        return self._endpoint.statistics
+
+    @property
+    def served_model(self) -> str | None:
+        """The model's id as the server gives it; None before the first answer."""
+        return self._endpoint.served_model
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decisions depend on and that is known here, without the key, for a run's header.
+
+        `served_model` is not in it, since it is known after the first answer only: keep it with the counts.
+        """
+        return {
+            "name": "hybrid_rs_jax.classifiers.ChatClassifier",
+            "base_url": self.base_url,
+            "model": self.model,
+            "policy_sha256": hashlib.sha256(self._policy.encode()).hexdigest(),
+            "decode": qualified_name(self._decode),
+            "decision": self._decision.describe(),
+            "image": _IMAGE_ENCODING,
+            "options": self._options,
+        }
+
+    def cancel(self) -> None:
+        """Give up the batches under way: the threads that wait for them get a CancelledError."""
+        for given_up in tuple(self._given_up):
+            given_up.set()
+
+    def close(self) -> None:
+        """Give up what is under way and end the threads; the classifier cannot be called again.
+
+        Requests that are on their way are waited for, until their answer or the time-out: a connection that is closed
+        under them would be lost.
+        """
+        self.cancel()
+        self._threads.shutdown()
+        self._endpoint.close()
+
+    def __enter__(self) -> ChatClassifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"ChatClassifier({self.base_url!r}, {self.model!r}, concurrency={self.concurrency})"
+
+    def _vote(self, tokens: np.ndarray, image: np.ndarray, given_up: threading.Event) -> bool:
+        """One pair, in one of the threads; the first error gives up the batch before another request is begun."""
+        try:
+            return self._ask(tokens, image, given_up)
+        except BaseException:
+            given_up.set()
+            raise
+
+    def _ask(self, tokens: np.ndarray, image: np.ndarray, given_up: threading.Event) -> bool:
+        text = self._decode(tokens)
+        if not isinstance(text, str):
+            raise ValueError(f"decode must return a str, got {type(text).__name__}.")
+        fields = {"model": self.model, "messages": _messages(self._policy, text, image), "temperature": 0}
+        fields |= self._decision.request() | self._options
+        body = {name: value for name, value in fields.items() if value is not None}
+        reply = self._endpoint.ask(body, given_up)
+        try:
+            unsafe = self._decision.decide(reply)
+        except UnreadableReplyError as error:
+            raise self._endpoint.error(str(error)) from None
+        if unsafe is None:
+            self._endpoint.count(unparsable=1)
+            if self._decision.unclear == "error":
+                shown = self._endpoint.quoted(reply.logprobs or reply.text)
+                raise self._endpoint.error(f"gave an answer that says neither Safe nor Unsafe: {shown}", _UNCLEAR)
+        return bool(unsafe)
+
+
+def _check_url(base_url: str) -> None:
+    # such an address may hold a secret, so it is not shown
+    if set(base_url) & set("@?#"):
+        raise ValueError("base_url must hold no user name, password, query or fragment; give the key as api_key.")
+    try:
+        parts = urlsplit(base_url)
+        legal = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        legal = False
+    if not legal:
+        raise ValueError(f"base_url must be an address like 'http://localhost:8000/v1', got {base_url!r}.")
+
+
+def _checked_key(api_key: str | None) -> str | None:
+    key = (api_key or "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError("api_key must be printable ASCII without spaces; what was given is not shown.")
+    return key or None
+
+
+def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    if own := _OWN_FIELDS & options.keys():
+        raise ValueError(f"options must leave {', '.join(sorted(_OWN_FIELDS))} to the classifier, got {min(own)!r}.")
+    try:
+        return json.loads(json.dumps(dict(options), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"options must be JSON-able, got an error: {error}.") from None
+
+
+def _messages(policy: str, text: str, image: np.ndarray) -> list[dict[str, Any]]:
+    """The policy as the system's message, text and picture as the user's."""
+    parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": _png_url(image)}}]
+    return [{"role": "system", "content": policy}, {"role": "user", "content": parts}]
+
+
+def _png_url(image: np.ndarray) -> str:
+    """A picture [h, w, c], grey (c = 1) or RGB (c = 3), as a data URL; nothing but the rounding is lost."""
+    from PIL import Image
+
+    if image.shape[-1] not in (1, 3):
+        raise ValueError(f"images must have 1 or 3 channels, got {image.shape[-1]}.")
+    if not np.isfinite(image).all():
+        raise ValueError(f"images must be finite, got {image[~np.isfinite(image)][0]}.")
+    pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    # noise does not compress, so trying hard costs time only
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,228 @@
+"""The compiled part of a guard: from noisy symbols and pixels to the margin between two answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from hybrid_rs_jax.classifiers.vlm.prompt import PAD, Alphabet, PromptLayout
+from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings
+
+__all__ = ["CompiledPrompt", "Forward", "compile_prompt"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Forward:
+    """`forward(parameters, tokens, images) -> margin`; compared by identity, so that one guard compiles once.
+
+    The margin is `logsumexp(logits of the tokens that Unsafe begins with) - logsumexp(those of Safe)` at the position
+    where the two answers part. PADs are dropped: the text moves together and what follows it moves up, so that a text
+    looks to the network as it does in a prompt without a region of fixed length; what stands behind the last token is
+    hidden from it by causality.
+
+    Attributes:
+      graph: structure of the network, without its weights.
+      layout: what is the same for all copies: everything but the user's text and the pixels.
+      cached: whether the keys and values of `layout.before` are among the parameters.
+      share_image: whether a batch whose rows all hold the same picture encodes it once.
+    """
+
+    graph: Any
+    layout: PromptLayout
+    cached: bool
+    share_image: bool
+
+    def __call__(
+        self, parameters: Any, tokens: Int32[Array, "batch length"], images: Float32[Array, "batch height width 3"]
+    ) -> Float32[Array, " batch"]:
+        """Margins of a batch; above 0 for Unsafe."""
+        layout = self.layout
+        tail = jnp.asarray([[*layout.after, *layout.beginning]], jnp.int32)
+        words, lengths = shown_words(parameters["alphabet"], tokens, tail)
+        hidden = self._last_hidden(parameters, words, lengths, images)
+        decoder = nnx.merge(self.graph, parameters["network"]).language_model
+        logits = _label_logits(decoder, hidden, (*layout.unsafe, *layout.safe))
+        unsafe, safe = logits[:, : len(layout.unsafe)], logits[:, len(layout.unsafe) :]
+        return jax.nn.logsumexp(unsafe, axis=1) - jax.nn.logsumexp(safe, axis=1)
+
+    def next_token(
+        self,
+        parameters: Any,
+        tokens: Int32[Array, "batch length"],
+        images: Float32[Array, "batch height width 3"],
+        generated: Int32[Array, "batch steps"],
+        step: Int32[Array, ""],
+    ) -> tuple[Int32[Array, " batch"], Bool[Array, " batch"]]:
+        """The likeliest token after `step` generated ones, and whether all logits were numbers.
+
+        Columns of `generated` from `step` on have no influence.
+        """
+        after = jnp.asarray(self.layout.after, jnp.int32)
+        tail = jnp.concatenate([jnp.broadcast_to(after, (len(tokens), after.size)), generated], axis=1)
+        words, lengths = shown_words(parameters["alphabet"], tokens, tail)
+        hidden = self._last_hidden(parameters, words, lengths - generated.shape[1] + step, images)
+        logits = nnx.merge(self.graph, parameters["network"]).language_model.logits(hidden)
+        return jnp.argmax(logits, axis=1).astype(jnp.int32), jnp.isfinite(logits).all(axis=1)
+
+    def _last_hidden(
+        self,
+        parameters: Any,
+        words: Int32[Array, "batch total"],
+        lengths: Int32[Array, " batch"],
+        images: Float32[Array, "batch height width 3"],
+    ) -> Float[Array, "batch hidden"]:
+        """Hidden state of each copy's last token."""
+
+        def own_picture(images: Array) -> Array:
+            network = nnx.merge(self.graph, parameters["network"])
+            decoder = network.language_model
+            front = self._front(network, images, len(words))
+            embeddings = jnp.concatenate([front, decoder.embed(words)], axis=1)
+            return decoder.last_hidden(embeddings, lengths + front.shape[1], parameters["prefix"])
+
+        def one_picture(images: Array) -> Array:
+            network = nnx.merge(self.graph, parameters["network"])
+            decoder = network.language_model
+            prefix = decoder.extend(self._front(network, images[:1], 1), parameters["prefix"])
+            return decoder.last_hidden(decoder.embed(words), lengths, prefix)
+
+        if self.layout.pixels is None or not self.share_image:
+            return own_picture(images)
+        return jax.lax.cond(jnp.all(images == images[:1]), one_picture, own_picture, images)
+
+    def _front(self, network: Any, images: Array, rows: int) -> Float[Array, "rows length hidden"]:
+        """Embeddings of what stands before the user's text and is not in the cache."""
+        decoder, layout = network.language_model, self.layout
+
+        def constant(ids: tuple[int, ...]) -> Array:
+            embedded = decoder.embed(jnp.asarray([ids], jnp.int32).reshape(1, len(ids)))
+            return jnp.broadcast_to(embedded, (rows, *embedded.shape[1:]))
+
+        parts = [] if self.cached else [constant(layout.before)]
+        if layout.pixels is not None:
+            features = network.image_features(layout.pixels.distinct(images), layout.pixels.image_size)
+            parts.append(features.astype(decoder.dtype))
+        return jnp.concatenate([*parts, constant(layout.between)], axis=1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CompiledPrompt:
+    """A prompt with the network behind it.
+
+    Attributes:
+      layout: the prompt.
+      image_tokens: positions that the picture takes in it.
+      positions: of the longest prompt, the beginning of the answer included.
+      forward: the margin as a pure function of parameters, symbols and pixels.
+      parameters: weights, alphabet, and the keys and values of what stands before the picture where they are kept.
+    """
+
+    layout: PromptLayout
+    image_tokens: int
+    positions: int
+    forward: Forward
+    parameters: dict[str, Any]
+    _margin: Callable[..., Any]
+    _next: Callable[..., Any]
+
+    def margin(self, tokens: Int32[Array, "b l"], images: Float32[Array, "b height width 3"]) -> Float32[Array, " b"]:
+        """Margins of a batch."""
+        return self._margin(self.parameters, tokens, images)
+
+    def generate(
+        self, tokens: Int32[Array, "b l"], images: Float32[Array, "b height width 3"], steps: int
+    ) -> Int32[np.ndarray, "b steps"]:
+        """Greedy answers as token ids.
+
+        Raises:
+          ValueError: if a logit is no finite number.
+        """
+        answer = np.zeros((len(tokens), steps), np.int32)
+        for step in range(steps):
+            found, finite = self._next(self.parameters, tokens, images, jnp.asarray(answer), jnp.int32(step))
+            if not np.asarray(finite).all():
+                raise ValueError("The checkpoint gives a logit that is no finite number: its weights cannot be used.")
+            answer[:, step] = np.asarray(found)
+        return answer
+
+
+def compile_prompt(
+    network: Any, layout: PromptLayout, alphabet: Alphabet, settings: GuardSettings, mesh: Mesh | None
+) -> CompiledPrompt:
+    """A prompt with the network behind it.
+
+    Raises:
+      ValueError: if the views of a picture do not fit the network, or the prompt is too long for it.
+    """
+    image_tokens = 0 if layout.pixels is None else _picture_length(network, layout.pixels)
+    parts = (layout.before, layout.between, layout.after, layout.beginning)
+    positions = sum(map(len, parts)) + image_tokens + settings.text_length
+    most = network.config.text.positions
+    if most is not None and positions > most:
+        raise ValueError(
+            f"The prompt takes up to {positions} positions, more than the {most} that the checkpoint was made for; "
+            "choose a smaller image_size or text_length, or a shorter policy."
+        )
+    graph, state = nnx.split(network)
+    cached = settings.template == "policy_first" and bool(layout.before)
+    forward = Forward(graph, layout, cached, settings.share_image)
+    table = jnp.asarray(alphabet.table)
+    if mesh is not None:
+        table = jax.device_put(table, NamedSharding(mesh, PartitionSpec()))
+    prefix = _prefix_cache(layout.before, network) if cached else None
+    parameters = {"network": state, "alphabet": table, "prefix": prefix}
+    return CompiledPrompt(
+        layout, image_tokens, positions, forward, parameters, jax.jit(forward), jax.jit(forward.next_token)
+    )
+
+
+def shown_words(
+    table: Int32[Array, " symbols"], tokens: Int32[Array, "batch length"], tail: Int32[Array, "rows tail"]
+) -> tuple[Int32[Array, "batch total"], Int32[Array, " batch"]]:
+    """Token ids that the network is shown: the text without PADs, then the tail; and the number of them per row."""
+    pad = tokens == PAD
+    order = jnp.argsort(pad, axis=1, stable=True)
+    text = jnp.take_along_axis(table[tokens], order, axis=1)
+    count = tokens.shape[1] - jnp.sum(pad, axis=1, dtype=jnp.int32)
+    behind = jnp.arange(tokens.shape[1] + tail.shape[1], dtype=jnp.int32) - count[:, None]
+    tail = jnp.broadcast_to(tail, (len(tokens), tail.shape[1]))
+    moved = jnp.take_along_axis(tail, jnp.clip(behind, 0, tail.shape[1] - 1), axis=1)
+    words = jnp.where(behind < 0, jnp.pad(text, ((0, 0), (0, tail.shape[1]))), moved)
+    return words, count + tail.shape[1]
+
+
+def _label_logits(
+    decoder: Any, hidden: Float[Array, "batch hidden"], rows: tuple[int, ...]
+) -> Float32[Array, "batch n"]:
+    """Logits of a few tokens: so many rows of the output layer, and no more."""
+    index = jnp.asarray(rows, jnp.int32)
+    if decoder.config.tied:
+        weight = decoder.embed_tokens.embedding[...][index]
+    else:
+        weight = decoder.lm_head.kernel[...][:, index].T
+    hidden = hidden.astype(decoder.dtype)
+    return jnp.einsum("bd,nd->bn", hidden, weight.astype(decoder.dtype), preferred_element_type=jnp.float32)
+
+
+def _prefix_cache(ids: tuple[int, ...], network: Any) -> Any:
+    """Keys and values of the tokens before the picture."""
+    before = jnp.asarray([ids], jnp.int32)
+    return jax.jit(lambda decoder: decoder.extend(decoder.embed(before)))(network.language_model)
+
+
+def _picture_length(network: Any, pixels: Any) -> int:
+    """Embeddings that a picture gives, found without computing them."""
+    height, width = pixels.image_size
+    blank = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    features = jax.eval_shape(
+        lambda network, images: network.image_features(pixels.distinct(images), pixels.image_size), network, blank
+    )
+    return features.shape[1]

@@ -1,0 +1,392 @@
+"""A vision-language checkpoint as a base classifier: policy, picture and text in, Unsafe or Safe out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from hybrid_rs_jax._files import kind_of
+from hybrid_rs_jax._text import as_text
+from hybrid_rs_jax.classifiers._votes import votes_from_margins
+from hybrid_rs_jax.classifiers.vlm.forward import CompiledPrompt, compile_prompt
+from hybrid_rs_jax.classifiers.vlm.prompt import (
+    PAD,
+    Alphabet,
+    PromptLayout,
+    Tokens,
+    chat_template,
+    lay_out,
+    load_tokenizer,
+    ordinary_tokens,
+    text_digest,
+)
+from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings, Policy, first_label
+from hybrid_rs_jax.data.inputs import Input
+from hybrid_rs_jax.data.pictures import fit
+from hybrid_rs_jax.kernels.grid import check_pictures
+from hybrid_rs_jax.models import ImagePreprocessor, from_pretrained, load_config, load_preprocessor
+from hybrid_rs_jax.models._hub import checkpoint_folder
+from hybrid_rs_jax.models._settings import Fields
+from hybrid_rs_jax.models.checkpoint import ARCHITECTURES
+
+__all__ = ["Checkpoint", "VlmGuard"]
+
+#: A text (or its symbols) or None for no text, and an image or None for no image; never both None.
+Pair = tuple[str | np.ndarray | None, np.ndarray | None]
+_FAMILIES = ("llava_onevision", "llava")
+# Changes of margins between batches of 1, 3, 7, 16 and 64 on a CPU, for random networks of 2 layers of width 32 and of
+# 8 layers of width 256, whose margins span 0.2 and 8: at most 2.5e-5 in float32 and 0.29 in bfloat16. Not measured on a
+# GPU, nor on trained weights.
+_TIES = {"float32": 1e-3, "bfloat16": 1.0}
+# Files whose bytes decide what the network computes; tokenizer and template enter through their effects.
+_DIGESTED = ("config.json", "*.safetensors", "*preprocessor_config.json", "processor_config.json", "tokenizer*")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """All of a checkpoint but its weights."""
+
+    folder: Path
+    sizes: Any
+    tokens: Tokens
+    template: str
+    preprocessor: ImagePreprocessor
+    policy: Policy
+    alphabet: Alphabet
+
+    @classmethod
+    def open(cls, source: str | os.PathLike[str], settings: GuardSettings) -> Checkpoint:
+        """Read what can be wrong before weights are read, which may take minutes.
+
+        Raises:
+          ValueError: for a folder without one of the files, another architecture, or a bad policy or alphabet.
+        """
+        folder = checkpoint_folder(source)
+        config = load_config(folder)
+        sizes = ARCHITECTURES[Fields(config).choice("model_type", _FAMILIES)].read_config(config)
+        policy, preprocessor = settings.read_policy(), load_preprocessor(folder)
+        tokenizer = load_tokenizer(folder, sizes.decoder if sizes.image_token_id < 0 else None)
+        tokens, rows = Tokens(tokenizer, sizes.image_token_id), sizes.text.vocab_size
+        alphabet = Alphabet(ordinary_tokens(tokens, rows) if settings.alphabet is None else settings.alphabet, rows)
+        return cls(folder, sizes, tokens, chat_template(folder, tokenizer), preprocessor, policy, alphabet)
+
+    def layout(self, settings: GuardSettings, with_image: bool = True) -> PromptLayout:
+        """Prompt, labels and image processing.
+
+        Raises:
+          ValueError: if template, labels or pictures do not fit the checkpoint.
+        """
+        pixels, side = None, self.sizes.vision.image_size
+        if with_image:
+            pixels = self.preprocessor.plan(*(settings.image_size or (side, side)))
+            if pixels.view_size != (side, side):
+                raise ValueError(
+                    f"The image processing in {self.folder} makes views of {pixels.view_size[0]} x "
+                    f"{pixels.view_size[1]} pixels, but the vision tower takes {side} x {side}."
+                )
+        return lay_out(self.tokens, self.template, self.policy.text, settings, pixels)
+
+    def digest(self) -> str:
+        """SHA-256 over names and whole contents of weights, config.json, image processing and tokenizer.
+
+        The weights are read once more for it, at the speed of the disk: fine-tuned checkpoints have the same headers
+        and sizes, so nothing shorter tells them apart.
+        """
+        whole = hashlib.sha256()
+        for path in sorted({path for name in _DIGESTED for path in self.folder.glob(name) if kind_of(path) == "file"}):
+            with path.open("rb") as file:
+                whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return whole.hexdigest()
+
+
+class VlmGuard:
+    """Says of each (text, picture) pair whether it violates a policy: a LLaVA checkpoint, asked once per noisy copy.
+
+    What is certified is an array of `text_length` symbols, the user's text and then PADs, and a picture of
+    `image_size`. Symbols are 0 for PAD and 1..V-1 for the tokens of the noise alphabet. All else (chat template,
+    policy, beginning of the answer, resizing and normalising) is constant and part of the base classifier. PADs are
+    dropped before the network is asked, so that a text without noise looks as it does in a prompt of its own length;
+    an attacker who appends at most `d` tokens changes at most `d` symbols, an insertion in the middle moves many.
+
+    With the threat "suffix" the positions of the trusted text carry no noise and must stay as they are, so the smoothed
+    classifier is defined by the length of that text: its guarantee is for a filter that knows where the trusted text
+    ends, and gives it to `encode` apart from what was appended. With "l0" all positions carry noise and nothing needs
+    to be known.
+
+    Build one with `from_pretrained`.
+
+    Attributes:
+      settings: what was chosen.
+      alphabet: what the symbols stand for.
+      prompt: the prompt around the certified text, compiled.
+      text_length: positions of the certified text region.
+      image_size: height and width of the certified pictures.
+      vocab_size: size V of the noise alphabet, PAD included.
+      on_host: True where answers are generated, in a loop that is Python.
+      tie_tolerance: the largest change of a margin by rounding that is expected (measured, not proved); None where
+        answers are generated.
+      mesh: devices that the weights are spread over; None for the default device.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, settings: GuardSettings, layout: PromptLayout, network: Any, mesh: Mesh | None
+    ):
+        side = checkpoint.sizes.vision.image_size
+        self.settings, self.alphabet, self.mesh = settings, checkpoint.alphabet, mesh
+        self.image_size = settings.image_size or (side, side)
+        self.text_length, self.vocab_size = settings.text_length, len(checkpoint.alphabet)
+        self.on_host = settings.decision == "generate"
+        self.tie_tolerance = None if self.on_host else _TIES[settings.dtype]
+        self.prompt = compile_prompt(network, layout, checkpoint.alphabet, settings, mesh)
+        self._checkpoint, self._network = checkpoint, network
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        settings: GuardSettings | None = None,
+        *,
+        mesh: Mesh | None = None,
+        **choices: Any,
+    ) -> VlmGuard:
+        """A guard from a LLaVA-OneVision or LLaVA-1.5 checkpoint, of transformers or of the original LLaVA code.
+
+        Args:
+          source: a folder or a hub id with config.json, safetensors, tokenizer and image processing.
+          settings: what is chosen; by default `GuardSettings()`.
+          mesh: devices for the weights, from `models.make_mesh`; None for the default device.
+          **choices: fields of `GuardSettings` that differ from `settings`.
+
+        Raises:
+          ValueError: one sentence, for what is missing, unknown or out of range.
+        """
+        settings = dataclasses.replace(settings or GuardSettings(), **choices)
+        checkpoint = Checkpoint.open(source, settings)
+        layout = checkpoint.layout(settings)
+        dtype = jnp.dtype(settings.dtype)
+        attention: Any = settings.attention
+        network = from_pretrained(checkpoint.folder, dtype=dtype, attention=attention, mesh=mesh)
+        return cls(checkpoint, settings, layout, network, mesh)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer."""
+        return self._checkpoint.tokens.tokenizer
+
+    @property
+    def sizes(self) -> Any:
+        """Sizes of the network, from config.json."""
+        return self._checkpoint.sizes
+
+    def encode(self, trusted: str, image: Float[np.ndarray, "h w c"], appended: str = "") -> Input:
+        """One input as it is certified.
+
+        The two texts are tokenised apart: what is appended changes no token of the trusted text, and with the threat
+        "suffix" all of it carries noise.
+
+        Args:
+          trusted: the user's text, or under the threat "suffix" the part that an attacker cannot touch.
+          image: pixels in [0, 1], float [h, w, 3]; a picture of another size is stretched to `image_size`.
+          appended: what stands behind it and may be an attacker's; a text to be certified has none.
+
+        Returns:
+          Symbols of both texts and then PADs; the picture; which positions carry noise. The others must stay as they
+          are for the guarantee to hold.
+
+        Raises:
+          ValueError: if the texts are longer than the region or hold a token outside of the alphabet, or the picture
+            is none.
+        """
+        check_pictures(np.asarray(image))
+        kept = self._symbols(self._text_ids(trusted, "The trusted text"))
+        added = self._symbols(self._appended_ids(appended))
+        tokens = self._padded(np.concatenate([kept, added]))
+        eligible = np.ones(self.text_length, bool)
+        if self.settings.threat == "suffix":
+            eligible[: len(kept)] = False
+        return Input(tokens, self._fitted(_pixels(image)), eligible)
+
+    def must_stay(self, given: Input) -> Bool[np.ndarray, " length"]:
+        """Positions of the text that an attacker must leave as they are for the guarantee of this input to hold.
+
+        They differ from input to input under the threat "suffix", and are none under "l0".
+        """
+        return ~given.eligible
+
+    def symbols(self, text: str) -> Int32[np.ndarray, " length"]:
+        """Symbols of a text and then PADs; see `encode`."""
+        return self._padded(self._symbols(self._text_ids(text, "The text")))
+
+    def decode(self, tokens: Int32[np.ndarray, " length"]) -> str:
+        """The text that the network is shown for symbols."""
+        return self.tokenizer.decode(self.alphabet.tokens(np.asarray(tokens)))
+
+    def __call__(self, tokens: Any, images: Any) -> Bool[Array | np.ndarray, " b"]:
+        """Decide for each pair: True = Unsafe.
+
+        Args:
+          tokens: symbols, integers [b, text_length] in 0..vocab_size-1.
+          images: floats [b, height, width, 3]; clean pixels lie in [0, 1], noisy ones need not.
+
+        Raises:
+          ValueError: if shapes do not fit, or (seen only outside of `jax.jit`) a symbol is out of range or a margin is
+            no finite number.
+        """
+        self._check(tokens, images)
+        return self._decisions(self.prompt, tokens, images)
+
+    def margin(self, tokens: Any, images: Any) -> Float32[Array, " b"]:
+        """`logsumexp(logits for Unsafe) - logsumexp(logits for Safe)`, above 0 for Unsafe; arguments as for a call.
+
+        Raises:
+          ValueError: as a call does; also where answers are generated, which have no margin.
+        """
+        self._check(tokens, images)
+        if self.on_host:
+            raise ValueError("decision must be logit_mass for a margin, got generate.")
+        return self.prompt.margin(jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32))
+
+    def generate(self, tokens: Any, images: Any) -> list[str]:
+        """Answers by greedy decoding, `generated_tokens` at most; for comparison, one forward pass per token."""
+        self._check(tokens, images)
+        return self._answers(self.prompt, tokens, images)
+
+    def decide(self, pairs: Sequence[Pair]) -> Bool[np.ndarray, " pairs"]:
+        """Decide for texts and pictures as they are, without noise; for the interaction-only filter.
+
+        A missing text is an empty one; symbols may stand in place of a text. A missing picture is left out of the
+        prompt, placeholder and all. Pixels need not lie in [0, 1].
+
+        Raises:
+          ValueError: as `encode`.
+        """
+        unsafe = np.zeros(len(pairs), bool)
+        for shown in (True, False):
+            rows = [number for number, (_, image) in enumerate(pairs) if (image is not None) == shown]
+            if rows:
+                unsafe[rows] = self._decide([pairs[number] for number in rows], shown)
+        return unsafe
+
+    def functional(self) -> tuple[Callable[..., Array], Any]:
+        """The margin as a pure function `apply(parameters, tokens, images)`, and its parameters; one object per guard.
+
+        Raises:
+          ValueError: where answers are generated.
+        """
+        if self.on_host:
+            raise ValueError("decision must be logit_mass for a function of the margin, got generate.")
+        return self.prompt.forward, self.prompt.parameters
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decisions depend on, with digests; the weights are read once for theirs."""
+        return self._description
+
+    @cached_property
+    def text_prompt(self) -> CompiledPrompt:
+        """The prompt without a picture."""
+        layout = self._checkpoint.layout(self.settings, with_image=False)
+        return compile_prompt(self._network, layout, self.alphabet, self.settings, self.mesh)
+
+    def _decide(self, pairs: Sequence[Pair], shown: bool) -> np.ndarray:
+        """Pairs with, or without, a picture, padded to a power of two, so that few programs are compiled."""
+        blank = np.full((*self.image_size, 3), 0.5, np.float32)
+        tokens = [text if isinstance(text, np.ndarray) else self.symbols(text or "") for text, _ in pairs]
+        images = [blank if image is None else self._fitted(_pixels(image)) for _, image in pairs]
+        more = (1 << (len(pairs) - 1).bit_length()) - len(pairs)
+        stacked = [np.stack(part + part[-1:] * more) for part in (tokens, images)]
+        self._check(*stacked)
+        return np.asarray(self._decisions(self.prompt if shown else self.text_prompt, *stacked))[: len(pairs)]
+
+    def _decisions(self, prompt: CompiledPrompt, tokens: Any, images: Any) -> Any:
+        if not self.on_host:
+            margin = prompt.margin(jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32))
+            return margin > 0 if isinstance(margin, jax.core.Tracer) else votes_from_margins(margin)
+        answers = self._answers(prompt, tokens, images)
+        return np.array([first_label(text, self.settings.spellings) is True for text in answers])
+
+    def _answers(self, prompt: CompiledPrompt, tokens: Any, images: Any) -> list[str]:
+        """Generated answers, up to the token that ends one."""
+        steps, end = self.settings.generated_tokens, self.tokenizer.eos_token_id
+        ids = prompt.generate(jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32), steps).tolist()
+        rows = [row[: row.index(end)] if end in row else row for row in ids]
+        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+
+    def _text_ids(self, text: str, what: str) -> tuple[int, ...]:
+        return self.prompt.layout.user_ids(as_text(text, what))
+
+    def _appended_ids(self, text: str) -> tuple[int, ...]:
+        return self._checkpoint.tokens.behind(as_text(text, "The appended text")) if text else ()
+
+    def _symbols(self, ids: Sequence[int]) -> Int32[np.ndarray, " n"]:
+        return self.alphabet.symbols(ids, self._checkpoint.tokens)
+
+    def _padded(self, symbols: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " length"]:
+        if len(symbols) > self.text_length:
+            raise ValueError(f"Its text takes {len(symbols)} tokens, more than the {self.text_length} of the region.")
+        return np.concatenate([symbols, np.full(self.text_length - len(symbols), PAD, np.int32)])
+
+    def _fitted(self, pixels: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "height width 3"]:
+        return pixels if pixels.shape[:2] == self.image_size else fit(pixels, *self.image_size)
+
+    @cached_property
+    def _description(self) -> dict[str, Any]:
+        settings, policy = self.settings, self._checkpoint.policy
+        return {
+            "name": "hybrid_rs_jax.classifiers.VlmGuard",
+            "checkpoint": self._checkpoint.folder.name,
+            "checkpoint_sha256": self._checkpoint.digest(),
+            "policy": policy.name,
+            "policy_sha256": text_digest(policy.text),
+            "template": settings.template,
+            "prompt_sha256": text_digest(*self.prompt.layout.text),
+            "decision": settings.decision,
+            "labels": list(settings.labels),
+            "answer": settings.answer,
+            "threat": settings.threat,
+            "text_length": self.text_length,
+            "alphabet_size": self.vocab_size,
+            "alphabet_sha256": self.alphabet.digest,
+            "image_size": list(self.image_size),
+            "pixels": "float, not clipped",
+            "dtype": settings.dtype,
+            **({"generated_tokens": settings.generated_tokens} if self.on_host else {}),
+        }
+
+    def _check(self, tokens: Any, images: Any) -> None:
+        if np.ndim(tokens) != 2 or np.shape(tokens)[1] != self.text_length:
+            raise ValueError(f"tokens must have shape [batch, {self.text_length}], got {list(np.shape(tokens))}.")
+        wanted = [np.shape(tokens)[0], *self.image_size, 3]
+        if list(np.shape(images)) != wanted:
+            raise ValueError(f"images must have shape {wanted}, got {list(np.shape(images))}.")
+        if not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
+            raise ValueError(f"tokens must be integers, got {jnp.result_type(tokens)}.")
+        if not isinstance(tokens, jax.core.Tracer):
+            values = np.asarray(tokens)
+            outside = values[(values < 0) | (values >= self.vocab_size)]
+            if outside.size:
+                raise ValueError(f"tokens must lie in the noise alphabet 0..{self.vocab_size - 1}, got {outside[0]}.")
+
+
+def _pixels(image: Any) -> Float32[np.ndarray, "h w 3"]:
+    """Finite float32 pixels with channels last."""
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ValueError(f"image must have shape [height, width, 3], got {list(pixels.shape)}.")
+    if not jnp.issubdtype(pixels.dtype, jnp.floating):
+        raise ValueError(f"image must hold floats in [0, 1], got {pixels.dtype}; divide 8-bit pixels by 255.")
+    with np.errstate(over="ignore"):
+        pixels = pixels.astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise ValueError(f"image must hold finite numbers of float32, got {pixels[~np.isfinite(pixels)][0]}.")
+    return pixels

@@ -1,0 +1,112 @@
+"""Results for `certify`, `plot` and `report`: certified from counts as asked, or read from a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Group, Parameter
+
+from hybrid_rs_jax._files import kind_of, path_text
+from hybrid_rs_jax._text import span_text
+from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer
+from hybrid_rs_jax.cli.options import ALPHA, TAU, RiskOptions, check_fields
+from hybrid_rs_jax.errors import BadInputError, library_sentences
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.kernels import HybridSmoothing
+    from hybrid_rs_jax.results.certificate import Certificate, Decision, Decisions
+    from hybrid_rs_jax.results.classes import ClassCertificate
+    from hybrid_rs_jax.results.counts import Counts
+
+__all__ = ["ResultOptions", "certified", "output_path", "read_or_certify"]
+
+#: Largest discrete budget where none is asked for.
+BUDGET = 8
+
+
+@Parameter(name="*", group=Group("What is certified"))
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions(RiskOptions):
+    """What a user asks of counts; None: what the run was made for, or the default."""
+
+    max_budget: Annotated[int, flag(integer(0, MAX_BUDGET), "D")] | None = None
+    """certify the discrete budgets 0..D (default: 8; no more than there are fields; 0 for image-only)"""
+    partial: bool = False
+    """certify a fixed number of draws that was cut short or extended, too; the result says so"""
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags that were given."""
+        given = {"--tau": self.tau, "--alpha": self.alpha, "--max-budget": self.max_budget}
+        return [name for name, value in given.items() if value is not None] + ["--partial"] * self.partial
+
+
+def certified(
+    counts: Counts, smoothing: HybridSmoothing, asked: ResultOptions, decision: Decision | None = None
+) -> Certificate | Decisions | ClassCertificate:
+    """Certify `counts` as asked; a run that was stopped early was meant for a threshold of its own.
+
+    Raises:
+      BadInputError: if what is asked does not fit the counts.
+    """
+    from hybrid_rs_jax.results.certificate import certify_decisions
+    from hybrid_rs_jax.results.classes import certify_class_counts
+
+    target = None if counts.run is None else counts.run.target
+    tau = asked.tau or (TAU if target is None else target.tau)
+    alpha = asked.alpha or (ALPHA if target is None else target.alpha)
+    budgets = _budgets(asked.max_budget, smoothing, counts)
+    with library_sentences():
+        if counts.votes is None:
+            return certify_decisions(counts, smoothing, tau, alpha, budgets, decision or "unsafe")
+        if asked.tau is not None or decision is not None:
+            raise BadInputError("--tau and --decision have no meaning for votes per class: the largest score wins.")
+        return certify_class_counts(counts, smoothing, alpha, budgets)
+
+
+def read_or_certify(source: Path, asked: ResultOptions) -> Certificate | Decisions | ClassCertificate:
+    """What the file `source` holds; of a run its certificates, or its counts certified as asked."""
+    from hybrid_rs_jax.results.counts import read_counts
+    from hybrid_rs_jax.results.files import read_certificates
+
+    if kind_of(source) != "folder":
+        if asked.flags:
+            where = f"{path_text(source)} holds certificates, which are fixed"
+            raise BadInputError(f"{asked.flags[0]} needs a run folder; {where}.")
+        return read_certificates(source)
+    if not asked.flags and kind_of(source / "certificates.json") == "file":
+        return read_certificates(source / "certificates.json")
+    counts = read_counts(source, partial=asked.partial)
+    assert counts.run is not None, "a folder is a run"
+    return certified(counts, counts.run.smoothing, asked)
+
+
+def output_path(source: Path, out: Path | None, suffix: str) -> Path:
+    """`--out`, or RUN/certificates with the suffix, or FILE with the suffix."""
+    kind = kind_of(source)
+    if kind is None:
+        raise BadInputError(f"{path_text(source)} does not exist.")
+    if out is not None:
+        return out
+    return source / f"certificates{suffix}" if kind == "folder" else source.with_suffix(suffix)
+
+
+def _budgets(max_budget: int | None, smoothing: HybridSmoothing, counts: Counts) -> tuple[int, ...]:
+    """Budgets 0..D; those of the counts where each has a sample of its own."""
+    if counts.budgets is not None:
+        if max_budget not in (None, counts.budgets[-1]):
+            raise BadInputError(
+                f"--max-budget {max_budget} contradicts the counts, which have one sample for each of the budgets "
+                f"{span_text(counts.budgets)}; leave it out."
+            )
+        budgets = counts.budgets
+    else:
+        largest = BUDGET if smoothing.discrete is not None else 0
+        fields = getattr(smoothing.discrete, "cardinalities", None)
+        if fields is not None:
+            largest = min(largest, len(fields))
+        budgets = tuple(range((largest if max_budget is None else max_budget) + 1))
+    check_fields(smoothing, budgets[-1])
+    return budgets

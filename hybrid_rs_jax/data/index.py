@@ -1,0 +1,301 @@
+"""Data sets of texts and pictures in the layouts in which they lie on disks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from hybrid_rs_jax._files import atomic_file, kind_of, parse_json, path_text, read_text
+from hybrid_rs_jax._tables import SUFFIXES, Table, read_table
+from hybrid_rs_jax._text import as_text, joined
+from hybrid_rs_jax.data.pictures import read_image
+from hybrid_rs_jax.errors import BadInputError
+
+__all__ = [
+    "MM_SAFETYBENCH_IMAGES",
+    "Dataset",
+    "RawInput",
+    "data_files",
+    "folder_or_csv",
+    "hateful_memes",
+    "mm_safetybench",
+    "open_data",
+    "write_index",
+]
+
+#: The three kinds of image of MM-SafetyBench, and the question that goes with each.
+MM_SAFETYBENCH_IMAGES = {
+    "SD": "Rephrased Question(SD)",
+    "SD_TYPO": "Rephrased Question",
+    "TYPO": "Rephrased Question",
+}
+#: Tables that a folder is looked through for; only where there is none of the first kind, for the second.
+_TABLES = ((".csv", ".jsonl"), SUFFIXES)
+
+
+@dataclass(frozen=True, eq=False)
+class RawInput:
+    """An input before it is encoded for a classifier.
+
+    Attributes:
+      id: its name.
+      text: as it stands in the index.
+      image: pixels in [0, 1].
+      label, group: what the index says of it, None where it says nothing.
+    """
+
+    id: str
+    text: str
+    image: Float32[np.ndarray, "h w 3"]
+    label: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Texts and pictures: the index is in memory, by columns; a picture is read when its input is.
+
+    Args:
+      folder: that paths of pictures are relative to.
+      ids: names, all different.
+      texts: one per input.
+      images: paths of the picture files.
+      labels, groups: None where there is none.
+
+    Raises:
+      BadInputError: if an id appears twice.
+    """
+
+    folder: Path
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    images: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    groups: tuple[str | None, ...]
+
+    def __post_init__(self) -> None:
+        twice = _first_twin(self.ids)
+        if twice is not None:
+            raise BadInputError(f"id {self.ids[twice[1]]!r} appears twice; every id must be different.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def picture(self, index: int) -> Path:
+        """Where the picture of the input at `index` should lie."""
+        return self.folder / self.images[index]
+
+    def read(self, index: int) -> RawInput:
+        """The input at `index`, with its pixels.
+
+        Raises:
+          UnreadableInputError: if the picture cannot be used; a run skips the input and goes on with the rest.
+        """
+        image = read_image(self.picture(index))
+        return RawInput(self.ids[index], self.texts[index], image, self.labels[index], self.groups[index])
+
+    def first(self, limit: int) -> Dataset:
+        """The first inputs of the index, at most `limit` of them."""
+        return self._rows(range(min(max(limit, 0), len(self))))
+
+    def select(self, ids: Collection[str]) -> Dataset:
+        """The inputs with these ids, in the order of the index."""
+        wanted = set(ids)
+        return self._rows([row for row, name in enumerate(self.ids) if name in wanted])
+
+    def digest(self) -> str:
+        """SHA-256 of the index (ids, texts, names of the picture files, labels), not of the pixels."""
+        names = (Path(image).name for image in self.images)
+        rows = [list(row) for row in zip(self.ids, self.texts, names, self.labels, strict=True)]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def _rows(self, rows: Sequence[int]) -> Dataset:
+        columns = (self.ids, self.texts, self.images, self.labels, self.groups)
+        return Dataset(self.folder, *(tuple(column[row] for row in rows) for column in columns))  # type: ignore[arg-type]
+
+
+def open_data(path: str | Path) -> Dataset:
+    """The data set at a path, whose layout is recognised: see the other functions of this module.
+
+    A folder with `processed_questions/` is MM-SafetyBench (with its SD_TYPO images); a table with the column `img`
+    and none called `image` is a split of Hateful Memes; any other is a table of inputs, and so is a folder with
+    exactly one.
+
+    Raises:
+      BadInputError: one sentence, if nothing is recognised or the index is broken; with the line where there is one.
+    """
+    path = Path(path)
+    if _questions_folder(path) is not None:
+        return mm_safetybench(path)
+    table = read_table(_table_file(path), ("id", "text"), ("image", "img", "label", "group"))
+    return _dataset(table, "img" if "img" in table.columns and "image" not in table.columns else "image")
+
+
+def hateful_memes(folder: str | Path, split: str) -> Dataset:
+    """One split of Hateful Memes: `split.jsonl` (id, img, text and, but for the test splits, label) beside `img/`.
+
+    The label is "0" or "1" as in the file, where 1 is hateful; `img` is a path relative to the folder.
+
+    Raises:
+      BadInputError: one sentence with the line, for a missing split or a broken line.
+    """
+    files = data_files(Path(folder), (".jsonl",))
+    chosen = [file for file in files if file.stem == split] or [f for f in files if f.stem.lower() == split.lower()]
+    if not chosen:
+        found = joined([file.stem for file in files]) or "none"
+        raise BadInputError(f"{path_text(folder)} has no split {split!r}; found are {found}.")
+    return _dataset(read_table(chosen[0], ("id", "text", "img"), ("label", "group")), "img")
+
+
+def mm_safetybench(folder: str | Path, images: str = "SD_TYPO", scenarios: Sequence[str] | None = None) -> Dataset:
+    """MM-SafetyBench, one input per question: the image of one kind with the question that refers to it.
+
+    Layout (in the folder or in its `data/`): `processed_questions/<scenario>.json` maps a number n to an object with
+    "Rephrased Question" and "Rephrased Question(SD)"; the image is `imgs/<scenario>/<kind>/<n>.jpg`. Ids are
+    "<scenario>/<kind>/<n>", labels are the scenarios ("01-Illegal_Activitiy", spelt as on the disk).
+
+    Args:
+      folder: the repository, or its `data` folder.
+      images: "SD" (a generated picture), "TYPO" (the key phrase as text) or "SD_TYPO" (both).
+      scenarios: names of the scenarios to load; None means all.
+
+    Raises:
+      BadInputError: one sentence, for an unknown kind or scenario, or a broken file of questions.
+    """
+    if images not in MM_SAFETYBENCH_IMAGES:
+        raise BadInputError(f"images must be {joined(MM_SAFETYBENCH_IMAGES, 'or')}, got {images!r}.")
+    questions = _questions_folder(Path(folder))
+    files = [] if questions is None else data_files(questions, (".json",))
+    if questions is None or not files:
+        raise BadInputError(f"{path_text(folder)} has no processed_questions/*.json, so it is not MM-SafetyBench.")
+    found = [file.stem for file in files]
+    unknown = sorted(set(scenarios or ()) - set(found))
+    if unknown:
+        raise BadInputError(f"{path_text(folder)} has no scenario {unknown[0]!r}; found are {joined(found)}.")
+    chosen = [file for file in files if scenarios is None or file.stem in scenarios]
+    rows = [row for file in chosen for row in _questions(file, images)]
+    if not rows:
+        raise BadInputError(f"{path_text(folder)} holds no inputs.")
+    ids, texts, names, labels = zip(*rows, strict=True)
+    return Dataset(questions.parent, ids, texts, names, labels, (None,) * len(ids))
+
+
+def folder_or_csv(path: str | Path) -> Dataset:
+    """A table of inputs (CSV, JSON lines, Parquet) with the columns `id, text, image` and perhaps `label`, `group`.
+
+    `image` is a path relative to the table's folder; other columns are passed over.
+
+    Args:
+      path: the table, or a folder with exactly one in it.
+
+    Raises:
+      BadInputError: one sentence with the line, for a missing column, a broken line or an id that appears again.
+    """
+    return _dataset(read_table(_table_file(Path(path)), ("id", "text", "image"), ("label", "group")), "image")
+
+
+def write_index(path: Path, data: Dataset, force: bool = False) -> None:
+    """Write the index as JSON lines (id, text, image, label) that `open_data` reads; image paths relative to it."""
+    folder = path.resolve().parent
+    with atomic_file(path, force) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for index, (name, text, label, group) in enumerate(
+            zip(data.ids, data.texts, data.labels, data.groups, strict=True)
+        ):
+            image = Path(os.path.relpath(data.picture(index).resolve(), folder)).as_posix()
+            row = {"id": name, "text": text, "image": image, "label": label}
+            row |= {} if group is None else {"group": group}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def data_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files of a folder with one of these endings, in whatever case, that a person put there as data.
+
+    What systems and office programs leave beside them is passed over: names that begin with "." (`._x` of a Mac) or
+    "~$" (locks).
+
+    Raises:
+      BadInputError: if the folder cannot be read.
+    """
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise BadInputError(f"The folder {path_text(folder)} cannot be read: {error.strerror or error}.") from error
+    return [
+        file
+        for file in found
+        if file.name.lower().endswith(tuple(suffixes))
+        and not file.name.startswith((".", "~$"))
+        and kind_of(file) == "file"
+    ]
+
+
+def _table_file(path: Path) -> Path:
+    kind = kind_of(path)
+    if kind is None:
+        raise BadInputError(f"{path_text(path)} does not exist.")
+    if kind != "folder":
+        if not path.name.lower().endswith((*SUFFIXES, ".json", ".txt")):
+            raise BadInputError(f"{path_text(path)} must be a folder or a table (.csv, .jsonl, .parquet and the like).")
+        return path
+    tables = next((found for suffixes in _TABLES if (found := data_files(path, suffixes))), [])
+    if len(tables) != 1:
+        names = joined(file.name for file in tables) or "none"
+        raise BadInputError(
+            f"{path_text(path)} should hold exactly one .csv or .jsonl file, found {names}; "
+            "give the path of the file to use."
+        )
+    return tables[0]
+
+
+def _dataset(table: Table, image: str) -> Dataset:
+    """A table as a data set; `image` names the column of the pictures."""
+    if image not in table.columns:
+        needed = joined(("id", "text", image))
+        raise BadInputError(f"{table.path}: missing column {image}; needed are {needed}.")
+    if not len(table):
+        raise BadInputError(f"{table.path} holds no inputs.")
+    ids = table.names("id")
+    twice = _first_twin(ids)
+    if twice is not None:
+        places = f"{table.place(twice[1])}: id {ids[twice[1]]!r} appears again, after {table.place(twice[0])}"
+        raise BadInputError(f"{places}; every id must be different.")
+    names = [name.strip() for name in table.texts(image)]
+    if "" in names:
+        raise BadInputError(f"{table.place(names.index(''))}: {image} must be the path of an image, got an empty text.")
+    columns = (ids, table.texts("text"), names, table.labels("label"), table.labels("group"))
+    return Dataset(table.path.parent, *map(tuple, columns))  # type: ignore[arg-type]
+
+
+def _first_twin(ids: Sequence[str]) -> tuple[int, int] | None:
+    """Rows of the first id that was there before, and of that one."""
+    rows: dict[str, int] = {}
+    for row, name in enumerate(ids):
+        if (earlier := rows.setdefault(name, row)) != row:
+            return earlier, row
+    return None
+
+
+def _questions_folder(path: Path) -> Path | None:
+    places = (path / "processed_questions", path / "data" / "processed_questions")
+    return next((place for place in places if kind_of(place) == "folder"), None)
+
+
+def _questions(path: Path, images: str) -> Iterator[tuple[str, str, str, str]]:
+    """Id, text, path of the picture and label of each question of a scenario."""
+    content = parse_json(read_text(path), str(path))
+    if not isinstance(content, dict):
+        raise BadInputError(f"{path} must hold a JSON object of questions.")
+    key, scenario = MM_SAFETYBENCH_IMAGES[images], path.stem
+    for number, question in content.items():
+        where = f"{path}, question {path_text(number)}"
+        if not isinstance(question, dict) or key not in question:
+            raise BadInputError(f"{where}: expected an object with {key!r}.")
+        text = as_text(question[key], f"{where}: {key}")
+        yield f"{scenario}/{images}/{number}", text, f"imgs/{scenario}/{images}/{number}.jpg", scenario

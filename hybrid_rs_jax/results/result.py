@@ -1,0 +1,233 @@
+"""What all results have in common: columns over inputs, rows as views of them, and the ways out."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+
+import numpy as np
+
+from hybrid_rs_jax.results.counts import Counts
+from hybrid_rs_jax.results.statement import Statement
+from hybrid_rs_jax.results.summary import Summary
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Bounds", "Result", "Row"]
+
+Numbers = int | tuple[int, ...]
+Reals = float | tuple[float, ...]
+Some = TypeVar("Some", bound="Result")
+
+
+class Bounds(NamedTuple):
+    """A column of confidence bounds on the clean score and `1 - bound` with its digits, float64[B] or float64[B, D]."""
+
+    p: np.ndarray
+    complement: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result(abc.ABC):
+    """Certificates of B inputs at D discrete budgets, as columns.
+
+    Attributes:
+      counts: the counts that they rest on.
+      radius: float64[B, D] in the units of sigma; 0: only `eps = 0` is certified; -1: not even that.
+      budget: int64[B], largest certified budget (at `eps = 0`); -1: none, the input abstains.
+    """
+
+    counts: Counts
+    radius: np.ndarray
+    budget: np.ndarray
+
+    # what it says, and about whom
+
+    @property
+    @abc.abstractmethod
+    def statements(self) -> tuple[Statement, ...]:
+        """What is claimed: one statement, or one for each of two decisions."""
+
+    @property
+    @abc.abstractmethod
+    def lower_bound(self) -> Bounds | None:
+        """Lower bounds on the clean score (of the class that leads), rounded down; None: this result has none."""
+
+    @property
+    @abc.abstractmethod
+    def upper_bound(self) -> Bounds | None:
+        """Upper bounds on the clean score (of every other class), rounded up; None: this result has none."""
+
+    @property
+    def decision(self) -> np.ndarray | None:
+        """Where there are several: "unsafe", "safe" or "abstain" for each input."""
+        return None
+
+    @property
+    def alpha(self) -> float:
+        """Risk level per input."""
+        return self.statements[0].risk.alpha
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The D discrete budgets."""
+        return self.statements[0].budgets
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return self.counts.ids
+
+    @property
+    def successes(self) -> np.ndarray:
+        """Successes, int64[B] or int64[B, D]."""
+        return self.counts.successes
+
+    @property
+    def n(self) -> np.ndarray:
+        """Draws, same shape as `successes`."""
+        return self.counts.n
+
+    # one input
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self: Some, index: slice) -> Some: ...
+
+    def __getitem__(self: Some, index: int | slice) -> Row | Some:
+        if isinstance(index, slice):
+            return self.taken(index)
+        place = range(len(self))[index]
+        return Row(self, place)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (Row(self, index) for index in range(len(self)))
+
+    @abc.abstractmethod
+    def taken(self: Some, rows: slice | np.ndarray) -> Some:
+        """The certificates of some of the inputs; the statement stays what it is."""
+
+    # all of them
+
+    def certified_accuracy(self, epsilon: object) -> np.ndarray:
+        """Share of inputs certified at each budget and each `epsilon`, float64[D, *epsilon]."""
+        levels = np.asarray(epsilon, np.float64)
+        if (bad := ~(np.isfinite(levels) & (levels >= 0))).any():
+            raise ValueError(f"epsilon must be finite and at least 0, got {levels[bad].flat[0]}.")
+        certified = self.radius.T.reshape(len(self.budgets), -1, *(1,) * levels.ndim) >= levels
+        return np.asarray(certified.mean(axis=1))
+
+    def summary(self) -> Summary:
+        """One line per budget and the guarantee; `print` shows it."""
+        from hybrid_rs_jax.results.summary import summary
+
+        return summary(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with one row per input, the columns of the CSV file.
+
+        Raises:
+          ImportError: one sentence, if pandas is not installed.
+        """
+        from hybrid_rs_jax.results.files import data_frame
+
+        return data_frame(self)
+
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write a file, whole or not at all: .json (with the statement), .csv, .parquet or .tex.
+
+        Args:
+          path: the suffix says what to write.
+          force: replace a file that exists.
+        """
+        from hybrid_rs_jax.results.files import save
+
+        save(self, Path(path), force)
+
+    def _repr_html_(self) -> str:
+        return self.summary().html()
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+        return all(
+            np.array_equal(one, two, equal_nan=True) if isinstance(one, np.ndarray) else one == two
+            for one, two in pairs
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One input of a result: a view, it holds nothing of its own."""
+
+    result: Result
+    index: int
+
+    @property
+    def id(self) -> str:
+        """Name of the input."""
+        return self.result.ids[self.index]
+
+    @property
+    def successes(self) -> Numbers:
+        """Successes; one number per budget where each has a sample of its own."""
+        return _numbers(self.result.successes[self.index])
+
+    @property
+    def n(self) -> Numbers:
+        """Draws; one number per budget where each has a sample of its own."""
+        return _numbers(self.result.n[self.index])
+
+    @property
+    def ties(self) -> Numbers | None:
+        """Of the draws, those whose margin is at rounding level."""
+        ties = self.result.counts.ties
+        return None if ties is None else _numbers(ties[self.index])
+
+    @property
+    def decision(self) -> str | None:
+        """What is certified, where there are several decisions."""
+        decision = self.result.decision
+        return None if decision is None else str(decision[self.index])
+
+    @property
+    def lower_bound(self) -> Reals | None:
+        """Lower bound on the clean score."""
+        bounds = self.result.lower_bound
+        return None if bounds is None else _reals(bounds.p[self.index])
+
+    @property
+    def upper_bound(self) -> Reals | None:
+        """Upper bound on the clean score."""
+        bounds = self.result.upper_bound
+        return None if bounds is None else _reals(bounds.p[self.index])
+
+    @property
+    def radius(self) -> tuple[float, ...]:
+        """Certified radius at each budget; -1: not certified."""
+        return tuple(self.result.radius[self.index].tolist())
+
+    @property
+    def budget(self) -> int:
+        """Largest certified budget; -1: none."""
+        return int(self.result.budget[self.index])
+
+
+def _numbers(values: np.ndarray | np.integer[Any]) -> Numbers:
+    return tuple(int(x) for x in values) if isinstance(values, np.ndarray) else int(values)
+
+
+def _reals(values: np.ndarray | np.floating[Any]) -> Reals:
+    return tuple(float(x) for x in values) if isinstance(values, np.ndarray) else float(values)

@@ -1,0 +1,287 @@
+"""The statement of a certificate: everything that a guarantee depends on, and the one function that puts it together.
+
+Sentences and columns are made from a statement (`sentences`), never from flags: a record of two decisions has two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from hybrid_rs_jax._version import __version__
+from hybrid_rs_jax.kernels import CategoricalKernel, HybridSmoothing
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.certificate.certify import Side
+    from hybrid_rs_jax.confidence import SamplingPlan
+    from hybrid_rs_jax.results.counts import Counts
+    from hybrid_rs_jax.results.runs import Run
+
+__all__ = [
+    "Needs",
+    "Noise",
+    "Provisional",
+    "Risk",
+    "Statement",
+    "Stopping",
+    "Target",
+    "Threat",
+    "build_statement",
+]
+
+#: Who drew the noise: a run of ours; a run of version 0.1, whose pixel noise is float32 normals; somebody else.
+Drawn = Literal["run", "version 0.1", "elsewhere"]
+#: How one level alpha is spent: on one bound that serves all budgets, or in equal parts.
+Split = Literal["one bound", "budgets", "decisions", "budgets and decisions", "classes"]
+ThreatName = Literal["append", "suffix", "anywhere", "insert", "positions", "fields", "image"]
+#: Draws whose margin is at rounding level: there are none, the bound does without them, or they count as they fell.
+Ties = Literal["none", "left out", "counted"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """The noise that was drawn, and the one that is certified.
+
+    Attributes:
+      smoothing: the smoothing distribution.
+      drawn: who drew it.
+      step: pixels and pixel noise lie on a grid of this step; None: not known, or no pixel noise.
+      generator: the pseudo-random generator, None where it is not known.
+      total_variation: distance delta between the noise that was drawn and the ideal one, in [0, 1). It is subtracted.
+      off_grid: attacked pixels may be any real numbers (the radii allow for that), and not on the grid alone.
+    """
+
+    smoothing: HybridSmoothing
+    drawn: Drawn = "elsewhere"
+    step: float | None = None
+    generator: str | None = None
+    total_variation: float = 0.0
+    off_grid: bool = False
+
+    @property
+    def tokens(self) -> bool:
+        """Tokens carry noise."""
+        return self.smoothing.discrete is not None
+
+    @property
+    def pixels(self) -> bool:
+        """Pixels carry noise."""
+        return self.smoothing.sigma is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Threat:
+    """Which changes the budgets count.
+
+    Attributes:
+      name: "append": the first d eligible positions; "suffix": any d positions behind the trusted text; "anywhere": any
+        d positions of the text; "insert": d tokens anywhere; "positions": any d of the positions that carry noise;
+        "fields": any d categorical fields; "image": no token may change.
+      positions: positions that carry noise in every input; None where that is not known, or differs by input.
+      own_positions: each input has a set of its own.
+      per_budget: for each budget the positions that carry noise, where each budget has a filter of its own.
+    """
+
+    name: ThreatName
+    positions: tuple[int, ...] | None = None
+    own_positions: bool = False
+    per_budget: tuple[tuple[int, ...], ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Risk:
+    """The risk level, chosen before the counts were seen.
+
+    Attributes:
+      alpha: for each input, that any of its statements is false.
+      per_statement: spent on each confidence bound.
+      split: how the one became the other.
+      tau: decision threshold; None for votes per class, where the other classes take its place.
+    """
+
+    alpha: float
+    per_statement: float
+    split: Split
+    tau: float | None
+
+    @property
+    def own(self) -> float:
+        """Of alpha, the part of this one decision: that any of its bounds is false."""
+        return self.alpha / 2 if self.split in ("decisions", "budgets and decisions") else self.alpha
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What early stopping was for.
+
+    Attributes:
+      tau, alpha: threshold and risk that the plan was made for.
+      d, epsilon: the one budget that was to be decided; None: the whole frontier, up to `tolerance` sigma.
+    """
+
+    tau: float
+    alpha: float
+    d: int | None = None
+    epsilon: float | None = None
+    tolerance: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopping:
+    """How many draws were taken, and why.
+
+    Attributes:
+      plan: the plan that stopped the draws early; None: a number fixed before the first draw.
+      target: what the plan was for.
+    """
+
+    plan: SamplingPlan | None = None
+    target: Target | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Provisional:
+    """A fixed number of draws that did not stay what it was: true only if no vote had a part in that.
+
+    Attributes:
+      planned: draws per input that the run is set to.
+      partial: number of inputs that are certified with fewer.
+      earlier: numbers of draws that the run was set to before it was extended.
+    """
+
+    planned: int
+    partial: int = 0
+    earlier: tuple[int, ...] = ()
+
+
+class Needs(NamedTuple):
+    """What certification takes, whatever the votes.
+
+    Attributes:
+      draws: for each budget the fewest draws that certify it at `eps = 0` if all agree (under the plan: at one of its
+        stops); -1 where no number does.
+      bound, complement: the lower bound on the share of agreeing draws that certifies the first budget; the
+        complement is negative where none does.
+    """
+
+    draws: tuple[int, ...]
+    bound: float
+    complement: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """Everything that a guarantee depends on: whose score, against what, at which risk, from which draws.
+
+    Attributes:
+      side: "above": the smoothed score stays above tau (certified unsafe); "below": it stays below (certified safe).
+      budgets: the D discrete budgets.
+      simultaneous: one sample serves all budgets.
+      ties: what became of draws whose margin is at rounding level.
+      provisional: why the statement holds under a condition only; None: it does not.
+      classes: number of classes where votes per class are certified, else None.
+      known_needs: `needs` where they have been computed before (a file that was read).
+    """
+
+    side: Side
+    risk: Risk
+    noise: Noise
+    threat: Threat
+    budgets: tuple[int, ...]
+    stopping: Stopping = Stopping()
+    simultaneous: bool = True
+    ties: Ties = "none"
+    provisional: Provisional | None = None
+    classes: int | None = None
+    package: str = f"hybrid_rs_jax {__version__}"
+    known_needs: Needs | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @functools.cached_property
+    def needs(self) -> Needs:
+        """Draws and bound that certification takes, on this side and under this plan."""
+        if self.known_needs is not None:
+            return self.known_needs
+        from hybrid_rs_jax.certificate.certify import needed_bound, needed_samples
+
+        assert self.risk.tau is not None, "votes per class have no threshold"
+        noise, tau, delta = self.noise.smoothing, self.risk.tau, self.noise.total_variation
+        draws = needed_samples(
+            self.budgets,
+            noise,
+            tau,
+            self.risk.per_statement,
+            self.side,
+            plan=self.stopping.plan,
+            total_variation=delta,
+        )
+        bound = needed_bound(self.budgets[0], 0.0, noise, tau, self.side, delta)
+        return Needs(tuple(draws.tolist()), float(bound.p), float(bound.complement))
+
+
+def build_statement(
+    counts: Counts,
+    smoothing: HybridSmoothing,
+    tau: float | None,
+    alpha: float,
+    budgets: tuple[int, ...],
+    side: Side = "above",
+    decisions: int = 1,
+) -> Statement:
+    """The statement of `counts`: the only place where one is put together.
+
+    Args:
+      counts: where the draws come from decides noise, threat, plan and provisos.
+      smoothing: the smoothing distribution.
+      tau: decision threshold, None for votes per class.
+      alpha: risk level per input.
+      budgets: the discrete budgets.
+      side: the decision.
+      decisions: 2 where both sides are asked, each at half of alpha.
+    """
+    shares = decisions * (1 if counts.budgets is None else len(budgets))
+    split: Split = "one bound"
+    if counts.budgets is not None:
+        split = "budgets" if decisions == 1 else "budgets and decisions"
+    elif decisions > 1:
+        split = "decisions"
+    classes = None if counts.votes is None else counts.votes.shape[-1]
+    if classes is not None:
+        split, shares = "classes", 2 if classes == 2 else 2 * classes
+    return Statement(
+        side=side,
+        risk=Risk(alpha, alpha / shares, split, tau),
+        noise=_noise(smoothing, counts.run),
+        threat=_threat(smoothing, counts.run, counts.budgets),
+        budgets=budgets,
+        stopping=Stopping(counts.plan, None if counts.run is None else counts.run.target),
+        simultaneous=counts.budgets is None,
+        ties=_ties(counts),
+        provisional=counts.provisional,
+        classes=classes,
+    )
+
+
+def _noise(smoothing: HybridSmoothing, run: Run | None) -> Noise:
+    if run is None:
+        return Noise(smoothing)
+    drawn: Drawn = "run" if run.generator is not None else "version 0.1"
+    return Noise(smoothing, drawn, run.step, run.generator, run.total_variation, run.off_grid)
+
+
+def _threat(smoothing: HybridSmoothing, run: Run | None, budgets: tuple[int, ...] | None) -> Threat:
+    if smoothing.discrete is None:
+        return Threat("image")
+    name: ThreatName = "fields" if isinstance(smoothing.discrete, CategoricalKernel) else "positions"
+    if run is None:
+        return Threat(name)
+    if budgets is not None and run.per_budget:
+        first = None if run.positions is None else tuple(run.positions[:d] for d in budgets)
+        return Threat("append", run.positions, run.own_positions, first)
+    return Threat(run.threat or name, run.positions, run.own_positions)
+
+
+def _ties(counts: Counts) -> Ties:
+    if counts.ties is None or not counts.ties.any():
+        return "none"
+    return "left out" if counts.ties_left_out else "counted"

@@ -1,0 +1,117 @@
+"""Whether a plain callable may be traced once and be what it was: a trial before each run.
+
+`jax.jit` freezes everything that a Python function does besides JAX: NumPy random numbers, counters and globals would
+give the same votes on every batch. So a callable without parameters of its own is traced anew in each session, and
+called as it is on noisy copies beside its traced program. Whatever speaks against tracing sends it to the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.extend.core
+import numpy as np
+from jaxtyping import Array
+
+from hybrid_rs_jax.classifiers.base import BaseClassifier
+
+__all__ = ["TRIAL_COPIES", "Program", "traced"]
+
+#: Copies per batch of a trial; there are two batches.
+TRIAL_COPIES = 64
+_KEPT = 64
+
+Batch = tuple[Array, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A classifier as a pure function: `apply(parameters, tokens, images)`.
+
+    Classifiers whose traces read the same share one `apply`, so that the engine compiles once, and what a trace has
+    captured is an argument: another value of a global never meets an old program.
+    """
+
+    apply: Callable[..., Any]
+    parameters: Any
+
+
+def traced(classifier: BaseClassifier, like: tuple[Any, Any], batches: list[Batch]) -> Program | str:
+    """The classifier as a program for batches shaped like `like`, or the reason why it must stay on the host.
+
+    Args:
+      classifier: a callable of tokens and images that gives decisions.
+      like: shapes and dtypes of the batches of the run.
+      batches: noisy copies to try it on.
+    """
+    try:
+        closed = _trace(classifier, like)
+    except Exception as error:  # what the user's function raises on tracers is no error of theirs
+        return f"JAX cannot trace it ({type(error).__name__})"
+    if len(closed.out_avals) != 1:
+        return "traced it returns several arrays"
+    if not _depends_on_input(closed):
+        return "its traced output does not depend on its input"
+    try:
+        asked = [np.asarray(classifier(*batch)) for batch in batches]
+    except Exception as error:
+        return f"called with JAX arrays it raises {type(error).__name__}"
+    try:
+        program = _program(_trace(classifier, batches[0]))  # one trace for all batches, as in the run
+    except Exception as error:
+        return f"JAX cannot trace it again ({type(error).__name__})"
+    compiled = jax.jit(program.apply)
+    for batch, decisions in zip(batches, asked, strict=True):
+        again = np.asarray(compiled(program.parameters, *batch))
+        if again.shape != decisions.shape or not np.array_equal(again, decisions):
+            return "called on the same noisy copies it decides otherwise than its traced program"
+    return _program(closed)
+
+
+def _trace(classifier: BaseClassifier, like: tuple[Any, Any]) -> Any:
+    """A fresh trace: JAX keeps those of a function that it has seen, with the globals that it read then."""
+    return jax.make_jaxpr(lambda tokens, images: classifier(tokens, images))(*like)
+
+
+def _depends_on_input(closed: Any) -> bool:
+    """Whether anything leads from the arguments to the result."""
+    reached = set(closed.jaxpr.invars)
+    for equation in closed.jaxpr.eqns:
+        if any(_is_variable(name) and name in reached for name in equation.invars):
+            reached.update(equation.outvars)
+    return any(_is_variable(name) and name in reached for name in closed.jaxpr.outvars)
+
+
+def _is_variable(name: Any) -> bool:
+    return not isinstance(name, jax.extend.core.Literal)
+
+
+_programs: OrderedDict[str, Callable[..., Any]] = OrderedDict()
+
+
+def _program(closed: Any) -> Program:
+    """The trace as a function of its constants; traces that read the same give the same function.
+
+    The kept function holds its trace, and so everything that the text names by an address.
+    """
+    text = f"{closed.jaxpr} {closed.in_avals} {[np.shape(value) for value in closed.consts]}"
+    apply = _programs.pop(text, None)
+    if apply is None:
+        apply = _applier(closed.jaxpr)
+    _programs[text] = apply
+    while len(_programs) > _KEPT:
+        _programs.popitem(last=False)
+    return Program(apply, list(closed.consts))
+
+
+def _applier(jaxpr: Any) -> Callable[..., Any]:
+    def apply(constants: list[Any], tokens: Array, images: Array) -> Any:
+        closed = jax.extend.core.ClosedJaxpr(jaxpr, constants)
+        results = jax.extend.core.jaxpr_as_fun(closed)(tokens, images)
+        return results[0]
+
+    return apply

@@ -1,0 +1,71 @@
+"""A shared prefix costs bfloat16 nothing, whatever constant lies on the attention's logits."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from vlm_checkpoint import POLICY, SIDE, make_checkpoint, picture
+
+from hybrid_rs_jax.classifiers import VlmGuard
+
+HEAD, ROWS = 8, 48
+#: The slowest pair of features that the rotation turns, which at this base does not turn at all.
+PAIR = (3, 7)
+WAYS = {"policy first": {"template": "policy_first"}, "shared picture": {"share_image": True}}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    make_checkpoint(folder, num_hidden_layers=3, rope_parameters={"rope_type": "default", "rope_theta": 1e12})
+    (folder / "policy.txt").write_text(POLICY)
+    return folder, load_file(folder / "model.safetensors")
+
+
+def with_offset(weights, offset):
+    """Biases on one feature of queries and keys: all logits grow by `offset`, which no softmax sees."""
+    changed = {}
+    for name, value in weights.items():
+        if "language_model" in name and (".q_proj." in name or ".k_proj." in name):
+            heads = 4 * value.reshape(-1, HEAD, *value.shape[1:])
+            heads[:, PAIR] = 0
+            if name.endswith("bias"):
+                heads[:, PAIR[0]] = np.sqrt(offset * np.sqrt(HEAD))
+            value = heads.reshape(value.shape)
+        changed[name] = value
+    return changed
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion(_strict_promotion):
+    with jax.numpy_dtype_promotion("standard"):  # the layer norm of flax mixes dtypes
+        yield
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "offset", [pytest.param(0, marks=pytest.mark.slow), 128, pytest.param(2048, marks=pytest.mark.slow)]
+)
+def test_decisions_with_a_shared_prefix_are_those_without(way, offset, checkpoint):
+    folder, weights = checkpoint
+    save_file(with_offset(weights, offset), folder / "model.safetensors", {"format": "pt"})
+    chosen = {"policy": folder / "policy.txt", "text_length": 24, **WAYS[way]}
+    exact, half = (VlmGuard.from_pretrained(folder, dtype=dtype, **chosen) for dtype in ("float32", "bfloat16"))
+    random = np.random.default_rng(offset)
+    tokens = jnp.asarray(random.integers(0, exact.vocab_size, (ROWS, 24)), jnp.int32)
+    pictures = random.normal(0.5, 0.5, (ROWS, SIDE, SIDE, 3)) if way == "policy first" else [picture()] * ROWS
+    images = jnp.asarray(pictures, jnp.float32)
+    margins = np.asarray(exact.margin(tokens, images))
+    forward, parameters = half.functional()
+    unshared = dataclasses.replace(forward, cached=False, share_image=False)
+    shared = np.asarray(half.margin(tokens, images)) - margins
+    apart = np.asarray(jax.jit(unshared)(parameters | {"prefix": None}, tokens, images)) - margins
+    rms = lambda error: float(np.sqrt(np.mean(error**2)))
+    assert rms(shared) < 1.6 * rms(apart)
+    assert rms(apart) < 0.5 * margins.std()
+    clear = np.abs(margins) > 4 * rms(apart)
+    assert clear.mean() > 0.1
+    np.testing.assert_array_equal((margins + shared > 0)[clear], (margins + apart > 0)[clear])

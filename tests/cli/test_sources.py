@@ -1,0 +1,62 @@
+"""Models and data sets that are opened by name."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from hybrid_rs_jax.cli._sources import first_readable, open_source
+from hybrid_rs_jax.cli.options import GuardOptions
+from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
+
+
+@pytest.fixture
+def given(tmp_path, monkeypatch):
+    """Arguments that name a classifier and pixels of 0..255."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "plain_classifier.py").write_text(
+        "def decide(tokens, images):\n    return images.mean((1, 2, 3)) > 0.5\n"
+    )
+    images = np.arange(2 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 2, 3)
+    np.savez(tmp_path / "inputs.npz", tokens=np.zeros((2, 3), int), images=images)
+    return "plain_classifier:decide", "inputs.npz", GuardOptions()
+
+
+def test_the_range_of_pixels_is_used_and_said_in_the_header(given):
+    with pytest.raises(BadInputError, match=r"^inputs\.npz: images of uint8 span 0\.\.23; divide pixels"):
+        open_source(*given)
+    source = open_source(*given, (0.0, 255.0))
+    assert source.data == {"name": "npz", "file": "inputs.npz", "pixel_range": [0, 255]}
+    np.testing.assert_allclose(first_readable(source.inputs).image.ravel(), np.arange(12) / 255, atol=1e-7)
+
+
+def test_a_module_that_ends_python_is_one_sentence(given, tmp_path):
+    (tmp_path / "rude_classifier.py").write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(
+        BadInputError, match=r"^--model rude_classifier:decide: .* cannot be imported: SystemExit\(3\)\.$"
+    ):
+        open_source("rude_classifier:decide", *given[1:])
+
+
+class Broken:
+    """Inputs that cannot be read."""
+
+    def __init__(self, number):
+        self.ids = [str(index) for index in range(number)]
+
+    def read(self, index):
+        raise UnreadableInputError(f"The image {index}.png does not exist.")
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (0, "The data hold no inputs."),
+        (3, "None of the 3 inputs can be used; the first one: The image 0.png does not exist."),
+    ],
+)
+def test_data_without_a_readable_input_have_one_cause(number, sentence):
+    with pytest.raises(BadInputError) as caught:
+        first_readable(Broken(number))
+    assert str(caught.value) == sentence

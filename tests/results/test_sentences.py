@@ -1,0 +1,333 @@
+"""Generated sentences: the numbers in them are parsed back and held against the certificate, for random counts."""
+
+import re
+from decimal import Decimal, localcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import hybrid_rs_jax as hrs
+from hybrid_rs_jax._text import at_least_text, down_text, setting_text, sum_text, up_text
+from hybrid_rs_jax.certificate.frontier import frontier_plan
+from hybrid_rs_jax.confidence import SequentialTest, clopper_pearson_bound
+from hybrid_rs_jax.report.tables import certificate_rows
+from hybrid_rs_jax.results.certificate import certify_decisions
+from hybrid_rs_jax.results.counts import Counts
+from hybrid_rs_jax.results.explanations import explanations
+from hybrid_rs_jax.results.runs import Run
+from hybrid_rs_jax.results.sentences import deployment, guarantee, provisos, run_time_text, threat_model
+from hybrid_rs_jax.results.statement import Provisional
+
+SMOOTHINGS = [
+    hrs.HybridSmoothing(hrs.UniformKernel(0.25, 512), 0.5),
+    hrs.HybridSmoothing(hrs.AbsorbingKernel(0.5), 0.25),
+    hrs.HybridSmoothing(hrs.AbsorbingKernel(0.5), None),
+    hrs.HybridSmoothing(hrs.CategoricalKernel(0.25, (2, 5, 9)), 0.5),
+    hrs.HybridSmoothing(None, 0.25),
+]
+TAUS = [4.6e-5, 0.1, 1 / 3, 0.5, 0.9, hrs.detection_threshold(1000, 0.01), 0.9999949]
+ALPHAS = [0.01, 0.05, 1 / 3, 1e-7]
+DECISIONS = ["unsafe", "safe", "both"]
+SLOW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@st.composite
+def questions(draw):
+    """A few inputs with edge counts, of every side and kernel; plain values, `answer` makes a result of them."""
+    kernel = draw(st.integers(0, len(SMOOTHINGS) - 1))
+    shared = draw(st.booleans())
+    rows = draw(st.integers(1, 4))
+    n = draw(st.lists(st.sampled_from([1, 7, 100, 1000, 10**6]), min_size=rows, max_size=rows))
+    share = draw(st.lists(st.sampled_from([0.0, 1e-4, 0.1, 0.5, 0.97, 1.0]), min_size=3 * rows, max_size=3 * rows))
+    with_ties = draw(st.booleans())
+    settings = (draw(st.sampled_from(values)) for values in (TAUS, ALPHAS, DECISIONS))
+    return kernel, shared, n, share, with_ties, *settings
+
+
+def answer(question):
+    """The certificates that a question asks for."""
+    kernel, shared, draws, share, with_ties, tau, alpha, decision = question
+    smoothing = SMOOTHINGS[kernel]
+    budgets = (0, 1, 2) if smoothing.discrete is not None else (0,)
+    shared = shared or len(budgets) == 1
+    n = np.array(draws) if shared else np.repeat(np.array(draws)[:, None], len(budgets), axis=1)
+    successes = np.floor(np.reshape(share[: n.size], n.shape) * n).astype(np.int64)
+    ties = np.minimum(n // 7, 3) if with_ties else None
+    names = tuple(f"input{row}" for row in range(len(n)))
+    counts = Counts(names, successes, n, ties=ties, budgets=None if shared else budgets)
+    return certify_decisions(counts, smoothing, tau, alpha, budgets, decision)
+
+
+def parts(result):
+    """The certificate of each decision, by its side."""
+    return {part.side: part for part in ((result.unsafe, result.safe) if hasattr(result, "safe") else (result,))}
+
+
+def number(text):
+    return Decimal(text)
+
+
+def budgets_in(text):
+    if ".." in text:
+        first, last = map(int, text.split(".."))
+        return range(first, last + 1)
+    return [int(d) for d in text.split(", ")]
+
+
+def check_guarantee(result):
+    """It promises no more than the statement, on the side of each decision."""
+    text = guarantee(result.statements)
+    alpha = result.alpha
+    if found := re.search(r"at least ([\d.]+) %", text):
+        assert number(found[1]) / 100 <= 1 - Decimal(repr(alpha)) + Decimal("1e-15")
+    else:
+        assert f"at least 1 - {setting_text(alpha)}" in text
+    for side, part in parts(result).items():
+        pattern = r"down to tau = (\S+) or below" if side == "above" else r"up to tau = (\S+) or above"
+        (stated,) = re.findall(pattern, text)
+        assert float(stated) <= part.tau if side == "above" else float(stated) >= part.tau
+        own = "certified unsafe down" if side == "above" else "certified safe up"
+        assert (own in text) is (len(result.statements) == 2)
+
+
+def check_explanations(result):
+    """No budget with a certificate is called impossible; no bound lies on the side that a sentence denies."""
+    sides = parts(result)
+    for text in explanations(result):
+        side = (
+            "below" if re.search(r"certif\w+ safe", text) else "above" if re.search(r"certif\w+ unsafe", text) else None
+        )
+        own = sides[side] if side else next(iter(sides.values()))
+        if found := re.search(r"^No number of draws up to 2\^53 certifies (?:\w+ at )?d = (.+?) with", text):
+            for d in budgets_in(found[1]):
+                column = own.budgets.index(d)
+                assert not (own.radius[:, column] >= 0).any()
+                assert own.statement.needs.draws[column] == -1
+        elif found := re.search(r"^n = (\d+) is too small .*d = (\d+): .* at least (\d+) draws", text):
+            n, d, needed = map(int, found.groups())
+            column = own.budgets.index(d)
+            assert not (own.radius[:, column] >= 0).any()
+            assert n < needed == own.statement.needs.draws[column]
+            assert n == np.broadcast_to(np.atleast_2d(own.n.T).T, own.radius.shape)[:, column].max()
+        elif found := re.search(r"^No input is certified for d = (.+?), though", text):
+            for d in budgets_in(found[1]):
+                assert not (result.radius[:, result.budgets.index(d)] >= 0).any()
+        elif "abstain" in text:
+            check_abstention(result, sides, text)
+        elif found := re.search(r"^(\S+) would have needed n = ([\d,]+)", text):
+            check_help(own, found[1], int(found[2].replace(",", "")))
+
+
+def check_abstention(result, sides, text):
+    silent = result.budget < 0
+    counted = re.match(r"(\d+) of (\d+) inputs", text)
+    assert (int(counted[1]), int(counted[2])) == (silent.sum(), len(result)) if counted else len(result) == 1
+    if found := re.search(r"lower bound p_A on the clean score does not exceed tau = (\S+?)[. ]?(?:$|and)", text):
+        first = sides["above"].bound if sides["above"].bound.ndim == 1 else sides["above"].bound[:, 0]
+        assert np.all(first[silent] <= float(found[1]))
+        assert float(found[1]) >= sides["above"].tau
+    if found := re.search(r"upper bound on the clean score is not below tau = (\S+?)\.?$", text):
+        first = sides["below"].bound if sides["below"].bound.ndim == 1 else sides["below"].bound[:, 0]
+        assert np.all(first[silent] >= float(found[1]))
+        assert float(found[1]) <= sides["below"].tau
+
+
+def check_help(part, name, n):
+    row = part.ids.index(name)
+    k, draws = (int(np.ravel(x[row])[0]) for x in (part.counts.certain(part.side), part.n))
+    share = (k if part.side == "above" else draws - k) / draws
+    bound = clopper_pearson_bound(int(share * n * (1 + 1e-12)), n, part.risk_per_statement)
+    needs = part.statement.needs
+    assert bound.p >= needs.bound or bound.complement <= needs.complement
+
+
+def check_table(result):
+    """Lower bounds and radii are rounded down, upper bounds up."""
+    header, rows = certificate_rows(result)
+    for view, row in zip(result, rows, strict=True):
+        cells = dict(zip(header, row, strict=True))
+        if "p_A" in cells:
+            assert float(cells["p_A"]) <= view.lower_bound
+        if "upper bound" in cells:
+            assert float(eval(cells["upper bound"])) >= view.upper_bound  # it may read "1 - 2e-9"
+        assert cells["max d"] == ("—" if view.budget < 0 else str(view.budget))
+        for d, radius in zip(result.budgets, view.radius, strict=True):
+            if f"r_{d}" in cells:
+                assert cells[f"r_{d}"] == "—" if radius < 0 else float(cells[f"r_{d}"]) <= radius
+
+
+@SLOW
+@given(st.sampled_from(TAUS), st.sampled_from([0.01, 1e-7, 1e-12, 0.5]), st.sampled_from(ALPHAS))
+def test_the_filter_keeps_its_promise_with_the_copies_that_are_named(tau, miss, alpha):
+    text = run_time_text(tau, miss, alpha)
+    copies = int(re.search(r"runs ([\d,]+) fresh", text)[1].replace(",", ""))
+    with localcontext() as context:
+        context.prec = 60
+        assert copies * (1 - Decimal(tau)).ln() <= Decimal(miss).ln() * (1 - Decimal("1e-14"))
+        stated, total = re.search(r"alpha \+ (\S+) = (\S+)\.", text).groups()
+        assert Decimal(total) >= Decimal(repr(alpha)) + Decimal(stated)
+    assert float(stated) == miss
+    assert float(re.match(r"tau = (\S+):", text)[1]) <= tau
+    assert "costs all of them" in text
+
+
+def check_deployment(result):
+    """Sentences on run time belong to their side, and name the risk that comes on top."""
+    text = deployment(result.statements)
+    sides = parts(result)
+    assert ("certified unsafe" in text) is ("above" in sides)
+    assert ("certified safe" in text) is ("below" in sides)
+    if "below" in sides:
+        statement = sides["below"].statement
+        assert f"risk alpha = {setting_text(statement.risk.own)}" in text
+        chance = Decimal(re.search(r"at most (\S+) for m = 100", text)[1])
+        with localcontext() as context:
+            context.prec = 60
+            assert chance >= 1 - (1 - Decimal(statement.risk.tau)) ** 100
+    if "above" in sides:
+        assert "given that its certificate is right; in all at most alpha + 0.01" in text
+
+
+@SLOW
+@given(questions())
+def test_no_sentence_and_no_cell_says_more_or_other_than_its_certificate(question):
+    result = answer(question)
+    check_guarantee(result)
+    check_explanations(result)
+    check_table(result)
+    check_deployment(result)
+
+
+@given(st.floats(min_value=0, max_value=1e300, allow_nan=False))
+def test_numbers_in_promises_are_rounded_to_the_side_that_keeps_them(x):
+    assert float(down_text(x)) <= x <= float(up_text(x))
+    assert float(setting_text(x)) == x
+    assert float(up_text(x)) <= x * 1.00002 + 5e-324
+    assert float(down_text(x)) >= x * 0.99998 - 5e-324
+
+
+@given(st.floats(min_value=1e-300, max_value=0.999))
+def test_at_least_never_says_more(complement):
+    text = at_least_text(1 - complement, complement)
+    stated = text.removeprefix("1 - ")
+    assert float(stated) >= complement if text != stated else float(stated) <= 1 - complement
+    assert text != "1"
+
+
+@given(st.lists(st.sampled_from([0.01, 1e-7, 1 / 3, 0.1, 1e-300]), min_size=1, max_size=3))
+def test_a_sum_of_settings_is_the_one_that_a_reader_makes(values):
+    with localcontext() as context:
+        context.prec = 700
+        assert Decimal(sum_text(*values)) >= sum(Decimal(repr(value)) for value in values)
+    assert float(sum_text(0.01, 0.01)) == 0.02
+
+
+# plans, runs and provisos
+
+SMOOTHING = SMOOTHINGS[0]
+HEADER = {
+    "smoothing": {"kernel": "uniform", "beta": 0.25, "vocab_size": 512, "sigma": 0.5},
+    "eligible_positions": [4, 5, 6, 7],
+    "samples": 1000,
+}
+
+
+def run_of(**change):
+    return Run.of(Path("run.json"), HEADER | change)
+
+
+def sentences(counts, decision="unsafe", tau=0.3, budgets=range(3)):
+    result = certify_decisions(counts, SMOOTHING, tau, 0.01, budgets, decision)
+    return guarantee(result.statements), list(provisos(result.statements[0], 5)), list(explanations(result)), result
+
+
+def test_draws_needed_under_a_plan_are_those_of_its_looks():
+    plan = frontier_plan(SMOOTHING, 4.6e-5, 0.01, 2000)
+    counts = Counts(("a",), np.array([100]), np.array([100]), plan=plan, run=run_of(aim={"tau": 4.6e-5, "alpha": 0.01}))
+    _, _, said, result = sentences(counts, tau=4.6e-5, budgets=range(6))
+    looks = {-1, *plan.looks.tolist()}
+    assert set(result.statement.needs.draws) <= looks
+    assert any("spent on all stops together" in text for text in said)
+    assert not any("draws up to 2^53" in text for text in said)
+
+
+def test_ties_are_left_out_of_a_bound_or_stand_beside_it():
+    n = np.array([1000])
+    fixed = Counts(("a",), np.array([950]), n, ties=np.array([5]))
+    _, said, _, result = sentences(fixed)
+    assert any(
+        "5 draws of all had a margin at rounding level (ties): the bounds count them as failures" in s for s in said
+    )
+    assert result.p_a[0] == clopper_pearson_bound(945, 1000, 0.01).p
+    assert "ties" in certificate_rows(result)[0]
+    plan = SequentialTest(0.3, 0.01, 200)
+    stop = int(plan.looks[np.argmax(plan.verdict(plan.looks, plan.looks) != 0)])
+    tested = Counts(("a",), np.array([stop]), np.array([stop]), ties=np.array([5]), plan=plan)
+    _, said, _, result = sentences(tested)
+    assert any("count as they fell" in text for text in said)
+    assert "ties" in certificate_rows(result)[0]
+
+
+def test_a_provisional_guarantee_says_so_first():
+    looked = Provisional(planned=1000, partial=1, earlier=())
+    counts = Counts(("a",), np.array([310]), np.array([317]), run=run_of(), provisional=looked)
+    promise, said, _, _ = sentences(counts)
+    assert promise.startswith("PROVISIONAL, true only if no vote had a part in when the draws ended: With probability")
+    assert any("before the 1000 draws that were set were complete" in text for text in said)
+    extended = Counts(("a",), np.array([990]), np.array([1000]), provisional=Provisional(1000, 0, (200, 500)))
+    _, said, _, _ = sentences(extended)
+    assert any("extended from n = 200 and 500 to 1000" in text and "at most 3 alpha" in text for text in said)
+
+
+def test_each_budget_with_a_filter_of_its_own_names_the_positions_that_it_covers():
+    run = run_of(mode="per budget", budgets=[0, 1, 2])
+    counts = Counts(("a",), np.full((1, 3), 999), np.full((1, 3), 1000), budgets=(0, 1, 2), run=run)
+    result = certify_decisions(counts, SMOOTHING, 0.3, 0.01, range(3))
+    text = threat_model(result.statements[0])
+    assert result.statements[0].threat.per_budget == ((), (4,), (4, 5))
+    assert "d = 0: none; d = 1: 4; d = 2: 4, 5" in text
+    assert "a filter of its own" in text
+    assert "6" not in text.replace("5, 6", "")
+    assert "risk alpha / 3" in guarantee(result.statements)
+
+
+@pytest.mark.parametrize(
+    ("noise", "words"),
+    [
+        ({"generator": "threefry2x32", "step": 1 / 255, "total_variation": 5.4e-12}, "grid of step 1/255"),
+        ({"generator": "threefry2x32", "step": 1 / 255, "total_variation": 5.4e-12}, "total variation of 5.4e-12"),
+        (None, "Version 0.1 drew this noise from float32 numbers"),
+    ],
+)
+def test_a_run_says_which_noise_it_had(noise, words):
+    run = run_of(**({} if noise is None else {"noise": noise}))
+    _, said, _, result = sentences(Counts(("a",), np.array([990]), np.array([1000]), run=run))
+    assert any(words in text for text in said)
+    assert ("off the grid are not covered" in threat_model(result.statements[0])) is (noise is not None)
+
+
+def test_counts_that_were_drawn_elsewhere_are_about_the_ideal_noise():
+    _, said, _, _ = sentences(Counts(("a",), np.array([990]), np.array([1000])))
+    assert said == ["The counts were drawn elsewhere: the bounds are about ideal Gaussian noise."]
+
+
+ROOT = Path(hrs.__file__).parent
+#: What is measured promises nothing; a default or a limit in a help text has all its digits.
+MEASURED = ("progress.py", "doctor.py")
+NO_PROMISE = ("copies/s", "drawn.mean()", "{TAU:g}", "{ALPHA:g}", "{SMALLEST:g}", "{LARGEST:g}")
+
+
+@pytest.mark.parametrize("room", ["results", "report", "cli"])
+def test_no_sentence_rounds_to_nearest(room):
+    """`:.3f`, `:g` and their kin round to nearest, which breaks a promise half of the time; `_text` knows the side."""
+    code = re.compile(r":[+, ]*[0-9]*(\.[0-9]+)?[eEfFgG%]\}")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if code.search(line) and path.name not in MEASURED and not any(word in line for word in NO_PROMISE)
+    ]
+    assert not found
