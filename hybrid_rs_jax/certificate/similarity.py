@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hybrid_rs_jax._checks import check_epsilon, check_probability, check_risk
+from hybrid_rs_jax._text import setting_text, up_text
 from hybrid_rs_jax.certificate.bounds import certified_radius, worst_case_probability
 from hybrid_rs_jax.certificate.certify import shifted
 from hybrid_rs_jax.confidence import mean_lower_bound_from_histogram
@@ -20,7 +21,7 @@ __all__ = ["REFERENCES", "FeatureCertificate", "certify_features"]
 
 #: What the features of noisy copies are compared with, and how a statement names it.
 REFERENCES = {
-    "clean": "the unit feature of the clean input, computed once before the draws",
+    "clean": "the unit feature of the clean input (computed once, before the draws)",
     "pairs": "the smoothed feature of the clean input",
     "fixed": "a vector that was fixed before the draws",
 }
@@ -98,15 +99,16 @@ class FeatureCertificate:
     def statement(self) -> str:
         """What is promised, and what it depends on."""
         law, k = self.law, self.band.level.size - 1
-        risk = f"risk alpha = {self.alpha:g} per input"
+        risk = f"Except with probability at most {setting_text(self.alpha)} per input"
         laws = f", shared evenly by the laws of {len(self.budgets)} budgets" if self.smoothing.conditional else ""
         return (
-            f"With {risk} over the draws, at all budgets, eps and similarities at once: the cosine between the "
+            f"{risk} over the draws, at all budgets, eps and similarities at once: the cosine between the "
             f"attacked smoothed feature (mean of unit features over the noise) and {REFERENCES[self.reference]} is at "
             f"least the number that is given; -1 means that nothing is certified. {int(law.n.flat[0]):,} draws of the "
-            f"score (1 + cos)/2, counted in {law.edges.size - 1} bins at their lower edges; half of alpha bounds the "
-            f"law of the score at {k} ranks that were fixed before the draws, half its mean{laws}. Total variation "
-            f"between the noise drawn and the ideal one: {self.total_variation:.1e}, subtracted."
+            f"score (1 + cos)/2, counted in {law.edges.size - 1} bins at their lower edges (what rounding may add to a "
+            f"cosine was taken off before); half of the risk bounds the law of the score at {k} ranks that were fixed "
+            f"before the draws, half its mean{laws}. Total variation between the noise drawn and the ideal one: "
+            f"{up_text(self.total_variation)}, subtracted."
         )
 
     @cached_property

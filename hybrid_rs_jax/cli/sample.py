@@ -123,12 +123,12 @@ def sample(
     indices = work.indices(len(source.inputs.ids))
     say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {stopping.text(risk)}")
     new = not resume or kind_of(out / LEDGER_FILE) is None
-    with _terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(out, header, new) as ledger:
+    with terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(out, header, new) as ledger:
         progress = _draw(ledger, out, source, indices, smoothing, plan, work)
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
         _refuse_all(out, counts.skipped, new)
-    _summary(progress, plan, counts)
+    summary(progress, plan, counts)
     say(f"\nWrote {out / 'ledger.sqlite'}. Next: hybrid-rs certify {out}")
 
 
@@ -255,7 +255,7 @@ def _smoothing(noise: NoiseOptions, source: Source, demo: bool) -> HybridSmoothi
     return noise.smoothing()
 
 
-def _summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts) -> None:
+def summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts) -> None:
     """What the session did and what the run holds now."""
     from hybrid_rs_jax.kernels.record import rounding_text
 
@@ -293,7 +293,7 @@ def _refuse_all(folder: Path, skipped: Sequence[tuple[str, str]], new: bool) -> 
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
+def terminated_as_interrupted() -> Iterator[None]:
     """SIGTERM ends a run in good order, as Ctrl-C does."""
 
     def stop(signum: int, frame: types.FrameType | None) -> None:

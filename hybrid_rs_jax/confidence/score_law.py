@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 
 from hybrid_rs_jax._checks import check_draws, check_probability, check_risk, check_whole
 from hybrid_rs_jax.confidence._clopper_pearson import clopper_pearson_bound
@@ -73,7 +73,7 @@ class ScoreLaw:
       ValueError: if the edges do not grow from 0 to 1, the shapes do not fit, or a histogram holds no draw.
     """
 
-    counts: Int64[np.ndarray, "*laws bins"]
+    counts: Shaped[np.ndarray, "*laws bins"]
     edges: Float[np.ndarray, " edges"]
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class ScoreLaw:
                 f"counts must be integers [inputs, {bins}] or [inputs, budgets, {bins}], got {counts.dtype} "
                 f"{list(counts.shape)}."
             )
-        counts = check_draws("counts", counts, 0)
+        counts = check_draws("counts", counts, 0).astype(np.int64)
         if np.any(counts.sum(axis=-1) < 1):
             raise ValueError("counts must hold at least one draw for each input, got none for one of them.")
         object.__setattr__(self, "counts", counts)
