@@ -36,6 +36,7 @@ from _common import (
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax import attacks
+from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.features import DemoEncoder, unit_features
 
 BETA, SIGMA, SIMILARITY = 0.9, 0.25, 0.5
@@ -56,31 +57,18 @@ def run(args: argparse.Namespace) -> None:
     clean = unit_features(encoder(inputs.tokens, inputs.images))
     draw, search, judge = (jax.random.key(args.seed + offset) for offset in (0, 1_000_000, 2_000_000))
     delta = smoothing.total_variation(inputs.images[0].size)
-    law = hrs.sample_features(
-        encoder, inputs.tokens, inputs.images, smoothing, args.samples, draw, clean, eligible=mask
-    )
+    given = (encoder, inputs.tokens, inputs.images, smoothing)
+    law = hrs.sample_features(*given, args.samples, draw, clean, eligible=mask)
     certificate = hrs.certify_features(law, smoothing, ALPHA, (0, 1), reference="fixed", total_variation=delta)
     radius, rows = certificate.radius(SIMILARITY), []
-    given = (encoder, inputs.tokens, inputs.images, smoothing)
     effort = attacks.FeatureAttackSettings(steps=args.steps)
     for column, d in enumerate((0, 1)):
         for factor in FACTORS:
             own = np.maximum(radius[:, column], 0) * factor
-            found = attacks.attack_features(
-                encoder,
-                inputs.tokens,
-                inputs.images,
-                smoothing,
-                clean,
-                own,
-                search,
-                d=d,
-                eligible=mask,
-                settings=effort,
-            )
-            fresh = hrs.sample_features(
-                encoder, found.tokens, found.images, smoothing, args.samples, judge, clean, eligible=mask
-            )
+            options = {"d": d, "eligible": mask, "settings": effort}
+            found = attacks.attack_features(*given, clean, own, search, **options)
+            attacked = (found.tokens, found.images)
+            fresh = hrs.sample_features(encoder, *attacked, smoothing, args.samples, judge, clean, eligible=mask)
             rows.append(judged(d, factor, radius[:, column], fresh))
             print(", ".join(f"{name} {value}" for name, value in rows[-1].items() if name != "cosines"), flush=True)
     plot(args.out / "feature_attack.png", rows)
@@ -116,9 +104,10 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
                 label = "certified radius" if row["times_radius"] == 1 else f"{row['times_radius']} times that"
                 axis.plot(share, row["cosines"], color=BLUE, alpha=shade, label=label)
             axis.axhline(SIMILARITY, color=ORANGE, linestyle="--", linewidth=1, label="certified at the radius")
-            axis.set(title=f"{d} tokens changed", xlabel="share of the inputs", xlim=(0, 1))
+            axis.set(title=counted(d, "token") + " changed", xlabel="share of the inputs", xlim=(0, 1))
         axes[0].set_ylabel("cosine under attack")
-        axes[1].legend(frameon=False, fontsize=8)
+        lines, labels = axes[0].get_legend_handles_labels()
+        figure.legend(lines, labels, loc="outside lower center", ncol=len(lines), frameon=False, fontsize=8)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
