@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= experiments/out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-green test-all soundness resilience bench lint types doctest notebooks wheel train clean
+.PHONY: help demo test test-all soundness resilience bench lint types doctest notebooks wheel train clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,14 +25,6 @@ demo: $(BIN)/hybrid-rs ## certify the built-in guard on real images: about a min
 
 test: $(VENV)/.dev ## the fast tests, in a few minutes
 	$(BIN)/python -m pytest -n 2
-
-# Rooms whose tests were green when they were last run on a quiet machine. The rebuild of the upper half is not finished:
-# this list grows until it is `test`, and then it goes.
-GREEN ?= tests/kernels tests/confidence tests/data tests/cli/test_app.py tests/cli/test_sweep.py tests/cli/test_plan.py \
-  tests/cli/test_sample.py tests/cli/test_doctor.py tests/cli/test_curate_command.py tests/cli/test_sources.py tests/report/test_page.py tests/results
-
-test-green: $(VENV)/.dev ## the fast tests of the rooms that are known to be green
-	$(BIN)/python -m pytest -n 2 $(GREEN)
 
 test-all: $(VENV)/.dev ## every test, the exhaustive ones too
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"

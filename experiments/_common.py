@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -27,6 +28,8 @@ from hybrid_rs_jax.results.runs import package_versions
 #: A filter that runs 100,000 noisy copies misses a score above TAU with probability at most 0.01 (the papers' 4.6e-5).
 TAU = hrs.detection_threshold(100_000, 0.01)
 ALPHA = 0.01
+#: Pixels of a picture of the demo.
+PIXELS = math.prod(demo.IMAGE_SHAPE)
 #: Copies per step: the fastest on CPU cores for the demo guard.
 BATCH = 1000
 
@@ -143,6 +146,7 @@ def drawn(
     masks: Sequence[np.ndarray],
     n: int,
     seed: int,
+    forced: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Votes for Unsafe of the demo guard, kept in `folder/counts-NAME.npz`.
 
@@ -154,6 +158,7 @@ def drawn(
       masks: M masks of positions that carry token noise, bool[16] each; every input is drawn with each of them.
       n: copies per input and mask.
       seed: one seed gives one set of draws.
+      forced: positions that are resampled in every draw, bool[16]; None: ordinary draws.
 
     Returns:
       successes int64[M, B]; seconds: wall and CPU.
@@ -167,6 +172,7 @@ def drawn(
         "n": n,
         "seed": seed,
         "classifier": guard.describe(),
+        **({} if forced is None else {"forced": np.flatnonzero(forced).tolist()}),
     }
 
     def draw() -> dict[str, Any]:
@@ -181,6 +187,7 @@ def drawn(
                 n,
                 jax.random.key(seed),
                 eligible=np.repeat(np.stack(masks), len(inputs), axis=0),
+                forced=forced,
                 batch_size=BATCH,
                 progress=progress,
             )
@@ -190,6 +197,27 @@ def drawn(
         }
 
     return saved(folder / f"counts-{name}.npz", settings, draw)
+
+
+def certified(
+    counts: np.ndarray,
+    n: int | np.ndarray,
+    smoothing: hrs.HybridSmoothing,
+    pixels: int,
+    budgets: Sequence[int],
+    *,
+    tau: float = TAU,
+    alpha: float = ALPHA,
+    **options: Any,
+) -> hrs.Certificate:
+    """Certificates of our own draws, whose noise is a little off the ideal one: the difference is subtracted.
+
+    Args:
+      counts, n, smoothing, budgets, tau, alpha, options: as for `hrs.certify`.
+      pixels: numbers in a picture (a row of numbers is one), each of which carries noise.
+    """
+    delta = smoothing.total_variation(pixels)
+    return hrs.certify(counts, n, smoothing, tau, alpha, budgets, total_variation=delta, **options)
 
 
 def suffix_and_all() -> tuple[np.ndarray, np.ndarray]:

@@ -147,8 +147,14 @@ def run_setting(
     """Certify, then attack in chunks: the first at every budget, the others at the border."""
     rows = inputs.take(range(args.inputs if setting.name == "suffix" else args.curve_inputs))
     counts = part(args.out, options, f"{setting.name}-counts", lambda: certify_rows(args, setting, rows))
-    certificate = hrs.certify(
-        counts["successes"], args.samples, setting.smoothing, setting.tau, ALPHA, range(MOST_TOKENS + 1)
+    certificate = common.certified(
+        np.asarray(counts["successes"]),
+        args.samples,
+        setting.smoothing,
+        common.PIXELS,
+        range(MOST_TOKENS + 1),
+        tau=setting.tau,
+        alpha=ALPHA,
     )
     chosen = chosen_budgets(certificate)
     cases: list[dict[str, Any]] = []

@@ -40,7 +40,7 @@ from typing import Any
 import _common as common
 import jax
 import numpy as np
-from _adult_data import Adult, Rows, load
+from _adult_data import NUMERIC, Adult, Rows, load
 from _adult_figures import draw_figures
 from _adult_model import (
     LinearModel,
@@ -253,7 +253,8 @@ def result_of(
     wrong = np.where(some.positive[:, None, None], ATTACK_SAMPLES - attacked, attacked)
     refuted = np.asarray(hrs.clopper_pearson(wrong, ATTACK_SAMPLES, CONTRADICTION_RISK)) > TAU
     claimed = radius[: len(some), :, None] >= ATTACK_EPSILONS
-    best = hrs.certify([args.samples], args.samples, smoothing, TAU, args.alpha, BUDGETS)
+    all_agree = np.array([args.samples])
+    best = common.certified(all_agree, args.samples, smoothing, len(NUMERIC), BUDGETS, tau=TAU, alpha=args.alpha)
     return {
         "base_accuracy": model.accuracy(rows),
         "smoothed_accuracy": float(correct(votes, args.samples, rows.positive).mean()),
@@ -280,7 +281,9 @@ def certified(
     radius, total, curves = np.empty((len(votes), len(BUDGETS))), 0.0, {}
     for label, side, chosen in ((">50K", "above", positive), ("<=50K", "below", ~positive)):
         if chosen.any():
-            certificate = hrs.certify(votes[chosen], n, smoothing, TAU, alpha, BUDGETS, side=side)
+            certificate = common.certified(
+                votes[chosen], n, smoothing, len(NUMERIC), BUDGETS, tau=TAU, alpha=alpha, side=side
+            )
             radius[chosen] = certificate.radius
             share = certificate.certified_accuracy(EPSILONS)
             total, curves[label] = total + share * chosen.mean(), share.tolist()

@@ -174,8 +174,8 @@ def lower_bounds(
     found, seconds = {}, {}
     for name, smoothing in noises.items():
         counts = common.drawn(args.out, name, smoothing, inputs, [demo.suffix_mask()], args.samples, args.seed)
-        budgets = (0, *BUDGETS)
-        found[name] = hrs.certify(counts["successes"][0], args.samples, smoothing, common.TAU, common.ALPHA, budgets)
+        successes = counts["successes"][0]
+        found[name] = common.certified(successes, args.samples, smoothing, common.PIXELS, (0, *BUDGETS))
         seconds[name] = dict(zip(("wall_s", "cpu_s"), counts["seconds"].tolist(), strict=True))
     return found, seconds
 

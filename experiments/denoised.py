@@ -35,6 +35,7 @@ from _common import (
     PURPLE,
     SOFT,
     STYLE,
+    certified,
     check_whole,
     is_finished,
     new_parser,
@@ -116,10 +117,10 @@ def votes(folder: Path, classifier: Any, pictures: Pictures, sigma: float, sampl
     return saved(folder / f"counts-{sigma:g}-{digest}.npz", settings, draw)["successes"]
 
 
-def certified(successes: np.ndarray, samples: int, sigma: float) -> np.ndarray:
+def certified_radii(successes: np.ndarray, samples: int, sigma: float, pixels: int) -> np.ndarray:
     """Certified radius of the right class, float64[B]; -1 where it is not certified at all."""
     smoothing = hrs.HybridSmoothing(None, sigma)
-    return hrs.certify(successes, samples, smoothing, TAU, ALPHA, budgets=(0,)).radius[:, 0]
+    return certified(successes, samples, smoothing, pixels, (0,), tau=TAU, alpha=ALPHA).radius[:, 0]
 
 
 def summary(radius: np.ndarray, successes: np.ndarray, samples: int) -> dict[str, float]:
@@ -186,7 +187,7 @@ def measure(
         for name, classifier in chosen.items():
             copies = max(1, samples // 2) if name == "two steps" else samples
             successes = votes(folder, classifier, pictures, sigma, copies, seed)
-            radius = certified(successes, copies, sigma)
+            radius = certified_radii(successes, copies, sigma, pictures.images[0].size)
             radii[sigma][name] = radius
             found = summary(radius, successes, copies)
             rows.append({"sigma": sigma, "classifier": name, "samples": copies, **found})

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.certificate.bounds import required_bound
+from hybrid_rs_jax.certificate.certify import needed_bound
 from hybrid_rs_jax.certificate.frontier import frontier_plan
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.confidence import FixedSample, SamplingPlan, SequentialTest, Verdict
@@ -63,7 +63,8 @@ def modes(n: int) -> tuple[Mode, ...]:
     kernel, suffix = common.uniform(BETA), demo.suffix_mask()
     hybrid = hrs.HybridSmoothing(kernel, SIGMA)
     with library_sentences():
-        need = required_bound(*TARGET, hybrid, common.TAU)
+        delta = hybrid.total_variation(common.PIXELS)
+        need = needed_bound(*TARGET, hybrid, common.TAU, total_variation=delta)
         target = SequentialTest(float(need.p), common.ALPHA, n, float(need.complement))
         frontier = frontier_plan(hybrid, common.TAU, common.ALPHA, n, budgets=BUDGETS)
     first = tuple(suffix & (np.cumsum(suffix) <= d) for d in BUDGETS)
@@ -209,7 +210,7 @@ class Rounds:
 def certified(mode: Mode, n: np.ndarray, successes: np.ndarray) -> hrs.Certificate:
     """Certificates of all budgets: from one sample, or from one per budget; only the plan knows its bound."""
     counts, draws = (part[0] if len(mode.masks) == 1 else part.T for part in (successes, n))
-    return hrs.certify(counts, draws, mode.smoothing, common.TAU, common.ALPHA, BUDGETS, plan=mode.plan)
+    return common.certified(counts, draws, mode.smoothing, common.PIXELS, BUDGETS, plan=mode.plan)
 
 
 def per_copy(guard: DemoGuard, mode: Mode, inputs: demo.DemoInputs, forward: bool) -> list[float]:

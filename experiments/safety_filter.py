@@ -217,7 +217,7 @@ class Work:
 
 def certified(counts: np.ndarray, n: int, smoothing: hrs.HybridSmoothing) -> hrs.Certificate:
     """Certificates at the common tau and alpha; image-only smoothing certifies no token."""
-    return hrs.certify(counts, n, smoothing, common.TAU, common.ALPHA, BUDGETS)
+    return common.certified(counts, n, smoothing, common.PIXELS, BUDGETS)
 
 
 def facts(certificate: hrs.Certificate) -> dict[str, Any]:

@@ -71,6 +71,22 @@ def check_sigma(value: object, name: str = "sigma") -> float:
     return float(number)
 
 
+def check_total_variation(value: object) -> float:
+    """One distance between the noise that was drawn and the ideal one."""
+    legal = "be one number in [0, 1)"
+    number = _numbers("total_variation", value, lambda x: (x >= 0) & (x < 1), legal)
+    if number.ndim:
+        raise ValueError(f"total_variation must {legal}, got {_shown(value)}.")
+    return float(number)
+
+
+def check_level(name: str, values: np.ndarray) -> float:
+    """The one number of an array that was checked already: a threshold or a risk of all inputs."""
+    if values.ndim:
+        raise ValueError(f"{name} must be one number for all inputs, got {_shown(values.tolist())}.")
+    return float(values)
+
+
 def check_complement(
     name: str, p: object, complement: object = None, *, upper: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,7 @@ __all__ = [
     "free_folder",
     "json_text",
     "kind_of",
+    "make_folder",
     "parse_json",
     "path_text",
     "read_text",
@@ -145,6 +146,16 @@ def check_target_folder(path: Path) -> None:
         raise BadInputError(f"{path_text(path)} cannot be read: {_reason(error)}.") from error
     if filled:
         raise BadInputError(f"{path_text(path)} already exists and is not empty; choose another name for the folder.")
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder `path`, and those on the way to it, where they do not exist; one sentence where that fails."""
+    if kind_of(path) not in (None, "folder"):
+        raise BadInputError(f"{path_text(path)} already exists and is a file; choose another name for the folder.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"The folder {path_text(path)} cannot be made: {_reason(error)}.") from error
 
 
 def free_folder(name: str) -> Path:

@@ -55,6 +55,6 @@ def cpu_device() -> jax.Device:
     except (RuntimeError, AssertionError) as error:  # the second where no device at all is left
         asked = getattr(jax.config, "jax_platforms", None) or os.environ.get("JAX_PLATFORMS", "")
         raise BadInputError(
-            f"JAX cannot use the CPU, on which bounds are computed: JAX_PLATFORMS (or jax_platforms) is {asked!r}; "
-            "unset it, or name devices that are here and the CPU, as in 'cuda,cpu'."
+            f"JAX cannot use the CPU, on which bounds are computed, since it cannot start all of {asked!r} "
+            "(JAX_PLATFORMS or jax_platforms, and the CPU); unset it, or name devices that are here, as in 'cuda,cpu'."
         ) from error

@@ -55,6 +55,7 @@ _DIGITS, _SAFE_DIGITS = re.compile(r"[0-9][0-9,]*[0-9]|[0-9]"), 18
 _SHARED_LENGTH, _MOST_SHARED = 6, 1 << 16
 #: A first line by which Excel is told the separator.
 _SEPARATOR_LINE = re.compile(r"sep=.\s*$")
+_A_LIST = "a list (of JSON lines each line is one object, without [ and commas)"
 #: An index column that pandas adds.
 _INDEX = re.compile(r"__index_level_[0-9]+__")
 
@@ -314,15 +315,17 @@ def _from_json(path: Path, lines: Iterable[tuple[int, str]], required: Sequence[
 
 def _json_object(where: str, line: str, required: Sequence[str]) -> dict[str, Any]:
     try:
-        row = parse_json(line, where, constant=float)  # NaN stands for a missing value
+        row = parse_json(line.rstrip(), where, constant=float)  # NaN stands for a missing value
     except BadInputError as error:
+        if (text := line.strip()) in ("[", "[{") or (text[0] == "[" and text[-1] == ","):  # a list over several lines
+            raise BadInputError(f"{where}: expected a JSON object with {joined(required)}, got {_A_LIST}.") from error
         raise BadInputError(
             f"{str(error).removesuffix('.')} (each line must be one JSON object of its own)."
         ) from error
     if isinstance(row, dict):
         return row
-    kind = "a list (of JSON lines each line is one object, without [ and commas)" if isinstance(row, list) else line
-    raise BadInputError(f"{where}: expected a JSON object with {joined(required)}, got {kind.strip():.80}.")
+    kind = _A_LIST if isinstance(row, list) else f"{line.strip():.80}"
+    raise BadInputError(f"{where}: expected a JSON object with {joined(required)}, got {kind}.")
 
 
 def _from_parquet(path: Path, content: bytes, required: Sequence[str], optional: Sequence[str]) -> Table:
@@ -334,7 +337,9 @@ def _from_parquet(path: Path, content: bytes, required: Sequence[str], optional:
         kept = {name: i for i, name in enumerate(names) if name and not _INDEX.fullmatch(name)}
         columns = {name: [_decoded(cell) for cell in stored.column(i).to_pylist()] for name, i in kept.items()}
     except (arrow.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path} is not a legal Parquet file: {str(error).splitlines()[0]:.200}.") from error
+        raise BadInputError(
+            f"{path} is not a legal Parquet file: {str(error).splitlines()[0].rstrip('.'):.200}."
+        ) from error
     return _table(path, columns, range(1, stored.num_rows + 1), required, optional, "row")
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from hybrid_rs_jax._checks import check_probability, check_whole
+from hybrid_rs_jax._checks import MOST_FLAGS, check_probability, check_whole
 from hybrid_rs_jax._text import at_least_text, setting_text, up_text
 from hybrid_rs_jax.classifiers.base import BaseClassifier
-from hybrid_rs_jax.confidence import Verdict, detection_threshold
+from hybrid_rs_jax.confidence import Verdict, detection_threshold, miss_probability_at
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.sampling import sample
 
@@ -25,9 +25,9 @@ class Prediction:
     """Decisions on B inputs.
 
     Attributes:
-      unsafe: bool[B], at least one noisy copy was called unsafe.
-      copies: int64[B], copies that were asked: all of them, or fewer where an unsafe one came up earlier.
-      classified: copies classified in all, those of a batch beyond the first unsafe one included.
+      unsafe: bool[B], at least `flags` noisy copies were called unsafe.
+      copies: int64[B], copies that were asked: all of them, or fewer where enough unsafe ones came up earlier.
+      classified: copies classified in all, those of a batch beyond the last one that was needed included.
     """
 
     unsafe: np.ndarray
@@ -37,9 +37,10 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class _UntilUnsafe:
-    """Stop at the first look with an unsafe copy: looks at 16, 32, 64, ... copies and at the last one."""
+    """Stop at the first look with enough unsafe copies: looks at 16, 32, 64, ... copies and at the last one."""
 
     max_samples: int
+    flags: int
 
     @property
     def looks(self) -> np.ndarray:
@@ -48,21 +49,22 @@ class _UntilUnsafe:
 
     def verdict(self, n: Any, successes: Any) -> np.ndarray:
         done = np.where(np.asarray(n) >= self.max_samples, Verdict.EXHAUSTED, Verdict.CONTINUE)
-        return np.where(np.asarray(successes) > 0, Verdict.REACHED, done).astype(np.int8)
+        return np.where(np.asarray(successes) >= self.flags, Verdict.REACHED, done).astype(np.int8)
 
 
 @dataclasses.dataclass(frozen=True)
 class SmoothedClassifier:
-    """Flags an input when at least one of its noisy copies is called unsafe (section 4 of the method).
+    """Flags an input when at least `flags` of its noisy copies are called unsafe (method sections 4 and 10).
 
     The base classifier and the smoothing distribution must be those of the certificate. An input whose smoothed score
-    exceeds `tau` is missed with probability at most `(1 - tau)^m`; the certificate says that no attack within the
-    budget brings the score of a certified input down to `tau`.
+    exceeds `tau` is missed with probability at most `P[Bin(m, tau) < k]`, for one flag `(1 - tau)^m`; the certificate
+    says that no attack within the budget brings the score of a certified input down to `tau`.
 
     Args:
       classifier: the base classifier.
       smoothing: the smoothing distribution.
       eligible: positions that carry token noise, bool[length]; None means all.
+      flags: unsafe copies k that flag an input, at least 1.
       batch_size: noisy copies per step.
       mesh: devices, see `data_mesh`.
 
@@ -77,8 +79,12 @@ class SmoothedClassifier:
     classifier: BaseClassifier
     smoothing: HybridSmoothing
     eligible: np.ndarray | None = None
+    flags: int = 1
     batch_size: int = 2000
     mesh: Mesh | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "flags", check_whole("flags", self.flags, 1, MOST_FLAGS))
 
     def predict(
         self,
@@ -87,41 +93,44 @@ class SmoothedClassifier:
         m: int,
         key: Key[Array, ""],
     ) -> Prediction:
-        """Ask about up to `m` noisy copies of each input; an unsafe one ends it.
+        """Ask about up to `m` noisy copies of each input; the last unsafe one that is needed ends it.
 
         Args:
           tokens, images: inputs as they arrive, attacked or not.
-          m: noisy copies per input, at least 1.
+          m: noisy copies per input, at least `flags`.
           key: must be new for each call and unknown to the attacker: an attacker who knows the noise is not covered.
 
         Raises:
           ValueError: if an argument is out of range, or shapes do not fit.
         """
-        m = check_whole("m", m, 1)
+        m = check_whole("m", m, self.flags)
         draws = sample(
             self.classifier,
             tokens,
             images,
             self.smoothing,
-            _UntilUnsafe(m),
+            _UntilUnsafe(m, self.flags),
             key,
             eligible=self.eligible,
             batch_size=self.batch_size,
             mesh=self.mesh,
         )
-        return Prediction(draws.successes > 0, draws.n, draws.classified)
+        return Prediction(draws.successes >= self.flags, draws.n, draws.classified)
 
     def detection_probability(self, m: int, score: float) -> float:
-        """Probability that `m` copies flag an input whose smoothed score is `score`: `1 - (1 - score)^m`, in [0, 1]."""
-        m, score = check_whole("m", m, 1), float(check_probability("score", score))
+        """Probability that `m` copies flag an input whose smoothed score is `score`: `P[Bin(m, score) >= flags]`."""
+        m, score = check_whole("m", m, self.flags), float(check_probability("score", score))
+        if self.flags > 1:
+            return max(0.0, 1 - miss_probability_at(score, m, self.flags))
         return 1.0 if score == 1 else max(0.0, -math.expm1(m * math.log1p(-score)))
 
     def guarantee(self, m: int, miss_probability: float = 0.01) -> str:
         """What `predict` with `m` copies promises, in words; certify for the `tau` that it names (rounded up)."""
-        tau = detection_threshold(m, miss_probability)
+        tau = detection_threshold(m, miss_probability, self.flags)
         miss = setting_text(miss_probability)
+        rule = f"{m} fresh noisy copies" if self.flags == 1 else f"{self.flags} of {m} fresh noisy copies"
         return (
-            f"An input whose SMOOTHED score exceeds tau = {up_text(tau)} is flagged by {m} fresh noisy copies with "
+            f"An input whose SMOOTHED score exceeds tau = {up_text(tau)} is flagged by {rule} with "
             f"probability at least {at_least_text(1 - miss_probability, miss_probability)}. Certify for this tau: "
             "given that the certificate of an input is right, no attack within its budgets makes the filter miss it "
             f"with probability more than {miss}; the risk alpha of the certificate comes on top. Each request costs up "

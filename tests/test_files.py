@@ -263,6 +263,27 @@ def test_atomic_folder_does_not_replace_what_was_put_there_meanwhile(tmp_path):
     assert os.listdir(tmp_path) == ["run"]
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("file", "already exists and is a file; choose another name for the folder"),
+        ("file/inside", "cannot be made: Not a directory"),
+        ("long" * 100, "cannot be looked up: the name is too long"),
+        ("nul\0", "must not hold the NUL character"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, name, sentence):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInputError, match=rf"^[^\n]*{sentence}\.$"):
+        files.make_folder(tmp_path / name)
+
+
+def test_a_folder_is_made_with_those_on_the_way_and_may_be_there(tmp_path):
+    for _ in range(2):
+        files.make_folder(tmp_path / "one" / "two")
+    assert (tmp_path / "one" / "two").is_dir()
+
+
 def test_free_folder_counts_up(tmp_path):
     name = str(tmp_path / "demo")
     assert files.free_folder(name).name == "demo"

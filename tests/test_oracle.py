@@ -15,6 +15,8 @@ from flint import arb, fmpq
 from scipy.special import ndtr
 from scipy.stats import beta as beta_law
 
+from hybrid_rs_jax.kernels.base import drawn_probability
+
 TINY = [(2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3)]
 BETAS = [0.25, 0.5, 0.75, 0.3, 2 / 3, math.nextafter(2 / 3, 1), 0.999]
 LEVELS = [1e-6, 0.1, 0.25, 0.5, 0.7, 0.75, 0.999, 1 - 1e-12]
@@ -26,7 +28,7 @@ def fraction(x: fmpq) -> Fraction:
 
 def enumerate_outcomes(beta: float, sizes: tuple[int, ...]) -> list[tuple[Fraction, Fraction]]:
     """Joint masses (clean, adversarial) of every z: clean input all 0, adversarial input all 1."""
-    b = Fraction(beta)
+    b = Fraction(drawn_probability("beta", beta))  # as kernels have it
 
     def mass(z: tuple[int, ...], x: int) -> Fraction:
         parts = (1 - b if s == x else b / (size - 1) for s, size in zip(z, sizes, strict=True))
@@ -37,7 +39,7 @@ def enumerate_outcomes(beta: float, sizes: tuple[int, ...]) -> list[tuple[Fracti
 
 def enumerate_absorbing(beta: float, d: int) -> list[tuple[Fraction, Fraction]]:
     """Symbols 0 (clean), 1 (adversarial) and 2 (mask)."""
-    b = Fraction(beta)
+    b = Fraction(drawn_probability("beta", beta))  # as kernels have it
 
     def mass(z: tuple[int, ...], x: int) -> Fraction:
         return math.prod(((1 - b) * (s == x) + b * (s == 2) for s in z), start=Fraction(1))
@@ -182,7 +184,7 @@ def test_no_budget_is_the_gaussian_closed_form(p_a: float, rho: float) -> None:
 @pytest.mark.parametrize(("beta", "d"), [(0.25, 1), (0.9, 3), (0.999, 64)])
 def test_absorbing_closed_form(beta: float, d: int) -> None:
     with mpmath.workdps(60):
-        kept = mpmath.mpf(beta) ** d
+        kept = mpmath.mpf(drawn_probability("beta", beta)) ** d
         for p_a in (0.8, 0.99, 1 - 1e-12):
             inside = (p_a - (1 - kept)) / kept
             quantile = mpmath.sqrt(2) * mpmath.erfinv(2 * inside - 1) if inside > 0 else None

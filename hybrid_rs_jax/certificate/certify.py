@@ -26,7 +26,8 @@ from hybrid_rs_jax.confidence import (
     clopper_pearson_bound,
     clopper_pearson_upper_bound,
 )
-from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.kernels import Edits, HybridSmoothing
+from hybrid_rs_jax.kernels.deletion import Budget, budget_numbers
 
 __all__ = [
     "CertifiedCounts",
@@ -69,7 +70,7 @@ def certified_counts(
     smoothing: HybridSmoothing,
     tau: float,
     risk: float,
-    budgets: Sequence[int],
+    budgets: Sequence[Budget],
     *,
     side: Side = "above",
     plan: SamplingPlan | None = None,
@@ -96,7 +97,7 @@ def certified_counts(
     """
     p, complement, back = distinct_bounds(successes, n, risk, side, plan)
     if np.ndim(successes) == 1:
-        radius = _radii(p[:, None], complement[:, None], np.asarray(budgets), smoothing, tau, side, total_variation)
+        radius = _radii(p[:, None], complement[:, None], _lanes(budgets), smoothing, tau, side, total_variation)
         radius = radius[back]
     else:
         columns = []
@@ -133,7 +134,7 @@ def clean_bound(
 def worst_case_scores(
     bound: np.ndarray,
     complement: np.ndarray,
-    budgets: Sequence[int],
+    budgets: Sequence[Budget],
     epsilon: float,
     smoothing: HybridSmoothing,
     side: Side = "above",
@@ -144,7 +145,7 @@ def worst_case_scores(
     `V(p_A - delta) - delta`, or `V_max(p_B + delta) + delta`; rounded to the side that keeps the promise.
     """
     p, q = (x if x.ndim == 2 else x[:, None] for x in shifted(bound, complement, side, total_variation))
-    d = np.asarray(budgets)
+    d = _lanes(budgets)
     if side == "above":
         lower, _ = worst_case_bounds(p, d, epsilon, smoothing, complement=q)
         return np.asarray(np.maximum(_down(lower - total_variation), 0.0) if total_variation else lower)
@@ -152,18 +153,19 @@ def worst_case_scores(
     return np.minimum(_up(upper + total_variation), 1.0) if total_variation else upper
 
 
-def largest_budget(radius: np.ndarray, budgets: Sequence[int]) -> np.ndarray:
+def largest_budget(radius: np.ndarray, budgets: Sequence[Budget]) -> np.ndarray:
     """Largest certified budget of each row of radii [B, D], int64[B]; -1 where there is none.
 
-    Budgets are nested, the worst case falls with d: the certified ones come first.
+    Budgets are nested, the worst case falls with d: the certified ones come first. Of `Edits` it is the place in
+    `budgets`, 0 for the first.
     """
     certified = radius >= 0
     count = np.where(certified.all(axis=1), len(budgets), np.argmin(certified, axis=1))
-    return np.where(count > 0, np.asarray(budgets, np.int64)[np.maximum(count, 1) - 1], -1)
+    return np.where(count > 0, np.asarray(budget_numbers(budgets), np.int64)[np.maximum(count, 1) - 1], -1)
 
 
 def needed_samples(
-    budgets: Sequence[int],
+    budgets: Sequence[Budget],
     smoothing: HybridSmoothing,
     tau: float,
     risk: float,
@@ -177,7 +179,7 @@ def needed_samples(
 
     With a plan that stops early: the first of its looks at which agreeing draws certify the budget.
     """
-    d = np.asarray(budgets, np.int64)
+    d = _lanes(budgets)
     level = _threshold(tau, side, total_variation)
     if level is None:
         return np.full(d.shape, -1, np.int64)
@@ -188,7 +190,12 @@ def needed_samples(
 
 
 def needed_bound(
-    d: int, epsilon: float, smoothing: HybridSmoothing, tau: float, side: Side = "above", total_variation: float = 0.0
+    d: Budget,
+    epsilon: float,
+    smoothing: HybridSmoothing,
+    tau: float,
+    side: Side = "above",
+    total_variation: float = 0.0,
 ) -> LowerBound:
     """The bound on the clean score that certifies `(d, epsilon)`, and its complement, both rounded to the hard side.
 
@@ -198,13 +205,18 @@ def needed_bound(
     level = _threshold(tau, side, total_variation)
     if level is None:
         return LowerBound(np.asarray(1.0), np.asarray(-1.0))
-    p, complement = _needed(np.asarray(d, np.int64), smoothing, level, total_variation, epsilon)
+    p, complement = _needed(_lanes([d]).reshape(()), smoothing, level, total_variation, epsilon)
     return LowerBound(p, complement)
 
 
 def mirrored(tau: float) -> float:
     """`1 - tau`, rounded up: the threshold of the other decision."""
     return min((1 - tau) * (1 + 2.0**-51), 1 - 2.0**-53)
+
+
+def _lanes(budgets: Sequence[Budget]) -> np.ndarray:
+    """Budgets as an array, of numbers where they are numbers."""
+    return np.asarray(budgets, object if any(isinstance(budget, Edits) for budget in budgets) else np.int64)
 
 
 def _radii(

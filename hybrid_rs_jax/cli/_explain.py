@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ def explain(certificate: Certificate, index: int) -> None:
     from hybrid_rs_jax.certificate.bounds import worst_case_bounds
     from hybrid_rs_jax.results.sentences import confidence_text, run_time_text
 
+    certificate, more = _ordinary(certificate), certificate
     tau, smoothing, row = certificate.tau, certificate.smoothing, certificate[index]
     p_a, complement = float(certificate.bound[index]), float(certificate.complement[index])
     say(f"\nFrom votes to guarantee, for {row.id}:\n")
@@ -38,8 +40,9 @@ def explain(certificate: Certificate, index: int) -> None:
         level = ceil_probability_text(need.bound, need.complement)
         say(f"3. Here it ends: p_A is below the {level} that certifies. It abstains.")
         return
-    d = certificate.budgets[certificate.budgets.index(row.budget) // 2]
-    radius = row.radius[certificate.budgets.index(d)]
+    budgets = certificate.budget_numbers
+    d = budgets[budgets.index(row.budget) // 2]
+    radius = row.radius[budgets.index(d)]
     epsilon = math.floor(radius * 500) / 1000
     _say_atoms(smoothing, d)
     lower, upper = (float(x) for x in worst_case_bounds(p_a, d, epsilon, smoothing, complement=complement))
@@ -54,7 +57,29 @@ def explain(certificate: Certificate, index: int) -> None:
         f"At d = {d} it stays above tau up to eps = r_{d} = {floor_text(radius, 3)}; with no pixel change, up to "
         f"d = {row.budget}."
     )
-    say(f"6. Guarantee. {run_time_text(tau, 0.01, certificate.alpha)}")
+    if more is not certificate:
+        best = floor_text(more.radius[index][budgets.index(d)], 3)
+        say(
+            "   So far the ordinary draws. Conditional ones, in which the appended positions are resampled every time, "
+            f"have the other half of alpha and raise radii where they can: in all r_{d} = {best}, and the largest "
+            f"budget is {more[index].budget}."
+        )
+    say(f"6. Guarantee. {run_time_text(tau, 0.01, more.alpha)}")
+
+
+def _ordinary(certificate: Certificate) -> Certificate:
+    """What the ordinary draws prove by themselves."""
+    from hybrid_rs_jax.results.certificate import certify_counts
+
+    samples, counts = certificate.statement.samples, certificate.counts
+    if samples is None or samples[0].forced is not None:
+        return certificate
+    run = None if counts.run is None else dataclasses.replace(counts.run, design=None)
+    alone = dataclasses.replace(
+        counts, successes=counts.successes[:, 0], n=counts.n[:, 0], samples=None, most=None, ties=None, run=run
+    )
+    settings = (certificate.smoothing, certificate.tau, samples[0].risk(certificate.alpha), certificate.budgets)
+    return certify_counts(alone, *settings, certificate.side)
 
 
 def _say_atoms(smoothing: HybridSmoothing, d: int) -> None:

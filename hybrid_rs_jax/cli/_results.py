@@ -13,6 +13,7 @@ from hybrid_rs_jax._text import span_text
 from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer
 from hybrid_rs_jax.cli.options import ALPHA, TAU, RiskOptions, check_fields
 from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.kernels.deletion import budget_numbers
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.kernels import HybridSmoothing
@@ -93,15 +94,30 @@ def output_path(source: Path, out: Path | None, suffix: str) -> Path:
     return source / f"certificates{suffix}" if kind == "folder" else source.with_suffix(suffix)
 
 
+def _sample_budgets(counts: Counts) -> tuple[int, ...]:
+    """The budgets that the samples are about."""
+    if counts.run is not None and counts.run.design is not None:
+        return counts.run.design.budgets
+    assert counts.samples is not None
+    return budget_numbers([sample.forced for sample in counts.samples if sample.forced is not None])
+
+
 def _budgets(max_budget: int | None, smoothing: HybridSmoothing, counts: Counts) -> tuple[int, ...]:
     """Budgets 0..D; those of the counts where each has a sample of its own."""
     if counts.budgets is not None:
-        if max_budget not in (None, counts.budgets[-1]):
+        budgets = budget_numbers(counts.budgets)
+        if max_budget not in (None, budgets[-1]):
             raise BadInputError(
                 f"--max-budget {max_budget} contradicts the counts, which have one sample for each of the budgets "
-                f"{span_text(counts.budgets)}; leave it out."
+                f"{span_text(budgets)}; leave it out."
             )
-        budgets = counts.budgets
+    elif counts.samples is not None:
+        budgets = _sample_budgets(counts)
+        if max_budget not in (None, budgets[-1]):
+            raise BadInputError(
+                f"--max-budget {max_budget} contradicts the counts, whose conditional draws are for d = "
+                f"{span_text(budgets)}; leave it out."
+            )
     else:
         largest = BUDGET if smoothing.discrete is not None else 0
         fields = getattr(smoothing.discrete, "cardinalities", None)

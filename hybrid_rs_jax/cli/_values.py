@@ -109,7 +109,7 @@ def number_grid(legal: Callable[[float], bool], where: str) -> Callable[[str], n
     """
 
     def parse(text: str) -> np.ndarray:
-        values = _grid(text)
+        values = _grid(text, "0.9,0.99")
         bad = [value for value in values.tolist() if not (math.isfinite(value) and legal(value))]
         if bad:
             raise ValueError(f"must hold numbers {where}, got {bad[0]!r}")
@@ -126,7 +126,7 @@ def integer_grid(low: int, high: int) -> Callable[[str], np.ndarray]:
     """
 
     def parse(text: str) -> np.ndarray:
-        values = _grid(text)
+        values = _grid(text, "0,1,2")
         bad = [v for v in values.tolist() if not (math.isfinite(v) and v == math.floor(v) and low <= v <= high)]
         if bad:
             raise ValueError(f"must hold integers in {low}..{high}, got {bad[0]!r}")
@@ -187,7 +187,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _grid(text: str) -> np.ndarray:
+def _grid(text: str, example: str) -> np.ndarray:
     parts = text.split(":")
     try:
         if len(parts) == 1:
@@ -198,7 +198,7 @@ def _grid(text: str) -> np.ndarray:
             raise ValueError
     except (ValueError, IndexError):
         raise ValueError(
-            f"must be a list like 0.9,0.99, or start:stop:count, or log:start:stop:count, got {text}"
+            f"must be a list like {example}, or start:stop:count, or log:start:stop:count, got {text}"
         ) from None
     if not 1 <= count <= MOST_VALUES:
         raise ValueError(f"must have a count in 1..{MOST_VALUES}, got {count}")

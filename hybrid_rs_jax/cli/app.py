@@ -34,6 +34,7 @@ _COMMANDS = {
     "sample": "Draw noisy copies of each input, classify them, and keep the counts in a ledger",
     "certify": "Certify inputs from their Monte Carlo counts",
     "plan": "Plan a run: the p_A and the draws that a budget needs, before anything is spent",
+    "operate": "Choose the rule of a filter: certified detection against false alarms, for flag at k of m copies",
     "sweep": "Sweep grids of p_A, d, epsilon, sigma and beta into one long table",
     "plot": "Plot the certified frontier and the certified accuracy",
     "report": "Write one HTML page of the certificates: guarantee, frontier, every input, settings",

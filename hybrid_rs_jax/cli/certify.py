@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from hybrid_rs_jax._files import atomic_file, check_target, kind_of
+from hybrid_rs_jax._files import atomic_file, check_target, kind_of, path_text
 from hybrid_rs_jax.cli._results import ResultOptions, certified
 from hybrid_rs_jax.cli.options import NoiseOptions
 from hybrid_rs_jax.errors import BadInputError
@@ -23,6 +23,7 @@ EXAMPLES = """\
 examples:
   hybrid-rs certify counts.csv --kernel uniform --beta 0.25 --vocab-size 32000 --sigma 0.5
   hybrid-rs certify counts.csv --kernel absorbing --beta 0.25 --no-pixel-noise --tau 0.5 --json
+  hybrid-rs certify per_budget.csv --draws conditional --kernel uniform --beta 0.25 --vocab-size 32000 --sigma 0.5
   hybrid-rs certify hybrid-rs-demo --tau 0.5 --max-budget 4 --out certificates.parquet"""
 
 _SHOWN = 10
@@ -35,6 +36,7 @@ def certify(
     noise: NoiseOptions | None = None,
     asked: ResultOptions | None = None,
     decision: Literal["unsafe", "safe", "both"] | None = None,
+    draws: Literal["ordinary", "conditional"] | None = None,
     format: Literal["table", "json", "csv", "latex"] = "table",
     json: bool = False,
     out: Annotated[Path, Parameter(metavar="FILE")] | None = None,
@@ -49,6 +51,9 @@ def certify(
     decision
         certify that the score stays above tau (unsafe), below it (safe), or either (alpha / 2 each)
         (default: unsafe)
+    draws
+        how the counts of a table with a column budget were drawn: conditional, where the positions of the budget were
+        resampled in every draw (a run knows that itself)
     format
         what is printed (default: table)
     json
@@ -70,7 +75,7 @@ def certify(
         check_target(out, SUFFIXES, force)
         if kind_of(out) and kind_of(counts) == "file" and out.samefile(counts):
             raise BadInputError(f"--out {out} is the file of the counts; choose another name.")
-    table = read_counts(counts, partial=asked.partial)
+    table = read_counts(counts, partial=asked.partial).of_draws(draws, path_text(counts))
     smoothing = noise.smoothing() if table.run is None else noise.repeated(table.run.smoothing)
     result = certified(table, smoothing, asked, decision)
     if out is not None:

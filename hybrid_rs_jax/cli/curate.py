@@ -70,8 +70,6 @@ def curate(
     if not is_checkpoint(model):
         raise BadInputError(f"--model must be the folder or the hub id of a checkpoint, got {model}.")
     options = options or GuardOptions()
-    if options.threat is not None:
-        raise BadInputError("--threat has no meaning for curate, which asks without noise; leave it out.")
     check_target(out, (".jsonl",), force)
     texts = open_data(data)
     texts = texts if limit is None else texts.first(limit)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import numpy as np
 from cyclopts import Parameter
 
 from hybrid_rs_jax._files import atomic_folder, check_target_folder, free_folder
 from hybrid_rs_jax._text import DASH, floor_text, mean, radius_text
+from hybrid_rs_jax.cli._draws import design_text
 from hybrid_rs_jax.cli._values import flag, integer
 from hybrid_rs_jax.cli.options import ALPHA, Level, Positive, Seed, Unit
 from hybrid_rs_jax.errors import BadInputError, library_sentences
@@ -27,6 +28,9 @@ from hybrid_rs_jax.report.tables import certificate_rows, print_table, say
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.certificate import Certificate
+    from hybrid_rs_jax.results.counts import Counts
+    from hybrid_rs_jax.results.runs import Run
+    from hybrid_rs_jax.sampling.design import Part
 
 EXAMPLES = """\
 examples:
@@ -52,13 +56,16 @@ class DemoOptions:
     """What the demo draws."""
 
     samples: Annotated[int, flag(integer(1, 10_000_000), "N")] = 10_000
-    """noisy copies per input and kind of noise (default: 10000)"""
+    """noisy copies per input and kind of noise, ordinary and conditional together (default: 10000)"""
     sigma: Positive = 0.25
     """pixel noise (default: 0.25)"""
     beta: Unit = 0.25
     """probability that a token is replaced (default: 0.25)"""
     limit: Annotated[int, flag(integer(1, 10_000), "K")] = 20
     """inputs (default: 20)"""
+    draws: Literal["ordinary", "both"] = "both"
+    """ordinary draws alone, or a part of them conditional: with the attacked positions always resampled, they certify
+    more tokens (default: both)"""
     seed: Seed = 0
     """seed (default: 0)"""
     tau: Unit | None = None
@@ -92,6 +99,7 @@ def demo(
     """
     from hybrid_rs_jax.cli._explain import explain as print_chain
     from hybrid_rs_jax.report.plots import save_figure
+    from hybrid_rs_jax.results.counts import count_table
     from hybrid_rs_jax.results.files import write
     from hybrid_rs_jax.results.runs import write_run
 
@@ -107,8 +115,7 @@ def demo(
             place = path if name == "hybrid" else path / name
             place.mkdir(exist_ok=True)
             assert result.counts.run is not None
-            rows = zip(result.ids, result.successes.tolist(), result.n.tolist(), strict=True)
-            write_run(place, result.counts.run.facts, rows)
+            write_run(place, result.counts.run.facts, *count_table(result.counts))
             write(result, place / "certificates.json", ".json")
             write(result, place / "certificates.csv", ".csv")
             save_figure(result, place / "frontier.png", ".png")
@@ -125,8 +132,8 @@ def certify_demo(options: DemoOptions) -> dict[str, Certificate]:
     from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel, run_key
     from hybrid_rs_jax.kernels.record import describe_noise, rounding_text
     from hybrid_rs_jax.results.certificate import certify_decisions
-    from hybrid_rs_jax.results.counts import Counts
     from hybrid_rs_jax.results.runs import RUN_FILE, Run, run_record
+    from hybrid_rs_jax.sampling.design import design_draws
     from hybrid_rs_jax.sampling.engine import check_pixels, sample_counts
 
     samples, limit = options.samples, options.limit
@@ -144,19 +151,33 @@ def certify_demo(options: DemoOptions) -> dict[str, Certificate]:
     say(f'For example {inputs.ids[0]}: "{inputs.prompts[0]}", with a picture of a {inputs.digits[0]}.')
     say(rounding_text(check_pixels(inputs.images, smoothings["hybrid"])))
     total = len(inputs) * samples
+    places = int(demo.suffix_mask().sum())
     results: dict[str, Certificate] = {}
     with progress_bar("noisy copies", total * len(smoothings), "copies") as progress:
         for index, (name, smoothing) in enumerate(smoothings.items()):
-            successes = sample_counts(
-                guard,
-                inputs.tokens,
-                inputs.images,
-                smoothing,
-                samples,
-                run_key(options.seed),
-                eligible=demo.suffix_mask(),
-                progress=functools.partial(_advance, progress, index * total),
-            )
+            design = None
+            if options.draws == "both" and name == "hybrid":
+                settings = (samples, MAX_BUDGET, places, options.threshold, options.alpha)
+                delta = smoothing.total_variation(inputs.images[0].size)
+                with library_sentences():
+                    design = design_draws("both", smoothing, *settings, ordered=True, total_variation=delta)
+            columns, before = [], index * total
+            for part in (None,) if design is None else design.parts:
+                n = samples if part is None else part.draws
+                columns.append(
+                    sample_counts(
+                        guard,
+                        inputs.tokens,
+                        inputs.images,
+                        smoothing,
+                        n,
+                        run_key(options.seed),
+                        eligible=demo.suffix_mask(),
+                        forced=None if part is None else _forced(part),
+                        progress=functools.partial(_advance, progress, before),
+                    )
+                )
+                before += n * len(inputs)
             header = run_record(
                 smoothing,
                 samples=samples,
@@ -167,14 +188,38 @@ def certify_demo(options: DemoOptions) -> dict[str, Certificate]:
                 classifier=guard.describe(),
                 data={"name": "hybrid_rs_jax.data.demo.held_out_unsafe", "inputs": len(inputs)},
                 noise=describe_noise(smoothing, inputs.images[0].size),
+                threat="image" if smoothing.discrete is None else "append",
+                design=design,
             )
             run = Run.of(Path(RUN_FILE), header)
-            counts = Counts(tuple(inputs.ids), successes, np.full_like(successes, samples), run=run)
+            counts = _counts(tuple(inputs.ids), columns, samples, run)
             budgets = range(MAX_BUDGET + 1) if smoothing.discrete is not None else range(1)
             with library_sentences():
                 result = certify_decisions(counts, smoothing, options.threshold, options.alpha, budgets)
             results[name] = cast("Certificate", result)
     return results
+
+
+def _forced(part: Part) -> np.ndarray | None:
+    """Positions that are resampled in the draws of a part: it has one set, for an attack that appends."""
+    from hybrid_rs_jax.data import demo
+
+    if part.sets is None:
+        return None
+    (places,) = part.sets
+    mask = np.zeros(demo.suffix_mask().shape, bool)
+    mask[np.flatnonzero(demo.suffix_mask())[list(places)]] = True
+    return mask
+
+
+def _counts(ids: tuple[str, ...], columns: Sequence[np.ndarray], samples: int, run: Run) -> Counts:
+    from hybrid_rs_jax.results.counts import Counts
+
+    if run.design is None:
+        return Counts(ids, columns[0], np.full_like(columns[0], samples), run=run)
+    successes = np.stack(columns, axis=1)
+    n = np.broadcast_to(np.array([part.draws for part in run.design.parts]), successes.shape)
+    return Counts(ids, successes, n, run=run, samples=run.design.samples)
 
 
 def _print(results: Mapping[str, Certificate]) -> None:
@@ -184,7 +229,9 @@ def _print(results: Mapping[str, Certificate]) -> None:
 
     hybrid = results["hybrid"]
     statement = hybrid.statement
-    say(f"Hybrid smoothing ({smoothing_text(describe_smoothing(hybrid.smoothing))}; n = {hybrid.n[0]}):\n")
+    run = hybrid.counts.run
+    draws = f"n = {hybrid.n[0]}" if run is None or run.design is None else design_text(run.design)
+    say(f"Hybrid smoothing ({smoothing_text(describe_smoothing(hybrid.smoothing))}). {draws}\n")
     print_table(*certificate_rows(hybrid))
     say("\nCompared with smoothing one modality alone (mean over all inputs; not certified counts as 0):\n")
     print_table(*comparison_rows(results))

@@ -15,7 +15,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from hybrid_rs_jax.cli._sources import first_readable, is_checkpoint, open_guard
-from hybrid_rs_jax.cli.options import Batch, Count, GuardOptions, Positive, Unit
+from hybrid_rs_jax.cli.options import Batch, Count, GuardOptions, Positive, ThreatOptions, Unit
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import say
 
@@ -41,6 +41,7 @@ def doctor(
     beta: Unit = 0.25,
     sigma: Positive = 0.5,
     options: GuardOptions | None = None,
+    threat: ThreatOptions | None = None,
 ) -> None:
     """Load, look, try, time.
 
@@ -69,7 +70,7 @@ def doctor(
     texts = None if data is None else open_data(data)
     count = inputs or (100 if texts is None else len(texts))
     begin = time.monotonic()
-    guard = open_guard(model, options or GuardOptions())
+    guard = open_guard(model, options or GuardOptions(), threat=(threat or ThreatOptions()).region)
     _say("loaded", f"in {time.monotonic() - begin:,.1f} s, {_size_text(guard)}")
     for name, text in _prompt_lines(guard):
         _say(name, text)

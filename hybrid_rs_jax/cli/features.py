@@ -7,6 +7,7 @@ certified cosine against eps, from the law of the score and from its mean alone.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from hybrid_rs_jax._files import atomic_file, check_target, json_text, kind_of, 
 from hybrid_rs_jax._text import counted, setting_text
 from hybrid_rs_jax.cli import _values
 from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer, number_grid
-from hybrid_rs_jax.cli.options import ALPHA, SAMPLES, Count, Level, NoiseOptions
+from hybrid_rs_jax.cli.options import ALPHA, SAMPLES, Count, Level, NoiseOptions, ThreatOptions
 from hybrid_rs_jax.cli.sample import WorkOptions, summary, terminated_as_interrupted
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.feature_tables import print_certificates, print_curve
@@ -91,14 +92,15 @@ def sample(
     pixel_range
         of the pixels of an archive: what becomes 0 and 1, e.g. 0,255
     """
-    from hybrid_rs_jax.cli._sources import open_encoder
+    from hybrid_rs_jax.cli._sources import DEMO_DATA, open_encoder
     from hybrid_rs_jax.confidence import FixedSample
     from hybrid_rs_jax.kernels.record import smoothing_text
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE
 
     work = work or WorkOptions()
-    source = open_encoder(encoder, data, pixel_range, pooling)
-    smoothing = _smoothing(noise or NoiseOptions(), source, demo=data == "demo")
+    noise, demo = noise or NoiseOptions(), data in DEMO_DATA
+    source = open_encoder(encoder, data, ThreatOptions().of_noise(noise), pixel_range, pooling)
+    smoothing = _smoothing(noise, source, demo)
     header = _header(source, smoothing, samples, work.seed, {"reference": reference, "bins": bins})
     indices = work.indices(len(source.inputs.ids))
     say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {samples:,} draws per input")
@@ -331,7 +333,11 @@ def _smoothing(noise: NoiseOptions, source: Source, demo: bool) -> HybridSmoothi
         noise = noise.or_default(vocab_size=source.vocab_size)
     if demo and not noise.no_pixel_noise:
         noise = noise.or_default(sigma=DEMO_SIGMA)
-    return noise.smoothing()
+    smoothing = noise.smoothing()
+    if noise.kernel == "deletion":
+        kernel = dataclasses.replace(smoothing.discrete, pad_token=source.pad_token)  # type: ignore[type-var]
+        smoothing = dataclasses.replace(smoothing, discrete=kernel)
+    return smoothing
 
 
 def _budgets(source: FeatureRun, max_budget: int | None) -> tuple[int, ...]:

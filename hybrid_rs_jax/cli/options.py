@@ -19,10 +19,12 @@ from hybrid_rs_jax.errors import BadInputError, library_sentences
 if TYPE_CHECKING:
     from hybrid_rs_jax.confidence import SamplingPlan, SequentialTest
     from hybrid_rs_jax.kernels import HybridSmoothing
+    from hybrid_rs_jax.results.statement import ThreatName
 
 __all__ = [
     "ALPHA",
     "BETA",
+    "P_DELETE",
     "SAMPLES",
     "TAU",
     "Batch",
@@ -36,14 +38,15 @@ __all__ = [
     "Level",
     "Unit",
     "check_fields",
+    "ThreatOptions",
     "check_noise",
     "check_target",
     "target_test",
 ]
 
-TAU, ALPHA, BETA, SAMPLES = 4.6e-5, 0.01, 0.25, 10_000
+TAU, ALPHA, BETA, P_DELETE, SAMPLES = 4.6e-5, 0.01, 0.25, 0.5, 10_000
 
-KernelName = Literal["uniform", "absorbing", "categorical", "none"]
+KernelName = Literal["uniform", "absorbing", "categorical", "deletion", "none"]
 Unit = Annotated[float, flag(open_unit, "P")]
 Level = Annotated[float, flag(risk_level, "A")]
 Positive = Annotated[float, flag(positive, "X")]
@@ -64,9 +67,11 @@ class NoiseOptions:
     """The flags that define the smoothing distribution."""
 
     kernel: KernelName | None = None
-    """token noise: replace by another symbol, mask, replace per field; none = image-only"""
+    """token noise: replace by another symbol, mask, replace per field, delete; none = image-only"""
     beta: Unit | None = None
     """probability that a token is replaced, in (0, 1)"""
+    p_delete: Unit | None = None
+    """probability that a token is deleted, in (0, 1) (deletion)"""
     vocab_size: Symbols | None = None
     """symbols that the noise draws from, at least 2 (uniform; absorbing does not depend on it)"""
     cardinalities: Cardinalities | None = None
@@ -220,8 +225,6 @@ class GuardOptions:
     (default: combination)"""
     template: Literal["checkpoint", "policy_first"] | None = None
     """order of the prompt; policy_first computes the policy once per run (default: checkpoint)"""
-    threat: Literal["suffix", "l0"] | None = None
-    """noise on the empty positions behind the text, or on the whole text (default: suffix)"""
     text_length: Annotated[int, flag(integer(1, 2**20), "L")] | None = None
     """positions of the certified text, padding included (default: 64)"""
     image_size: Annotated[tuple[int, int], flag(_values.image_size, "HxW")] | None = None
@@ -255,6 +258,30 @@ class GuardOptions:
             raise BadInputError(
                 f"{joined(idle)} mean something to a vision-language checkpoint only, got --model {model}."
             )
+
+
+@Parameter(name="*", group=Group("Threat"))
+@dataclass(frozen=True, kw_only=True)
+class ThreatOptions:
+    """Which changes of the text an attacker may make."""
+
+    threat: Literal["append", "suffix", "anywhere", "insert", "l0"] | None = None
+    """append: up to d tokens right behind the text; suffix: any d of the positions behind it; anywhere (l0): any d
+    positions of the text; insert: d tokens inserted anywhere (deletion noise) (default: suffix)"""
+
+    @property
+    def name(self) -> "ThreatName":
+        """The threat in today's word."""
+        return "anywhere" if self.threat == "l0" else self.threat or "suffix"
+
+    def of_noise(self, noise: NoiseOptions) -> "ThreatOptions":
+        """Deletion noise is about insertions, where nothing else was said."""
+        return ThreatOptions(threat="insert") if noise.kernel == "deletion" and self.threat is None else self
+
+    @property
+    def region(self) -> str:
+        """Which positions of a guard's prompt carry noise."""
+        return "suffix" if self.name in ("append", "suffix") else "l0"
 
 
 def target_test(
@@ -298,7 +325,7 @@ def check_noise(kernel: str, *, no_pixel_noise: bool = False, step: float | None
       kernel: its name.
       no_pixel_noise: the switch.
       step: of the pixels' grid.
-      given: `beta, vocab_size, cardinalities, sigma`, None where the flag was not given.
+      given: `beta, p_delete, vocab_size, cardinalities, sigma`, None where the flag was not given.
 
     Raises:
       BadInputError: one sentence with the flags.

@@ -2,12 +2,15 @@
 
 For each discrete budget d at the l2 budget epsilon: the smallest lower bound p_A on
 the clean score that certifies it, the draws that reach it if all of them succeed, and
-the failures that --samples N draws can afford. With --target: what early stopping for
+the failures that --samples N draws can afford. Beside them conditional draws, in which
+the attacked positions are always resampled, and the copies that a filter then needs at
+run time. With --target: what early stopping for
 one (d, epsilon) costs, exactly, for inputs of different clean scores.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -131,11 +134,13 @@ def plan(
         raise BadInputError("--epsilon above 0 needs --sigma: without pixel noise no pixel change is certified.")
     if smoothing.discrete is None and chosen[-1] > 0:
         raise BadInputError("--kernel none has only the budget 0: without token noise no token change is certified.")
-    rows = plan_rows(chosen, epsilon, smoothing, tau, risk.level, samples)
+    rows = plan_rows(chosen, epsilon, smoothing, tau, risk.level, samples, about["miss_probability"])
     _refuse_impossible(rows, epsilon, tau)
     meaning = (
-        "required_samples: draws that certify if all succeed; affordable_failures: of `samples` draws, "
-        "-1 where even no failure does not certify"
+        "required_samples: ordinary draws that certify if all succeed, -1 where none do; required_conditional: "
+        "conditional draws of this budget and of one set of positions; runtime_copies: copies m of a filter that flags "
+        "at one unsafe copy, of an input whose conditional draws (`samples`, or 10000) all succeed; "
+        "affordable_failures: of `samples` ordinary draws, -1 where even no failure does not certify"
     )
     record = {"statement": {**about, "epsilon": epsilon, "samples": samples, "meaning": meaning}, "budgets": rows}
     print(json_text(record)) if json else _print(record)
@@ -215,7 +220,13 @@ def _print_target(record: dict[str, Any]) -> None:
 
 
 def plan_rows(
-    budgets: list[int], epsilon: float, smoothing: HybridSmoothing, tau: float, alpha: float, samples: int | None
+    budgets: list[int],
+    epsilon: float,
+    smoothing: HybridSmoothing,
+    tau: float,
+    alpha: float,
+    samples: int | None,
+    miss_probability: float = MISS,
 ) -> list[dict[str, Any]]:
     """One row per budget; `required_samples` is -1 where no number of draws certifies."""
     from hybrid_rs_jax.certificate.bounds import required_bound, required_samples
@@ -224,19 +235,60 @@ def plan_rows(
     with library_sentences():
         need = required_bound(budgets, epsilon, smoothing, tau)
         draws = np.atleast_1d(required_samples(budgets, epsilon, smoothing, tau, alpha))
+    known = _conditional(budgets, epsilon, smoothing, tau, alpha, samples or SAMPLES, miss_probability)
     rows = []
-    for d, p, complement, n in zip(budgets, need.p, need.complement, draws.tolist(), strict=True):
+    for place, (d, p, complement, n) in enumerate(zip(budgets, need.p, need.complement, draws.tolist(), strict=True)):
         possible = complement >= 0
         row: dict[str, Any] = {
             "d": d,
             "p_a": float(p) if possible else None,
             "complement": float(complement) if possible else None,
             "required_samples": n,
+            **({} if known is None else {name: column[place] for name, column in known.items()}),
         }
         if samples is not None:
             row["affordable_failures"] = -1 if n < 0 else affordable_failures(samples, p, complement, alpha)
         rows.append(row)
     return rows
+
+
+def _conditional(
+    budgets: list[int],
+    epsilon: float,
+    smoothing: HybridSmoothing,
+    tau: float,
+    alpha: float,
+    samples: int,
+    miss_probability: float,
+) -> dict[str, list[int]] | None:
+    """Conditional draws that each budget needs, and the copies of a filter at run time; None: there are no such draws.
+
+    Deletion noise needs none: nothing of the text disappears by an insertion.
+    """
+    from hybrid_rs_jax.certificate.bounds import required_samples, worst_case_bounds
+    from hybrid_rs_jax.confidence import clopper_pearson_bound
+    from hybrid_rs_jax.kernels import DeletionKernel
+
+    if smoothing.discrete is None or isinstance(smoothing.discrete, DeletionKernel):
+        return None
+    drawn = smoothing.forcing()
+    with library_sentences():
+        draws = np.atleast_1d(required_samples(budgets, epsilon, drawn, tau, alpha))
+        score = clopper_pearson_bound(samples, samples, alpha)
+        own = (np.full(len(budgets), float(part)) for part in (score.p, score.complement))
+        kept, _ = worst_case_bounds(next(own), budgets, epsilon, drawn, complement=next(own))
+    return {
+        "required_conditional": draws.tolist(),
+        "runtime_copies": [_copies(float(score), miss_probability) for score in kept],
+    }
+
+
+def _copies(score: float, miss_probability: float) -> int:
+    """The fewest copies whose threshold lies below a score; -1 where it is 0, or they are beyond 2^53."""
+    if score <= 0:
+        return -1
+    copies = math.log(miss_probability) / math.log1p(-score) if score < 1 else 1.0
+    return math.floor(copies * (1 + 1e-9)) + 1 if copies < MOST_DRAWS else -1
 
 
 def affordable_failures(samples: int, p: float, complement: float, alpha: float) -> int:
@@ -253,10 +305,10 @@ def affordable_failures(samples: int, p: float, complement: float, alpha: float)
 
 
 def _refuse_impossible(rows: list[dict[str, Any]], epsilon: float, tau: float) -> None:
-    impossible = [row["d"] for row in rows if row["required_samples"] < 0]
+    impossible = [row["d"] for row in rows if max(row["required_samples"], row.get("required_conditional", -1)) < 0]
     if not impossible:
         return
-    possible = [row["d"] for row in rows if row["required_samples"] >= 0]
+    possible = [row["d"] for row in rows if row["d"] not in impossible]
     best = f"; the largest of these budgets that can be certified is d = {possible[-1]}" if possible else ""
     raise BadInputError(
         f"No number of draws (up to 2^53) certifies d = {span_text(impossible)} at epsilon = {setting_text(epsilon)} "
@@ -264,23 +316,36 @@ def _refuse_impossible(rows: list[dict[str, Any]], epsilon: float, tau: float) -
     )
 
 
+def _number(count: int) -> str:
+    return DASH if count < 0 else str(count)
+
+
 def _print(record: dict[str, Any]) -> None:
     statement, rows = record["statement"], record["budgets"]
     samples = statement["samples"]
     settings = (f"{name} = {setting_text(statement[name])}" for name in ("epsilon", "tau", "alpha"))
     say(f"{smoothing_text(statement)}; {', '.join(settings)}\n")
+    conditional = "required_conditional" in rows[0]
     header = ["d", "p_A needed", "draws needed", *([] if samples is None else [f"failures allowed in {samples}"])]
+    header += ["conditional draws", "copies at run time"] if conditional else []
     body = []
     for row in rows:
-        cells = [str(row["d"]), ceil_probability_text(row["p_a"], row["complement"]), str(row["required_samples"])]
-        if samples is not None:
-            failures = row["affordable_failures"]
-            cells.append(DASH if failures < 0 else str(failures))
+        possible = row["p_a"] is not None
+        need = ceil_probability_text(row["p_a"], row["complement"]) if possible else DASH
+        cells = [str(row["d"]), need, _number(row["required_samples"])]
+        cells += [] if samples is None else [_number(row["affordable_failures"])]
+        cells += [_number(row["required_conditional"]), _number(row["runtime_copies"])] if conditional else []
         body.append(cells)
     print_table(header, body, left=0)
     say()
     say("p_A needed is rounded up. Draws needed: if every draw succeeds; each failure costs more.")
+    if conditional:
+        say(
+            "Conditional draws (sample --draws conditional): all succeed, for this one budget and one set of positions."
+            f" Copies at run time: for a filter that flags at one unsafe copy, if {samples or SAMPLES:,} conditional "
+            f"draws all succeed; it misses with probability at most {setting_text(statement['miss_probability'])}."
+        )
     for row in rows:
-        if samples is not None and row["affordable_failures"] < 0:
+        if samples is not None and row["affordable_failures"] < 0 < row["required_samples"]:
             say(too_few_draws(samples, row["d"], row["required_samples"]))
     say(run_time_text(statement["tau"], statement["miss_probability"], statement["alpha"]))

@@ -7,6 +7,7 @@ on with --resume, and certify reads the run for any tau or budget later on.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 import types
@@ -21,9 +22,11 @@ from cyclopts import Group, Parameter
 from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli import _values
+from hybrid_rs_jax.cli._draws import DrawsOptions, design_text
 from hybrid_rs_jax.cli._values import flag, integer
 from hybrid_rs_jax.cli.options import (
     BETA,
+    P_DELETE,
     Batch,
     Count,
     GuardOptions,
@@ -31,6 +34,7 @@ from hybrid_rs_jax.cli.options import (
     RiskOptions,
     Seed,
     StoppingOptions,
+    ThreatOptions,
 )
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.progress import progress_bar
@@ -40,12 +44,15 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.cli._sources import Source
     from hybrid_rs_jax.confidence import SamplingPlan
     from hybrid_rs_jax.kernels import HybridSmoothing
+    from hybrid_rs_jax.results.statement import ThreatName
+    from hybrid_rs_jax.sampling.design import Design, StreamGroup
     from hybrid_rs_jax.sampling.ledger import Ledger, LedgerCounts
     from hybrid_rs_jax.sampling.run import Progress
 
 EXAMPLES = """\
 examples:
   hybrid-rs sample --model demo --data demo --limit 20 --out run
+  hybrid-rs sample --model demo --data demo --draws both --out run-both
   hybrid-rs sample --model demo --data demo --target d=2,eps=0.5 --out run-target
   hybrid-rs sample --model demo --data demo --samples 50000 --frontier --out run-frontier
   hybrid-rs sample --model my_filter:classify --data inputs.npz --vocab-size 32000 --sigma 0.5 --out run --resume
@@ -89,6 +96,8 @@ def sample(
     stopping: StoppingOptions | None = None,
     noise: NoiseOptions | None = None,
     risk: RiskOptions | None = None,
+    threat: ThreatOptions | None = None,
+    draws: DrawsOptions | None = None,
     work: WorkOptions | None = None,
     guard: GuardOptions | None = None,
 ) -> None:
@@ -99,8 +108,8 @@ def sample(
     model
         demo, package.module:name of a classifier (Python), or the folder of a vision-language checkpoint
     data
-        demo, a NumPy archive (.npz) with tokens, images, ids, eligible, or for a checkpoint a folder, .csv or .jsonl
-        of texts and pictures
+        demo (unsafe inputs), demo-safe, a NumPy archive (.npz) with tokens, images, ids, eligible, or for a checkpoint
+        a folder, .csv or .jsonl of texts and pictures
     out
         folder of the run
     resume
@@ -108,27 +117,36 @@ def sample(
     pixel_range
         of the pixels of an archive: what becomes 0 and 1, e.g. 0,255
     """
-    from hybrid_rs_jax.cli._sources import first_readable, open_source
+    from hybrid_rs_jax.cli._sources import DEMO_DATA, first_readable, open_source
     from hybrid_rs_jax.kernels.record import smoothing_text
+    from hybrid_rs_jax.sampling.design import StreamGroup
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE
 
     stopping, noise = stopping or StoppingOptions(), noise or NoiseOptions()
     risk, work = risk or RiskOptions(), work or WorkOptions()
-    source = open_source(model, data, guard or GuardOptions(), pixel_range, share_image=noise.no_pixel_noise)
-    smoothing = _smoothing(noise, source, demo=data == "demo")
+    threat, draws = (threat or ThreatOptions()).of_noise(noise), draws or DrawsOptions()
+    source = open_source(
+        model, data, guard or GuardOptions(), pixel_range, threat=threat, share_image=noise.no_pixel_noise
+    )
+    smoothing = _smoothing(noise, source, threat, demo=data in DEMO_DATA)
     with library_sentences():
         delta = smoothing.total_variation(first_readable(source.inputs).image.size)
-    plan = stopping.plan(smoothing, risk.threshold, risk.level, delta)
-    header = _header(source, smoothing, plan, stopping.aim(risk.threshold, risk.level), work.seed)
+    design = draws.design(source, smoothing, threat, stopping, risk, delta)
+    conditional = design is not None and stopping.target is not None
+    plan = stopping.plan(smoothing.forcing() if conditional else smoothing, risk.threshold, risk.level, delta)
+    header = _header(source, smoothing, plan, stopping.aim(risk.threshold, risk.level), work.seed, threat, design)
     indices = work.indices(len(source.inputs.ids))
     say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {stopping.text(risk)}")
+    if design is not None:
+        say(design_text(design))
     new = not resume or kind_of(out / LEDGER_FILE) is None
     with terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(out, header, new) as ledger:
-        progress = _draw(ledger, out, source, indices, smoothing, plan, work)
+        groups = (StreamGroup(plan),) if design is None else design.groups(plan if conditional else None)
+        progress = _draw(ledger, out, source, indices, smoothing, groups, work)
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
         _refuse_all(out, counts.skipped, new)
-    summary(progress, plan, counts)
+    summary(progress, plan, counts, design)
     say(f"\nWrote {out / 'ledger.sqlite'}. Next: hybrid-rs certify {out}")
 
 
@@ -138,7 +156,7 @@ def _draw(
     source: Source,
     indices: range,
     smoothing: HybridSmoothing,
-    plan: SamplingPlan,
+    groups: Sequence[StreamGroup],
     work: WorkOptions,
 ) -> Progress:
     """Run the engine into the ledger, with progress; an interrupt says what is kept."""
@@ -147,10 +165,12 @@ def _draw(
     from hybrid_rs_jax.sampling.engine import data_mesh
     from hybrid_rs_jax.sampling.run import InterruptedRun, sample_run
 
-    with progress_bar("sampling", len(indices) * plan.max_samples, "draws", log=True) as advance:
+    total = len(indices) * sum(group.plan.max_samples * len(group.streams) for group in groups)
+    unit = "input" if len(groups) == 1 and groups[0].sets is None else "sample"
+    with progress_bar("sampling", total, "draws", log=True) as advance:
 
         def report(progress: Progress) -> None:
-            note = f"{progress.finished + progress.skipped:,} of {counted(progress.inputs, 'input')}"
+            note = f"{progress.finished + progress.skipped:,} of {counted(progress.inputs, unit)}"
             advance(progress.settled, note, progress.classified)
 
         try:
@@ -160,7 +180,7 @@ def _draw(
                 source.inputs,
                 indices,
                 smoothing,
-                plan,
+                groups,
                 run_key(work.seed),
                 classes=Abilities.of(source.classifier).classes,
                 batch_size=work.batch_size or source.batch_size,
@@ -190,7 +210,13 @@ def _may_change(field: str, before: Any, after: Any) -> bool:
 
 
 def _header(
-    source: Source, smoothing: HybridSmoothing, plan: SamplingPlan, aim: dict[str, object] | None, seed: int
+    source: Source,
+    smoothing: HybridSmoothing,
+    plan: SamplingPlan,
+    aim: dict[str, object] | None,
+    seed: int,
+    threat: ThreatOptions,
+    design: Design | None,
 ) -> dict[str, Any]:
     """Everything that defines the draws."""
     from hybrid_rs_jax.classifiers.base import Abilities
@@ -212,6 +238,8 @@ def _header(
         classifier=source.model | _served_model(source.classifier, first),
         data=source.data,
         noise=noise,
+        threat=_threat_name(smoothing, threat, source),
+        design=design,
     )
     if np.ndim(shared) == 2:
         record["eligible_positions"] = "an own set for each input, part of its digest"
@@ -239,10 +267,29 @@ def _as_sentence() -> Iterator[None]:
         raise BadInputError(str(error)) from error
 
 
-def _smoothing(noise: NoiseOptions, source: Source, demo: bool) -> HybridSmoothing:
+def _threat_name(smoothing: HybridSmoothing, threat: ThreatOptions, source: Source) -> ThreatName:
+    """What the header calls the threat: arrays of the user say by `eligible` which positions there are."""
+    from hybrid_rs_jax.kernels import CategoricalKernel
+
+    if smoothing.discrete is None:
+        return "image"
+    if isinstance(smoothing.discrete, CategoricalKernel):
+        return "fields"
+    own = source.data.get("name") == "npz" and threat.name in ("suffix", "anywhere")
+    return "positions" if own else threat.name
+
+
+def _smoothing(noise: NoiseOptions, source: Source, threat: ThreatOptions, demo: bool) -> HybridSmoothing:
     """The noise of the flags; beta, and for the demo sigma, have defaults, and the data know their alphabet."""
-    noise = noise.or_default(kernel="uniform")
-    if noise.kernel != "none":
+    noise = noise.or_default(kernel="deletion" if threat.name == "insert" else "uniform")
+    if (noise.kernel == "deletion") != (threat.name == "insert"):
+        raise BadInputError(
+            f"--threat {threat.name} contradicts --kernel {noise.kernel}: insertions, and they alone, are certified by "
+            "deletion noise."
+        )
+    if noise.kernel == "deletion":
+        noise = noise.or_default(p_delete=P_DELETE)
+    elif noise.kernel != "none":
         noise = noise.or_default(beta=BETA)
     if noise.kernel == "uniform":
         noise = noise.or_default(vocab_size=source.vocab_size)
@@ -252,15 +299,21 @@ def _smoothing(noise: NoiseOptions, source: Source, demo: bool) -> HybridSmoothi
             )
     if demo and not noise.no_pixel_noise:
         noise = noise.or_default(sigma=DEMO_SIGMA)
-    return noise.smoothing()
+    smoothing = noise.smoothing()
+    if noise.kernel == "deletion":
+        kernel = dataclasses.replace(smoothing.discrete, pad_token=source.pad_token)  # type: ignore[type-var]
+        smoothing = dataclasses.replace(smoothing, discrete=kernel)
+    return smoothing
 
 
-def summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts) -> None:
+def summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts, design: Design | None = None) -> None:
     """What the session did and what the run holds now."""
     from hybrid_rs_jax.kernels.record import rounding_text
 
     drawn = np.sort(np.concatenate([table.draws for table in counts.streams.values()] or [np.zeros(0, np.int64)]))
-    if drawn.size:
+    if design is not None:
+        say(f"{progress.finished:,} of {progress.inputs:,} samples done ({counted(len(counts.ids), 'input')}).")
+    elif drawn.size:
         say(
             f"{progress.finished} of {counted(progress.inputs, 'input')} done; draws: "
             f"{int(drawn[0]):,} to {int(drawn[-1]):,}, median {int(drawn[(drawn.size - 1) // 2]):,}, "

@@ -284,6 +284,18 @@ def held_out_unsafe(limit: int = 20) -> DemoInputs:
     return inputs.take(np.flatnonzero(inputs.labels)[:limit])
 
 
+def held_out_safe(limit: int = 200) -> DemoInputs:
+    """The first ``limit`` held-out inputs that are safe (all of them if there are fewer).
+
+    Raises:
+        ValueError: ``limit`` is below 1.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, but it is {limit}.")
+    inputs = load_demo("held_out")
+    return inputs.take(np.flatnonzero(~inputs.labels)[:limit])
+
+
 def _with_prompts(
     rows: Int[np.ndarray, " n"], pixels: UInt8[np.ndarray, "n 8 8"], digits: Int[np.ndarray, " n"]
 ) -> DemoInputs:

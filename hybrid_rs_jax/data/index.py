@@ -132,7 +132,7 @@ def open_data(path: str | Path) -> Dataset:
       BadInputError: one sentence, if nothing is recognised or the index is broken; with the line where there is one.
     """
     path = Path(path)
-    if _questions_folder(path) is not None:
+    if kind_of(path) == "folder" and _questions_folder(path) is not None:
         return mm_safetybench(path)
     table = read_table(_table_file(path), ("id", "text"), ("image", "img", "label", "group"))
     return _dataset(table, "img" if "img" in table.columns and "image" not in table.columns else "image")

@@ -112,7 +112,8 @@ class ArrayInputs:
 def load_npz(path: Path, pixel_range: tuple[int | float, int | float] | None = None) -> ArrayInputs:
     """Inputs from a NumPy archive with `tokens` [B, L] and `images` [B, H, W, C], optionally `ids` and `eligible`.
 
-    Without `ids` inputs are named by their number; without `eligible` all positions carry noise.
+    Without `ids` inputs are named by their number; without `eligible` all positions carry noise. Names are compared
+    without case, other arrays are passed over.
 
     Args:
       path: the archive.
@@ -140,9 +141,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path_text(path)} {'does not exist' if kind is None else 'is not a file'}.")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = [name for name in ("tokens", "images", "ids", "eligible") if name in archive.files]
             held = sorted(archive.files)
-            arrays = {name: archive[name] for name in names}
+            asked = [name for name in held if name.casefold() in ("tokens", "images", "ids", "eligible")]
+            names = [name.casefold() for name in asked]
+            arrays = {name: archive[key] for name, key in zip(names, asked, strict=True)}
     except Exception as error:  # on broken bytes zipfile, zlib and NumPy raise whatever they stumble over
         reason = f"{str(error).strip() or type(error).__name__}".splitlines()[0].rstrip(".")
         if "Object" in reason:
@@ -155,6 +157,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         found = ", ".join(map(path_text, held))[:200] or "nothing"
         raise ValueError(f"{path} must hold tokens and images, got {found}.")
     for name, array in arrays.items():
+        if names.count(name) > 1:
+            raise ValueError(f"{path} holds {name} {names.count(name)} times, in capitals and not.")
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{path}: {name} is not a NumPy array.")
     return arrays

@@ -12,6 +12,8 @@ words: on a CPU ten times faster than JAX's primitive, which loops over the roun
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,8 +53,13 @@ def key_words(key: jax.Array) -> Words:
 
     A key of another generator is turned into one of this: rbg keys hold the words of the same seed twice, so a seed
     gives the same draws whatever `jax_default_prng_impl` says; other data is hashed.
+
+    Raises:
+      ValueError: for what is no key, or more than one.
     """
-    data = key if jnp.issubdtype(key.dtype, jnp.uint32) else jax.random.key_data(key)
+    if (dtype := getattr(key, "dtype", None)) is None or not _is_key(dtype):
+        raise ValueError(f"key must be a JAX key, as jax.random.key(0) gives one, got {key!r:.80}.")
+    data = key if dtype == jnp.uint32 else jax.random.key_data(key)
     if data.shape == (2,):
         return data
     if data.shape != (4,):
@@ -60,6 +67,10 @@ def key_words(key: jax.Array) -> Words:
     first, second = data[:2], data[2:]
     mixed = jnp.stack(threefry(first[0], first[1], second[0], second[1]))
     return jnp.where((first == second).all(), first, mixed)
+
+
+def _is_key(dtype: Any) -> bool:
+    return dtype == jnp.uint32 or bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
 
 
 def fold(words: Words, number: jax.Array) -> Words:

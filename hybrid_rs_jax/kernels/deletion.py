@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from hybrid_rs_jax.kernels._threefry import Words
 from hybrid_rs_jax.kernels.base import drawn_probability, hit_limits, hits, sample_tokens
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
 
-__all__ = ["DeletingNoise", "DeletionKernel", "Edits", "edit_ratio"]
+__all__ = ["Budget", "DeletingNoise", "DeletionKernel", "Edits", "budget_numbers", "edit_ratio"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Edits:
             value = check_whole(field.name, getattr(self, field.name), 0, LARGEST_BUDGET)
             object.__setattr__(self, field.name, value)
 
+    def __str__(self) -> str:
+        parts = [f"{count} {name}" for name, count in dataclasses.asdict(self).items() if count]
+        return " + ".join(parts) or "no edit"
+
     @property
     def removed(self) -> int:
         """Tokens of the clean text that disappear at most."""
@@ -64,6 +69,10 @@ class Edits:
     def of(cls, budget: object) -> Edits:
         """A budget as edits: a number of tokens is that many insertions."""
         return budget if isinstance(budget, Edits) else cls(inserted=check_budget(budget))
+
+
+#: A discrete budget: a number of tokens, or edits.
+Budget: TypeAlias = int | Edits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +154,11 @@ class DeletionKernel:
     def check_tokens(self, tokens: object) -> None:
         """Every integer token is covered: deletion draws from no alphabet."""
         check_tokens(tokens)
+
+
+def budget_numbers(budgets: Sequence[Budget]) -> tuple[int, ...]:
+    """Budgets as numbers: tokens, or of `Edits` the place in the list, 0 for the first."""
+    return tuple(place if isinstance(budget, Edits) else budget for place, budget in enumerate(budgets))
 
 
 def edit_ratio(p_delete: float, removed: int, added: int) -> LikelihoodRatio:

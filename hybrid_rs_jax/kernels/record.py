@@ -30,10 +30,9 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "uniform": ("beta", "vocab_size"),
     "absorbing": ("beta",),
     "categorical": ("beta", "cardinalities"),
+    "deletion": ("p_delete",),
     "none": (),
 }
-# What a record may name; the command line draws the others.
-_RECORDED = {"deletion": ("p_delete",), **KERNELS}
 
 
 def describe_smoothing(smoothing: HybridSmoothing) -> dict[str, Any]:
@@ -92,9 +91,9 @@ def build_smoothing(record: Mapping[str, Any]) -> HybridSmoothing:
       BadInputError: if a field is missing or out of range, with the field's name.
     """
     name, sigma, step = record.get("kernel"), record.get("sigma"), record.get("step")
-    if not isinstance(name, str) or name not in _RECORDED:
+    if not isinstance(name, str) or name not in KERNELS:
         raise BadInputError(f"kernel must be {joined(KERNELS, 'or')}, got {name!r:.80}.")
-    missing = [field for field in _RECORDED[name] if record.get(field) is None]
+    missing = [field for field in KERNELS[name] if record.get(field) is None]
     if missing:
         raise BadInputError(f"The {name} kernel needs {joined(missing)}.")
     if name == "none" and sigma is None:

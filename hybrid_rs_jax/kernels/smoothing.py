@@ -84,6 +84,18 @@ class HybridSmoothing:
         """Are draws conditional? Then a score belongs to one budget (see `Conditional`)."""
         return isinstance(self.discrete, Conditional)
 
+    def forcing(self) -> HybridSmoothing:
+        """The same smoothing with a sampler that can force positions; see `Conditional`.
+
+        Raises:
+          ValueError: if tokens carry no noise, or conditional draws are not defined for the kernel.
+        """
+        if self.conditional:
+            return self
+        if self.discrete is None:
+            raise ValueError("forced positions need token noise, got a smoothing without a discrete kernel.")
+        return dataclasses.replace(self, discrete=Conditional(self.discrete))  # type: ignore[arg-type]
+
     def check_budgets(self, budgets: object) -> tuple[Any, ...]:
         """Budgets of a certificate or table: increasing numbers of tokens, or what the kernel takes instead.
 
@@ -140,8 +152,14 @@ class HybridNoise:
         tokens: Int[Array, "length"],
         image: Any,
         eligible: Bool[Array, "length"] | None,
+        forced: Bool[Array, "length"] | None = None,
     ) -> tuple[Int[Array, "length"], Float[Array, "*pixels"]]:
-        """One noisy copy under the key `words`; `image` holds levels where pixels carry noise, else pixels."""
-        if self.tokens is not None:
+        """One noisy copy under the key `words`; `image` holds levels where pixels carry noise, else pixels.
+
+        Positions in `forced` are always resampled, by a sampler of `Conditional`.
+        """
+        if forced is not None:
+            tokens = self.tokens(words, tokens, eligible, forced)
+        elif self.tokens is not None:
             tokens = self.tokens(words, tokens, eligible)
         return tokens, image if self.pixels is None else grid.noisy_pixels(words, image, self.pixels)

@@ -16,7 +16,15 @@ from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.result import Result
 
-__all__ = ["SUFFIXES", "plot_certified_accuracy", "plot_certified_share", "plot_frontier", "save_figure", "svg_figures"]
+__all__ = [
+    "SUFFIXES",
+    "plot_certified_accuracy",
+    "plot_certified_share",
+    "plot_frontier",
+    "save_figure",
+    "styled",
+    "svg_figures",
+]
 
 SUFFIXES = (".png", ".pdf", ".svg")
 _INK, _SOFT, _GRID = "#1f2430", "#6b7280", "#e5e7eb"
@@ -44,6 +52,13 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def styled() -> Any:
+    """The look of all pictures, as a context."""
+    import matplotlib
+
+    return matplotlib.rc_context(_STYLE)
+
+
 def save_figure(result: Result, path: Path, suffix: str) -> None:
     """Draw a result: the frontier and the certified accuracy, or the one that a unimodal run has.
 
@@ -55,7 +70,7 @@ def save_figure(result: Result, path: Path, suffix: str) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    noise, budgets, radius = result.statements[0].noise, result.budgets, result.radius
+    noise, budgets, radius = result.statements[0].noise, result.budget_numbers, result.radius
     with matplotlib.rc_context(_STYLE):
         both = noise.tokens and noise.pixels and len(budgets) > 1
         figure = Figure(figsize=(11.6, 4.9) if both else (6.8, 4.9), layout="constrained")
@@ -76,7 +91,7 @@ def svg_figures(result: Result) -> list[tuple[str, str]]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    noise, budgets, radius = result.statements[0].noise, result.budgets, result.radius
+    noise, budgets, radius = result.statements[0].noise, result.budget_numbers, result.radius
     drawn = []
     for kind in [*(["frontier"] if noise.tokens and noise.pixels and len(budgets) > 1 else []), "accuracy"]:
         style = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": kind}
@@ -183,18 +198,17 @@ def plot_certified_share(ax: Any, budgets: Sequence[int], radius: np.ndarray) ->
 
 def _explain_gap(ax: Any, result: Result) -> None:
     """Shade the budgets at which nothing is certified; with one decision its statement says why."""
-    budgets, reached = result.budgets, (result.radius >= 0).any(axis=0)
+    budgets, reached = result.budget_numbers, (result.radius >= 0).any(axis=0)
     if reached.all() or not reached.any():
         return
     first, statements = int(np.argmin(reached)), result.statements
     planned = statements[0].stopping.plan is not None
     needed = statements[0].needs.draws[first] if statements[0].classes is None else 0
-    draws = int(np.max(result.n if result.n.ndim == 1 else result.n[:, first]))
-    if len(statements) > 1:
+    if len(statements) > 1 or statements[0].samples is not None:
         why = "no input is certified"
     elif needed < 0:
         why = "no stop of this plan\ncertifies" if planned else "no number of draws\nup to 2^53 certifies"
-    elif draws < needed and not planned:
+    elif (draws := int(np.max(result.n if result.n.ndim == 1 else result.n[:, first]))) < needed and not planned:
         why = f"n = {draws} is too small:\nd = {budgets[first]} needs {needed}"
     else:
         why = "no input is certified"

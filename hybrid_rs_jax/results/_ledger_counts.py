@@ -9,6 +9,7 @@ import numpy as np
 from hybrid_rs_jax._text import counted, joined, span_text
 from hybrid_rs_jax.confidence import FixedSample, SamplingPlan, Verdict, plan_from
 from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.results._ledger_samples import sample_counts_of
 from hybrid_rs_jax.results._ledger_table import LedgerTable, ledger_table
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.facts import thawed
@@ -27,7 +28,7 @@ def ledger_counts(folder: Path, partial: bool) -> Counts:
     votes has stopped it early without a plan.
     """
     with library_sentences(), Ledger.open(folder) as ledger:
-        run, table = Run.of(ledger.path, ledger.header), ledger_table(ledger.counts())
+        run, counts = Run.of(ledger.path, ledger.header), ledger.counts()
         earlier = tuple(n for header in ledger.history[:-1] if isinstance(n := header.get("samples"), int))
     if "features" in run.facts:
         raise BadInputError(f"{folder} holds laws of feature cosines; `hybrid-rs features certify` reads it.")
@@ -38,6 +39,9 @@ def ledger_counts(folder: Path, partial: bool) -> Counts:
             "risk is more than alpha. --partial certifies it and says so; --target or --frontier stop by the votes at "
             "risk alpha in all."
         )
+    if run.design is not None:
+        return sample_counts_of(folder, run, run.design, counts, plan, partial)
+    table = ledger_table(counts)
     columns = np.array([-1] if run.per_budget is None else run.per_budget, np.int64)
     _check_budgets(folder, run, columns, table)
     used = table.contiguous & _stopped(folder, plan, partial, table)

@@ -9,10 +9,19 @@ from typing import Literal
 
 import numpy as np
 
-from hybrid_rs_jax._checks import check_budgets, check_draws, check_risk, check_side
+from hybrid_rs_jax._checks import (
+    check_draws,
+    check_level,
+    check_risk,
+    check_side,
+    check_tau,
+    check_total_variation,
+)
 from hybrid_rs_jax.certificate.certify import Side, certified_counts, worst_case_scores
+from hybrid_rs_jax.certificate.samples import certified_samples, samples_for, worst_case_of_samples
 from hybrid_rs_jax.confidence import FixedSample, SamplingPlan
 from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.kernels.deletion import Budget
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.result import Bounds, Result
 from hybrid_rs_jax.results.statement import Statement, build_statement
@@ -36,7 +45,8 @@ class Certificate(Result):
       radius: float64[B, D] in the units of sigma, at most the true one; 0: only `eps = 0` is certified; -1: not even
         that.
       budget: int64[B], largest certified budget (at `eps = 0`); -1: none, the input abstains.
-      bound: confidence bound on the clean smoothed score, float64[B] (one shared sample) or float64[B, D]: a lower one,
+      bound: confidence bound on the clean smoothed score, float64[B] (one shared sample) or float64[B, D]; with
+        conditional draws on the score of each sample, float64[B, S]: a lower one,
         rounded down, for side "above" (there it is also called `p_a`); an upper one, rounded up, for "below".
       complement: `1 - bound`, rounded to the other side, with its digits near one.
       statement: everything that the guarantee depends on.
@@ -105,6 +115,9 @@ class Certificate(Result):
         A lower one, rounded down, or an upper one, rounded up, for side "below".
         """
         delta = self.statement.noise.total_variation
+        if (samples := self.statement.samples) is not None:
+            bounds = (self.bound, self.complement)
+            return worst_case_of_samples(*bounds, samples, self.budgets, epsilon, self.smoothing, self.side, delta)
         return worst_case_scores(self.bound, self.complement, self.budgets, epsilon, self.smoothing, self.side, delta)
 
     def needed_samples(self) -> np.ndarray:
@@ -169,31 +182,37 @@ def certify(
     smoothing: HybridSmoothing,
     tau: float,
     alpha: float,
-    budgets: Sequence[int] = range(9),
+    budgets: Sequence[Budget] = range(9),
     *,
     side: str = "above",
     plan: SamplingPlan | None = None,
     ids: Sequence[str] | None = None,
+    total_variation: float = 0.0,
 ) -> Certificate:
     """Certify inputs from their Monte Carlo counts.
 
     `p_A` is the one-sided Clopper-Pearson bound, or that of the plan by which the draws were stopped; the radius at
-    budget d is `sup{r : V(p_A; d, r) > tau}` (Theorem 4.2), rounded down. The counts are taken for draws of the ideal
-    noise.
+    budget d is `sup{r : V(p_A - delta; d, r) > tau + delta}` (Theorem 4.2, with the total variation delta), rounded
+    down.
 
     Args:
       counts: successes, int[B] for one sample per input shared by all budgets (noise on all eligible positions), or
-        int[B, D] for one sample per budget. A single input may be a scalar.
+        int[B, D] for one sample per budget. A single input may be a scalar. With `Conditional` always int[B, D]: in the
+        draws of column j the positions of `budgets[j]` were resampled; of a family of sets the least count (the largest
+        for side "below").
       n: draws, broadcasting against `counts`.
       smoothing: the smoothing distribution that the draws came from.
       tau: decision threshold in (0, 1); see `detection_threshold`. It may be chosen after the draws.
       alpha: risk level per input in (0, 1), chosen BEFORE the counts are seen.
-      budgets: the D discrete budgets, increasing.
+      budgets: the D discrete budgets, increasing; for the deletion kernel also `Edits`, each covering the one before.
       side: "above": certify that the score stays above `tau` (Unsafe); "below": that it stays below (Safe). Whoever
         asks for both spends `alpha` on each.
       plan: the plan that stopped the draws; None where `n` was fixed before the first draw. Clopper-Pearson on counts
         that were stopped early would claim too much.
       ids: names of the inputs, all different; "0", "1", ... if None.
+      total_variation: distance between the noise that was drawn and the ideal one, in [0, 1): for the draws of `sample`
+        and `sample_counts` `smoothing.total_variation(pixels)`, about 1e-14 for a small picture; 0: the draws are taken
+        for ideal.
 
     Returns:
       bounds rounded outwards, radii rounded down.
@@ -209,9 +228,16 @@ def certify(
     >>> certificate.budget.tolist()
     [3, 1]
     """
-    chosen = check_budgets(budgets)
+    chosen = smoothing.check_budgets(budgets)
     given = check_draws("successes", counts, 0), check_draws("n", n)
     successes, draws = (np.atleast_1d(x) for x in np.broadcast_arrays(*given))
+    if smoothing.conditional and successes.ndim == 1:
+        if len(chosen) > 1:
+            raise ValueError(
+                f"Conditional draws need counts of their own for each budget, shape [B, {len(chosen)}], got "
+                f"{list(given[0].shape)}: one count is never taken for several budgets."
+            )
+        successes, draws = successes[:, None], draws[:, None]
     if successes.ndim > 2 or (successes.ndim == 2 and successes.shape[1] != len(chosen)):
         raise ValueError(f"counts must have shape [B] or [B, {len(chosen)}] (inputs, budgets), got {successes.shape}.")
     names = tuple(map(str, range(len(successes)))) if ids is None else tuple(map(str, ids))
@@ -219,15 +245,24 @@ def certify(
         raise ValueError(
             f"ids must be {len(successes)} different names, got {len(names)}, {len(set(names))} different."
         )
-    per_budget = chosen if successes.ndim == 2 else None
+    samples = samples_for(chosen) if smoothing.conditional else None
+    per_budget = chosen if successes.ndim == 2 and samples is None else None
     if isinstance(plan, FixedSample):
         plan.lower_bound(draws, successes, 0.5)  # refuses what is not complete
         plan = None
     return certify_counts(
-        Counts(names, successes, draws, budgets=per_budget, plan=plan),
+        Counts(
+            names,
+            successes,
+            draws,
+            budgets=per_budget,
+            plan=plan,
+            samples=samples,
+            total_variation=check_total_variation(total_variation),
+        ),
         smoothing,
-        tau,
-        alpha,
+        check_level("tau", check_tau(tau)),
+        check_level("alpha", check_risk(alpha)),
         chosen,
         _side(side),
     )
@@ -242,7 +277,7 @@ def certify_counts(
     smoothing: HybridSmoothing,
     tau: float,
     alpha: float,
-    budgets: Sequence[int],
+    budgets: Sequence[Budget],
     side: Side = "above",
     *,
     decisions: int = 1,
@@ -257,24 +292,24 @@ def certify_counts(
     Raises:
       ValueError: if an argument is out of range, or the shapes do not fit.
     """
-    chosen = check_budgets(budgets)
+    chosen = smoothing.check_budgets(budgets)
     alpha = float(check_risk(alpha))
     if counts.votes is not None:
         raise ValueError("The counts are votes per class; certify_classes certifies those.")
     if counts.budgets is not None and counts.budgets != chosen:
         raise ValueError(f"budgets must be those of the counts, {list(counts.budgets)}, got {list(chosen)}.")
-    statement = build_statement(counts, smoothing, float(tau), float(alpha), chosen, side, decisions)
-    found = certified_counts(
-        counts.certain(side),
-        counts.n,
-        smoothing,
-        tau,
-        statement.risk.per_statement,
-        chosen,
-        side=side,
-        plan=counts.plan,
-        total_variation=statement.noise.total_variation,
-    )
+    statement = build_statement(counts, smoothing, tau, alpha, chosen, side, decisions)
+    drawn, delta = (counts.certain(side), counts.n), statement.noise.total_variation
+    if counts.samples is None:
+        risk = statement.risk.per_statement
+        found = certified_counts(
+            *drawn, smoothing, tau, risk, chosen, side=side, plan=counts.plan, total_variation=delta
+        )
+    else:
+        risk = statement.risk.own
+        found = certified_samples(
+            *drawn, counts.samples, smoothing, tau, risk, chosen, side=side, plan=counts.plan, total_variation=delta
+        )
     return Certificate(counts, found.radius, found.budget, found.bound, found.complement, statement)
 
 
@@ -283,7 +318,7 @@ def certify_decisions(
     smoothing: HybridSmoothing,
     tau: float,
     alpha: float,
-    budgets: Sequence[int],
+    budgets: Sequence[Budget],
     decision: Decision = "unsafe",
 ) -> Certificate | Decisions:
     """`certify_counts` for one decision or both, with the draws that each budget needs computed beside it.
@@ -301,7 +336,7 @@ def _with_needs(
     smoothing: HybridSmoothing,
     tau: float,
     alpha: float,
-    budgets: Sequence[int],
+    budgets: Sequence[Budget],
     side: Side,
     decisions: int,
 ) -> Certificate:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hybrid_rs_jax._checks import check_budgets, check_risk
+from hybrid_rs_jax._checks import check_budgets, check_level, check_risk, check_total_variation
 from hybrid_rs_jax.certificate.classes import certified_classes, checked_votes
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.results.counts import Counts
@@ -75,7 +75,13 @@ class ClassCertificate(Result):
 
 
 def certify_classes(
-    votes: object, smoothing: HybridSmoothing, alpha: float, budgets: Sequence[int] = range(9), n: object = None
+    votes: object,
+    smoothing: HybridSmoothing,
+    alpha: float,
+    budgets: Sequence[int] = range(9),
+    n: object = None,
+    *,
+    total_variation: float = 0.0,
 ) -> ClassCertificate:
     """Certify the smoothed top-1 decision from votes per class.
 
@@ -90,6 +96,7 @@ def certify_classes(
       budgets: the D discrete budgets, increasing.
       n: draws of each input, int or int[B], fixed beforehand; those without a vote count for no class. None: the sum of
         the votes, right only if every draw gave a vote.
+      total_variation: distance between the noise that was drawn and the ideal one, as for `certify`.
 
     Returns:
       bounds rounded outwards, radii rounded down.
@@ -104,7 +111,8 @@ def certify_classes(
     """
     array, draws = checked_votes(votes, n)
     ids = tuple(map(str, range(len(array))))
-    counts = Counts(ids, np.zeros(len(array), np.int64), draws, votes=array)
+    delta = check_total_variation(total_variation)
+    counts = Counts(ids, np.zeros(len(array), np.int64), draws, votes=array, total_variation=delta)
     return certify_class_counts(counts, smoothing, alpha, check_budgets(budgets))
 
 
@@ -120,8 +128,8 @@ def certify_class_counts(
         raise ValueError("Votes per class are certified from one sample for all budgets, not from one per budget.")
     votes, draws = checked_votes(counts.votes, counts.n)
     chosen = check_budgets(budgets)
-    alpha = float(check_risk(alpha))
-    statement = build_statement(counts, smoothing, None, float(alpha), chosen)
+    alpha = check_level("alpha", check_risk(alpha))
+    statement = build_statement(counts, smoothing, None, alpha, chosen)
     delta = statement.noise.total_variation
     ties = 0 if counts.ties is None else counts.ties
     found = certified_classes(votes, draws, smoothing, alpha, chosen, ties=ties, total_variation=delta)

@@ -8,6 +8,7 @@ import numpy as np
 
 from hybrid_rs_jax._text import ceil_probability_text, counted, down_text, setting_text, span_text, up_text
 from hybrid_rs_jax.confidence import samples_for_share
+from hybrid_rs_jax.kernels.deletion import budget_numbers
 from hybrid_rs_jax.results.certificate import Certificate, Decisions
 from hybrid_rs_jax.results.classes import ClassCertificate
 from hybrid_rs_jax.results.result import Result
@@ -87,6 +88,10 @@ def _who_abstains(result: Result, parts: Sequence[Certificate], rows: np.ndarray
 def _too_close(part: Certificate, rows: np.ndarray) -> str:
     """On which side of tau the bounds of these rows are, in words that none of them denies."""
     first, tau = part.budgets[0], part.tau
+    if part.statement.samples is not None:
+        return (
+            f"no bound on the score of the draws is {'high' if part.side == 'above' else 'low'} enough for d = {first}"
+        )
     bound = part.bound[rows] if part.bound.ndim == 1 else part.bound[rows, 0]
     if part.side == "above":
         name = "the lower bound p_A on the clean score"
@@ -102,7 +107,7 @@ def _too_close(part: Certificate, rows: np.ndarray) -> str:
 
 def _what_would_help(part: Certificate, rows: np.ndarray, several: bool) -> Iterator[str]:
     """The draws that inputs which abstain would have needed, if their share of votes stays what it is."""
-    if part.plan is not None:
+    if part.plan is not None or part.statement.samples is not None:
         return
     purpose = f" to be {certified(part.statement)}" if several else ""
     needs = part.statement.needs
@@ -124,9 +129,12 @@ def _what_would_help(part: Certificate, rows: np.ndarray, several: bool) -> Iter
 
 def _hopeless(part: Certificate, several: bool) -> Iterator[str]:
     """Budgets that no votes could have certified on this side."""
+    if part.statement.samples is not None:
+        yield from _hopeless_samples(part, several)
+        return
     most = _most_draws(part)
     impossible = []
-    for index, (d, needed) in enumerate(zip(part.budgets, part.statement.needs.draws, strict=True)):
+    for index, (d, needed) in enumerate(zip(budget_numbers(part.budgets), part.statement.needs.draws, strict=True)):
         if (part.radius[:, index] >= 0).any():
             continue  # whatever rounding says, it has been done
         if needed < 0:
@@ -139,14 +147,36 @@ def _hopeless(part: Certificate, several: bool) -> Iterator[str]:
         yield f"{subject} {what} d = {span_text(impossible)} with this noise and tau."
 
 
+def _hopeless_samples(part: Certificate, several: bool) -> Iterator[str]:
+    """Budgets that no votes could have certified with these samples."""
+    samples, needs = part.statement.samples, part.statement.sample_needs
+    assert samples is not None
+    drawn, purpose = part.n.max(axis=0), f" {_decision(part)}" if several else ""
+    for place, d in enumerate(part.budgets):
+        if (part.radius[:, place] >= 0).any():
+            continue
+        about = [s for s, sample in enumerate(samples) if sample.covers > place]
+        if all(needs[s, place] < 0 for s in about):
+            yield f"No number of draws up to 2^53 certifies{purpose} d = {d} with this noise, tau and kind of draws."
+        elif part.plan is None and all(not 0 < needs[s, place] <= drawn[s] for s in about):
+            s = min((s for s in about if needs[s, place] > 0), key=lambda s: needs[s, place])
+            kind = "ordinary" if samples[s].forced is None else "conditional"
+            yield (
+                f"{drawn[s]:,} {kind} draws are too few to certify{purpose} d = {d}: that needs at least "
+                f"{needs[s, place]:,} of them{' for each set of positions' if samples[s].sets > 1 else ''}."
+            )
+
+
 def _decision(part: Certificate) -> str:
     return "unsafe" if part.side == "above" else "safe"
 
 
 def _beaten(parts: Sequence[Certificate]) -> list[int]:
     """Budgets above 0 that are not certified for any input, on any side, though draws would have sufficed."""
-    found = []
-    for index, d in enumerate(parts[0].budgets):
+    found: list[int] = []
+    if parts[0].statement.samples is not None:
+        return found
+    for index, d in enumerate(budget_numbers(parts[0].budgets)):
         enough = [
             part.plan is None and 0 < part.statement.needs.draws[index] <= _most_draws(part)[index] for part in parts
         ]

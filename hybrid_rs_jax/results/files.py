@@ -59,10 +59,13 @@ def flat_columns(result: Result) -> dict[str, np.ndarray | tuple[str, ...]]:
     """
     columns: dict[str, np.ndarray | tuple[str, ...]] = {"id": result.ids}
     rows = row_columns(result)
+    draws = result.counts.labels
     radii = {name: rows.pop(name) for name in list(rows) if name.startswith("radius")}
     for name, values in (rows | radii).items():
         if isinstance(values, np.ndarray) and values.ndim == 2:
-            labels = range(values.shape[1]) if name == "votes" else result.budgets
+            budgets = tuple(map(str, result.budgets))
+            labels = budgets if name.startswith("radius") or draws is None else draws
+            labels = tuple(map(str, range(values.shape[1]))) if name == "votes" else labels
             columns |= {f"{name}_{label}": values[:, place] for place, label in enumerate(labels)}
         else:
             columns[name] = values

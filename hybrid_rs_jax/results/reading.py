@@ -15,15 +15,17 @@ import numpy as np
 from hybrid_rs_jax._files import parse_json, path_text, read_text
 from hybrid_rs_jax.certificate.certify import distinct_bounds, largest_budget
 from hybrid_rs_jax.certificate.classes import checked_votes, class_bounds
+from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.confidence import plan_from
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.kernels import Edits, HybridSmoothing
+from hybrid_rs_jax.kernels.deletion import Budget
 from hybrid_rs_jax.kernels.record import build_smoothing, describe_smoothing
 from hybrid_rs_jax.results.certificate import Certificate, Decisions
 from hybrid_rs_jax.results.classes import ClassCertificate
 from hybrid_rs_jax.results.counts import Column, Counts
 from hybrid_rs_jax.results.runs import Run
-from hybrid_rs_jax.results.statement import Needs, Provisional, build_statement
+from hybrid_rs_jax.results.statement import Needs, Provisional, Statement, build_statement
 
 __all__ = ["read_certificates"]
 
@@ -84,10 +86,19 @@ class _Stored:
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        budgets = tuple(_integer(d, "a budget", 0) for d in _list(self.statement["budgets"], "budgets"))
-        if not budgets or list(budgets) != sorted(set(budgets)):
-            raise ValueError(f"budgets must be increasing and not empty, got {list(budgets)}")
-        return budgets
+        return self.smoothing.check_budgets([_budget(d) for d in _list(self.statement["budgets"], "budgets")])
+
+    @property
+    def samples(self) -> tuple[Sample, ...] | None:
+        if "samples" not in self.statement:
+            return None
+        found = []
+        for stored in _list(self.statement["samples"], "samples"):
+            each = _object(stored, "a sample")
+            covers, sets = _integer(each["covers"], "covers", 1), _integer(each["sets"], "sets", 1)
+            forced = None if each["forced"] is None else _budget(each["forced"])
+            found.append(Sample(covers, _number(each["share"], "share", 0.0, 1.0 + 2.0**-40), forced, sets))
+        return tuple(found)
 
     @property
     def tau(self) -> float:
@@ -112,7 +123,7 @@ class _Stored:
             successes=np.zeros(len(ids), np.int64) if votes is not None else self._integers("successes"),
             n=n,
             ties=self._integers("ties") if "ties" in self.rows[0] else None,
-            budgets=self.budgets if n.ndim == 2 else None,
+            budgets=self.budgets if n.ndim == 2 and self.samples is None else None,
             run=run,
             plan=None if plan is None else plan_from(_object(plan, "plan")),
             votes=votes,
@@ -120,6 +131,9 @@ class _Stored:
             skipped=tuple((name, str(reason)) for name, reason in skipped.items()),
             unfinished=tuple(map(str, _list(self.statement.get("unfinished") or [], "unfinished"))),
             others=self._others(),
+            samples=self.samples,
+            most=self._integers("most") if "most" in self.rows[0] else None,
+            total_variation=0.0 if run is not None else self._total_variation(),
         )
 
     def _certificate(self, side: str, decisions: int, needs: Object) -> Certificate:
@@ -127,13 +141,10 @@ class _Stored:
         statement = build_statement(
             counts, self.smoothing, self.tau, self.alpha, self.budgets, "above" if above else "below", decisions
         )
-        p, rest, back = distinct_bounds(
-            counts.certain(statement.side), counts.n, statement.risk.per_statement, statement.side, counts.plan
-        )
-        bound, complement = self._bounds("p_a" if above else "upper_bound", above, (p[back], rest[back]))
+        bound, complement = self._bounds("p_a" if above else "upper_bound", above, _again(counts, statement))
         radius, budget = self._radius("radius"), self._integers("budget", -1)
         if decisions == 2:
-            if counts.budgets is not None:
+            if counts.labels is not None:
                 radius = self._radius("radius_unsafe" if above else "radius_safe")
             else:
                 mine = np.array([row["decision"] == ("unsafe" if above else "safe") for row in self.rows])
@@ -174,6 +185,10 @@ class _Stored:
         if not run:
             return None
         return Run.of(self.path, {"smoothing": describe_smoothing(self.smoothing), **_object(run, "run")})
+
+    def _total_variation(self) -> float:
+        noise = _object(self.statement.get("noise") or {}, "noise")
+        return _number(noise.get("total_variation", 0.0), "total_variation", -5e-324, 1.0)
 
     def _provisional(self, run: Run | None, n: np.ndarray) -> Provisional | None:
         stored = self.statement.get("provisional")
@@ -229,6 +244,20 @@ class _Stored:
         return values.astype(np.int64)
 
 
+def _again(counts: Counts, statement: Statement) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds that the counts give, and their complements."""
+    side, plan, risk = statement.side, counts.plan, statement.risk
+    successes, n = counts.certain(side), counts.n
+    if counts.samples is None:
+        p, rest, back = distinct_bounds(successes, n, risk.per_statement, side, plan)
+        return p[back], rest[back]
+    columns = []
+    for place, sample in enumerate(counts.samples):
+        p, rest, back = distinct_bounds(successes[:, place], n[:, place], sample.risk(risk.own), side, plan)
+        columns.append((p[back], rest[back]))
+    return np.stack([p for p, _ in columns], 1), np.stack([rest for _, rest in columns], 1)
+
+
 def _needs(stored: Object) -> Needs | None:
     """None where the file does not say it for this side and this plan (version 0.1)."""
     if "needed_share_complement" not in stored:
@@ -237,6 +266,12 @@ def _needs(stored: Object) -> Needs | None:
     complement = _number(stored["needed_share_complement"], "needed_share_complement", -2.0, 2.0)
     share = stored["needed_share"]
     return Needs(draws, 1.0 if share is None else _number(share, "needed_share", 0.0, 2.0), complement)
+
+
+def _budget(stored: object) -> Budget:
+    if isinstance(stored, Mapping):
+        return Edits(**{str(name): _integer(number, str(name), 0) for name, number in stored.items()})
+    return _integer(stored, "a budget", 0)
 
 
 def _object(value: object, name: str) -> Object:

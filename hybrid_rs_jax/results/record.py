@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
 
+from hybrid_rs_jax.certificate.samples import Sample
+from hybrid_rs_jax.kernels import Edits
+from hybrid_rs_jax.kernels.deletion import Budget
 from hybrid_rs_jax.kernels.record import describe_smoothing
 from hybrid_rs_jax.results.certificate import Certificate, Decisions
 from hybrid_rs_jax.results.classes import ClassCertificate
@@ -81,11 +85,13 @@ def row_columns(result: Result) -> dict[str, Values]:
     else:
         columns["successes"] = counts.successes
     columns["n"] = counts.n
+    if counts.most is not None:
+        columns["most"] = counts.most
     if counts.ties is not None:
         columns["ties"] = counts.ties
     columns |= _bound_columns(result)
     columns["radius"] = result.radius
-    if isinstance(result, Decisions) and counts.budgets is not None:  # both may certify something, at different budgets
+    if isinstance(result, Decisions) and counts.labels is not None:  # both may certify something, at different budgets
         columns |= {"radius_unsafe": result.unsafe.radius, "radius_safe": result.safe.radius}
     columns["budget"] = result.budget
     return columns
@@ -107,7 +113,7 @@ def distinct(result: Result) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     counts = result.counts
     number = np.zeros(len(result), np.int64)
-    for values in (counts.n, counts.successes, counts.ties, counts.votes, result.radius[:, :1]):
+    for values in (counts.n, counts.successes, counts.most, counts.ties, counts.votes, result.radius[:, :1]):
         if values is None:
             continue
         for column in np.reshape(values, (len(result), -1)).T:
@@ -139,10 +145,11 @@ def statement_record(result: Result) -> Object:
         "alpha": first.risk.alpha,
         "risk": _risk(first),
         "bound": _bound(first),
-        "budgets": list(first.budgets),
-        "max_budget": first.budgets[-1],
+        "budgets": [_budget(budget) for budget in first.budgets],
+        "max_budget": _budget(first.budgets[-1]),
         "risk_per_statement": first.risk.per_statement,
         "simultaneous": first.simultaneous,
+        **({} if first.samples is None else {"samples": [_sample(each, first) for each in first.samples]}),
         "side": "both" if both else first.side,
         "plan": None if first.stopping.plan is None else first.stopping.plan.describe(),
         "noise": {
@@ -186,7 +193,7 @@ def _needs(part: Certificate) -> Object:
     rows = silent_rows(part)
     share = (part.successes / part.n)[rows]
     shares = len(np.unique(share if share.ndim == 1 else share[:, 0]))
-    if part.plan is None and 0 < shares <= _SHARES:
+    if part.plan is None and part.statement.samples is None and 0 < shares <= _SHARES:
         draws = draws_at_share(part, rows)
         found["abstaining"] = {part.ids[row]: n or -1 for row, n in zip(rows.tolist(), draws, strict=True)}
     return found
@@ -195,6 +202,9 @@ def _needs(part: Certificate) -> Object:
 def _risk(statement: Statement) -> str:
     if statement.classes is not None:
         return "union over the bounds of all classes, simultaneous over budgets"
+    if statement.samples is not None:
+        text = "alpha split over the samples as their shares say"
+        return f"{text}, half of it for each decision" if statement.risk.decisions > 1 else text
     text = "simultaneous over budgets" if statement.simultaneous else "alpha split evenly over budgets"
     return f"{text}, half of it for each decision" if "decisions" in statement.risk.split else text
 
@@ -202,6 +212,21 @@ def _risk(statement: Statement) -> str:
 def _bound(statement: Statement) -> str:
     plan = statement.stopping.plan
     return "one-sided Clopper-Pearson" if plan is None else f"that of the plan {plan.describe()['plan']!r}"
+
+
+def _budget(budget: Budget) -> object:
+    return dataclasses.asdict(budget) if isinstance(budget, Edits) else budget
+
+
+def _sample(sample: Sample, statement: Statement) -> Object:
+    return {
+        "draws": "ordinary" if sample.forced is None else "conditional",
+        "forced": None if sample.forced is None else _budget(sample.forced),
+        "covers": sample.covers,
+        "sets": sample.sets,
+        "share": sample.share,
+        "risk": sample.risk(statement.risk.own),
+    }
 
 
 def _threat(threat: Threat) -> Object:

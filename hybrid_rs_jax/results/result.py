@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
+from hybrid_rs_jax.kernels.deletion import Budget, budget_numbers
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.statement import Statement
 from hybrid_rs_jax.results.summary import Summary
@@ -73,9 +74,14 @@ class Result(abc.ABC):
         return self.statements[0].risk.alpha
 
     @property
-    def budgets(self) -> tuple[int, ...]:
+    def budgets(self) -> tuple[Budget, ...]:
         """The D discrete budgets."""
         return self.statements[0].budgets
+
+    @property
+    def budget_numbers(self) -> tuple[int, ...]:
+        """The budgets as numbers, for axes and `budget`: of `Edits` their places."""
+        return budget_numbers(self.budgets)
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -15,12 +15,14 @@ from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.kernels.record import build_smoothing, describe_smoothing
 from hybrid_rs_jax.results.facts import Facts, Json, frozen, thawed
 from hybrid_rs_jax.results.statement import Target, ThreatName
+from hybrid_rs_jax.sampling.design import Design
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
 
 __all__ = ["FORMAT", "RUN_FILE", "Run", "package_versions", "read_run", "run_record", "write_run"]
 
 FORMAT = "hybrid_rs_jax run, version 1"
 RUN_FILE = "run.json"
+_COLUMNS = ("id", "successes", "n")
 _THREATS: tuple[ThreatName, ...] = ("append", "suffix", "anywhere", "insert", "positions", "fields", "image")
 
 
@@ -42,6 +44,7 @@ class Run:
       step: grid of the pixels and of their noise.
       total_variation: distance between the noise that is drawn and the ideal one.
       off_grid: the radii are meant for attacked pixels off the grid, too.
+      design: the samples of draws, conditional ones among them; None: ordinary draws alone.
     """
 
     smoothing: HybridSmoothing
@@ -57,6 +60,7 @@ class Run:
     step: float | None = None
     total_variation: float = 0.0
     off_grid: bool = False
+    design: Design | None = None
 
     @classmethod
     def of(cls, path: Path, header: Mapping[str, object]) -> Run:
@@ -80,6 +84,7 @@ class Run:
             step=_number(path, noise, "step", 0.0),
             total_variation=_number(path, noise, "total_variation", 0.0, 1.0) or 0.0,
             off_grid=noise.get("off_grid_attackers") is True,
+            design=_design(path, facts),
         )
 
     @property
@@ -106,6 +111,8 @@ def run_record(
     classifier: Mapping[str, object],
     data: Mapping[str, object],
     noise: Mapping[str, object] | None = None,
+    threat: ThreatName | None = None,
+    design: Design | None = None,
 ) -> dict[str, object]:
     """What `run.json`, or the header of a ledger, holds: the noise, the draws, the classifier and the data.
 
@@ -119,6 +126,8 @@ def run_record(
       classifier: name of the base classifier and digest of its weights.
       data: where the inputs come from.
       noise: how the noise is drawn: generator, step of the grid, total variation from the ideal noise.
+      threat: which changes the budgets count.
+      design: the samples of draws; None: ordinary draws alone.
     """
     return {
         "format": FORMAT,
@@ -131,6 +140,8 @@ def run_record(
         "classifier": dict(classifier),
         "data": dict(data),
         **({} if noise is None else {"noise": dict(noise)}),
+        **({} if threat is None else {"threat": threat}),
+        **({} if design is None else {"draws": design.describe()}),
         "packages": package_versions(),
     }
 
@@ -145,10 +156,19 @@ def package_versions() -> dict[str, str]:
     }
 
 
-def write_run(folder: Path, record: Mapping[str, object], rows: Iterable[tuple[str, int, int]]) -> None:
-    """Write `run.json` and `counts.csv` (rows of id, successes, n) into `folder` (of an `atomic_folder`)."""
+def write_run(
+    folder: Path, record: Mapping[str, object], rows: Iterable[tuple[object, ...]], columns: Sequence[str] = _COLUMNS
+) -> None:
+    """Write `run.json` and `counts.csv` into `folder` (of an `atomic_folder`); a run with a design has a column sample.
+
+    Args:
+      folder: exists.
+      record: of `run_record`.
+      rows: of the table, one per input (and sample).
+      columns: their names.
+    """
     write_json(folder / RUN_FILE, {name: thawed(frozen(value)) for name, value in record.items()})
-    write_csv(folder / "counts.csv", ("id", "successes", "n"), rows)
+    write_csv(folder / "counts.csv", tuple(columns), rows)
 
 
 def read_run(folder: Path) -> Run:
@@ -179,6 +199,16 @@ def _threat(path: Path, facts: Facts) -> ThreatName | None:
         if name == known:
             return known
     raise BadInputError(f"{path}: threat must be one of {', '.join(_THREATS)}, got {name!r}.")
+
+
+def _design(path: Path, facts: Facts) -> Design | None:
+    draws = _part(path, facts, "draws")
+    if not draws:
+        return None
+    try:
+        return Design.of(_object(draws))
+    except ValueError as error:
+        raise BadInputError(f"{path}: {error}.") from error
 
 
 def _per_budget(path: Path, facts: Facts) -> tuple[int, ...] | None:

@@ -10,8 +10,11 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from hybrid_rs_jax._text import DASH, counted, down_text, joined, setting_text, span_text, sum_text, up_text
+from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.confidence import detection_threshold
-from hybrid_rs_jax.results.statement import Noise, Provisional, Statement, Threat
+from hybrid_rs_jax.kernels import AbsorbingKernel, Conditional, DeletionKernel, Edits
+from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.results.statement import Noise, Provisional, Risk, Statement, Threat
 
 __all__ = [
     "MINUS_ONE",
@@ -60,11 +63,34 @@ def guarantee(statements: Sequence[Statement]) -> str:
 def _together(statements: Sequence[Statement]) -> str:
     first = statements[0]
     text = "" if len(first.budgets) == 1 else " and for all budgets together"
+    if first.samples is not None:
+        return f"{text} ({_shares(first.samples, first.risk)})" if len(first.samples) > 1 else text
     if not first.simultaneous:
         text += f" (one sample per budget, each bounded at risk alpha / {len(first.budgets) * len(statements)})"
     elif len(statements) > 1:
         text += " (alpha / 2 for each decision)"
     return text
+
+
+def _shares(samples: Sequence[Sample], risk: Risk) -> str:
+    """How samples share alpha: "risk 0.005 on ordinary draws, 0.00125 on those of d = 1..4 each"."""
+    groups: dict[float, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.share, []).append(sample)
+    parts = []
+    for share, group in groups.items():
+        each = " each" if len(group) > 1 else ""
+        parts.append(f"{up_text(risk.own * share)} on {_draws_text(group)}{each}")
+    return f"of the risk alpha {joined(parts)}"
+
+
+def _draws_text(samples: Sequence[Sample]) -> str:
+    """Which draws: "ordinary draws and conditional ones for d = 1..8"."""
+    ordinary = ["ordinary draws"] * any(sample.forced is None for sample in samples)
+    numbers = [sample.forced for sample in samples if isinstance(sample.forced, int)]
+    edits = [str(sample.forced) for sample in samples if isinstance(sample.forced, Edits)]
+    spans = [f"d = {span_text(numbers)}"] * bool(numbers) + edits
+    return joined([*ordinary, *([f"conditional draws for {joined(spans)}"] if spans else [])])
 
 
 def _effect(statements: Sequence[Statement]) -> str:
@@ -94,13 +120,13 @@ def threat_model(statement: Statement) -> str:
             "the continuous part moves by at most r in l2 norm, in the unit of the inputs, as sigma is" + _grid(noise)
         )
     unchanged = "" if noise.tokens and noise.pixels else f"; the {'image' if noise.tokens else 'text'} stays as it is"
-    return joined(parts) + unchanged
+    return ", and ".join(parts) + unchanged
 
 
 _SHIFT = "an insertion or deletion that shifts later tokens is not covered"
 
 
-def _token_changes(threat: Threat, budgets: Sequence[int]) -> str:
+def _token_changes(threat: Threat, budgets: Sequence[Budget]) -> str:
     if threat.per_budget is not None:
         own = zip(budgets, threat.per_budget, strict=True)
         places = "; ".join(f"d = {d}: {_positions(positions)}" for d, positions in own)
@@ -111,8 +137,15 @@ def _token_changes(threat: Threat, budgets: Sequence[int]) -> str:
         )
     if threat.name == "fields":
         return "at most d of the fields that carry noise change to other values of theirs"
+    if any(isinstance(d, Edits) for d in budgets):
+        return f"the text is edited within a budget, anywhere ({'; '.join(map(str, budgets))})"
     if threat.name == "insert":
-        return "at most d tokens are inserted, anywhere in the text"
+        return "at most d tokens are inserted, anywhere in the text (which still fits its certified length)"
+    if threat.name == "forced":
+        return (
+            "at most d tokens are replaced by other symbols of the noise alphabet, at positions that the draws for the "
+            f"budget d always resampled; every other token stays as it is ({_SHIFT})"
+        )
     which = {
         "append": "of the first d positions behind the text",
         "suffix": "of the positions behind the trusted text",
@@ -159,6 +192,8 @@ def provisos(statement: Statement, ties: int = 0) -> Iterator[str]:
     if statement.provisional is not None:
         yield _provisional_text(statement.provisional, statement.risk.alpha)
     yield _drawn_text(statement.noise)
+    if any(sample.forced is not None for sample in statement.samples or ()):
+        yield _conditional_text(statement)
     if statement.ties == "left out":
         role = "failures" if statement.side == "above" else "successes"
         yield (
@@ -169,6 +204,21 @@ def provisos(statement: Statement, ties: int = 0) -> Iterator[str]:
             f"{counted(ties, 'draw')} of all had a margin at rounding level (ties) and count as they fell: the plan "
             "that stopped the draws has no bound without them. Another batch size may let them fall otherwise."
         )
+
+
+def _conditional_text(statement: Statement) -> str:
+    kernel = statement.noise.smoothing.discrete
+    kernel = kernel.kernel if isinstance(kernel, Conditional) else kernel
+    done = {AbsorbingKernel: "masked", DeletionKernel: "deleted"}.get(type(kernel), "resampled over the whole alphabet")
+    assert statement.samples is not None
+    families = [sample.sets for sample in statement.samples if sample.sets > 1]
+    text = (
+        f"Conditional draws: the positions that an attack within d may change are {done} in each of them, the rest "
+        "carries its ordinary noise. Certified is the classifier as it is deployed, with ordinary noise everywhere"
+    )
+    if families:
+        text += f"; each set of positions has draws of its own (up to {max(families):,} sets), and the weakest counts"
+    return text + ". A budget is certified by the best of the bounds about it, those of larger budgets included."
 
 
 def _condition(provisional: Provisional | None) -> str:
@@ -197,6 +247,11 @@ def _provisional_text(provisional: Provisional, alpha: float) -> str:
 def _drawn_text(noise: Noise) -> str:
     ideal = "ideal Gaussian noise" if noise.pixels else "the noise that is named"
     if noise.drawn == "elsewhere":
+        if noise.total_variation:
+            return (
+                f"The bounds are about {ideal}: the total variation of {up_text(noise.total_variation)} between it and "
+                "the noise that was drawn, as it was given, is subtracted."
+            )
         return f"The counts were drawn elsewhere: the bounds are about {ideal}."
     if noise.drawn == "version 0.1":
         pixels = ", whose normals end at -5.42 and +5.22 standard deviations and leave gaps" if noise.pixels else ""

@@ -9,14 +9,17 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
+
 from hybrid_rs_jax._version import __version__
-from hybrid_rs_jax.kernels import CategoricalKernel, HybridSmoothing
+from hybrid_rs_jax.kernels import CategoricalKernel, DeletionKernel, HybridSmoothing
+from hybrid_rs_jax.kernels.deletion import Budget
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.certificate.certify import Side
+    from hybrid_rs_jax.certificate.samples import Sample
     from hybrid_rs_jax.confidence import SamplingPlan
     from hybrid_rs_jax.results.counts import Counts
-    from hybrid_rs_jax.results.runs import Run
 
 __all__ = [
     "Needs",
@@ -33,8 +36,8 @@ __all__ = [
 #: Who drew the noise: a run of ours; a run of version 0.1, whose pixel noise is float32 normals; somebody else.
 Drawn = Literal["run", "version 0.1", "elsewhere"]
 #: How one level alpha is spent: on one bound that serves all budgets, or in equal parts.
-Split = Literal["one bound", "budgets", "decisions", "budgets and decisions", "classes"]
-ThreatName = Literal["append", "suffix", "anywhere", "insert", "positions", "fields", "image"]
+Split = Literal["one bound", "budgets", "decisions", "budgets and decisions", "samples", "classes"]
+ThreatName = Literal["append", "suffix", "anywhere", "insert", "positions", "fields", "forced", "image"]
 #: Draws whose margin is at rounding level: there are none, the bound does without them, or they count as they fell.
 Ties = Literal["none", "left out", "counted"]
 
@@ -77,6 +80,7 @@ class Threat:
     Attributes:
       name: "append": the first d eligible positions; "suffix": any d positions behind the trusted text; "anywhere": any
         d positions of the text; "insert": d tokens anywhere; "positions": any d of the positions that carry noise;
+        "forced": the positions that the draws for the budget d always resampled;
         "fields": any d categorical fields; "image": no token may change.
       positions: positions that carry noise in every input; None where that is not known, or differs by input.
       own_positions: each input has a set of its own.
@@ -95,20 +99,22 @@ class Risk:
 
     Attributes:
       alpha: for each input, that any of its statements is false.
-      per_statement: spent on each confidence bound.
+      per_statement: spent on each confidence bound; of several samples the smallest part.
       split: how the one became the other.
       tau: decision threshold; None for votes per class, where the other classes take its place.
+      decisions: 2 where this is one of two decisions that share alpha.
     """
 
     alpha: float
     per_statement: float
     split: Split
     tau: float | None
+    decisions: int = 1
 
     @property
     def own(self) -> float:
         """Of alpha, the part of this one decision: that any of its bounds is false."""
-        return self.alpha / 2 if self.split in ("decisions", "budgets and decisions") else self.alpha
+        return self.alpha / self.decisions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +187,8 @@ class Statement:
       ties: what became of draws whose margin is at rounding level.
       provisional: why the statement holds under a condition only; None: it does not.
       classes: number of classes where votes per class are certified, else None.
+      samples: the samples of draws that share alpha, conditional ones among them; None: there is one, or one for each
+        budget.
       known_needs: `needs` where they have been computed before (a file that was read).
     """
 
@@ -188,12 +196,13 @@ class Statement:
     risk: Risk
     noise: Noise
     threat: Threat
-    budgets: tuple[int, ...]
+    budgets: tuple[Budget, ...]
     stopping: Stopping = Stopping()
     simultaneous: bool = True
     ties: Ties = "none"
     provisional: Provisional | None = None
     classes: int | None = None
+    samples: tuple[Sample, ...] | None = None
     package: str = f"hybrid_rs_jax {__version__}"
     known_needs: Needs | None = dataclasses.field(default=None, compare=False, repr=False)
 
@@ -206,6 +215,13 @@ class Statement:
 
         assert self.risk.tau is not None, "votes per class have no threshold"
         noise, tau, delta = self.noise.smoothing, self.risk.tau, self.noise.total_variation
+        if self.samples is not None:
+            each = self.sample_needs
+            draws = np.where(each < 0, np.iinfo(np.int64).max, each).min(axis=0)
+            first = self.samples[0]
+            bound = needed_bound(first.budgets(self.budgets)[0], 0.0, first.smoothing(noise), tau, self.side, delta)
+            few = tuple(-1 if n == np.iinfo(np.int64).max else n for n in draws.tolist())
+            return Needs(few, float(bound.p), float(bound.complement))
         draws = needed_samples(
             self.budgets,
             noise,
@@ -218,13 +234,24 @@ class Statement:
         bound = needed_bound(self.budgets[0], 0.0, noise, tau, self.side, delta)
         return Needs(tuple(draws.tolist()), float(bound.p), float(bound.complement))
 
+    @functools.cached_property
+    def sample_needs(self) -> np.ndarray:
+        """Draws that each sample needs for each budget at `eps = 0` if all agree, int64[S, D]; -1: none suffice."""
+        from hybrid_rs_jax.certificate.samples import needed_by_sample
+
+        assert self.samples is not None
+        assert self.risk.tau is not None
+        delta = self.noise.total_variation
+        settings = (self.samples, self.budgets, self.noise.smoothing, self.risk.tau, self.risk.own, self.side)
+        return needed_by_sample(*settings, plan=self.stopping.plan, total_variation=delta)
+
 
 def build_statement(
     counts: Counts,
     smoothing: HybridSmoothing,
     tau: float | None,
     alpha: float,
-    budgets: tuple[int, ...],
+    budgets: tuple[Budget, ...],
     side: Side = "above",
     decisions: int = 1,
 ) -> Statement:
@@ -245,38 +272,45 @@ def build_statement(
         split = "budgets" if decisions == 1 else "budgets and decisions"
     elif decisions > 1:
         split = "decisions"
+    smallest = 1.0
+    if counts.samples is not None:
+        split, smallest = "samples", min(sample.share for sample in counts.samples)
     classes = None if counts.votes is None else counts.votes.shape[-1]
     if classes is not None:
         split, shares = "classes", 2 if classes == 2 else 2 * classes
     return Statement(
         side=side,
-        risk=Risk(alpha, alpha / shares, split, tau),
-        noise=_noise(smoothing, counts.run),
-        threat=_threat(smoothing, counts.run, counts.budgets),
+        risk=Risk(alpha, alpha / shares * smallest, split, tau, decisions),
+        noise=_noise(smoothing, counts),
+        threat=_threat(smoothing, counts),
         budgets=budgets,
         stopping=Stopping(counts.plan, None if counts.run is None else counts.run.target),
-        simultaneous=counts.budgets is None,
+        simultaneous=counts.budgets is None and counts.samples is None,
         ties=_ties(counts),
         provisional=counts.provisional,
         classes=classes,
+        samples=counts.samples,
     )
 
 
-def _noise(smoothing: HybridSmoothing, run: Run | None) -> Noise:
-    if run is None:
-        return Noise(smoothing)
+def _noise(smoothing: HybridSmoothing, counts: Counts) -> Noise:
+    if (run := counts.run) is None:
+        return Noise(smoothing, total_variation=counts.total_variation)
     drawn: Drawn = "run" if run.generator is not None else "version 0.1"
     return Noise(smoothing, drawn, run.step, run.generator, run.total_variation, run.off_grid)
 
 
-def _threat(smoothing: HybridSmoothing, run: Run | None, budgets: tuple[int, ...] | None) -> Threat:
-    if smoothing.discrete is None:
+def _threat(smoothing: HybridSmoothing, counts: Counts) -> Threat:
+    run, kernel = counts.run, smoothing.discrete
+    if kernel is None:
         return Threat("image")
-    name: ThreatName = "fields" if isinstance(smoothing.discrete, CategoricalKernel) else "positions"
+    name: ThreatName = "fields" if isinstance(kernel, CategoricalKernel) else "positions"
+    if isinstance(kernel, DeletionKernel):
+        name = "insert"
     if run is None:
-        return Threat(name)
-    if budgets is not None and run.per_budget:
-        first = None if run.positions is None else tuple(run.positions[:d] for d in budgets)
+        return Threat("forced" if any(sample.forced is not None for sample in counts.samples or ()) else name)
+    if counts.budgets is not None and run.per_budget:
+        first = None if run.positions is None else tuple(run.positions[:d] for d in run.per_budget)
         return Threat("append", run.positions, run.own_positions, first)
     return Threat(run.threat or name, run.positions, run.own_positions)
 

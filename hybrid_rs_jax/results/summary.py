@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hybrid_rs_jax._text import DASH, floor_text, mean, percent_text, radius_text
+from hybrid_rs_jax.kernels.deletion import Budget
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.result import Result
@@ -32,7 +33,7 @@ class BudgetSummary:
       largest: largest radius, -1 where none is certified.
     """
 
-    budget: int
+    budget: Budget
     certified: int
     inputs: int
     mean: float

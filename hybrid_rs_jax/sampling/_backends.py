@@ -45,6 +45,7 @@ class Row:
     Attributes:
       tokens: int[L] clean token ids; image: float[H, W, C] clean pixels; eligible: bool[L], positions with token noise.
       index: number of the input within the run; the noise is keyed by it.
+      forced: bool[L], positions that are resampled in every draw; None: ordinary draws.
       drawn, votes: what an earlier session has counted already.
     """
 
@@ -54,18 +55,20 @@ class Row:
     index: int
     drawn: int = 0
     votes: Any = 0
+    forced: np.ndarray | None = None
 
 
 class Slots(NamedTuple):
     """The inputs at work: tokens [S, L], images [S, H, W, C], eligible [S, L], number uint32[S] of each in the run.
 
-    Where pixels carry noise `images` holds their levels on the grid, int32.
+    Where pixels carry noise `images` holds their levels on the grid, int32; forced [S, L] is None for ordinary draws.
     """
 
     tokens: Array
     images: Array
     eligible: Array
     number: Array
+    forced: Array | None = None
 
 
 def data_mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:
@@ -144,6 +147,7 @@ class _Drawing:
         self._key = jax.device_put(key_words(key), self.everywhere)
         self._numbers = np.zeros(slots, np.int64)
         like = [row.tokens, self._stored(row.image), row.eligible, np.zeros((), np.uint32)]
+        like += [] if row.forced is None else [row.forced]
         self.slots = Slots(*(jnp.zeros((slots, *x.shape), x.dtype, device=self.everywhere) for x in like))
 
     def _stored(self, image: np.ndarray) -> np.ndarray:
@@ -160,9 +164,10 @@ class _Drawing:
             np.stack([*images, *[images[-1]] * (number - len(rows))]),
             np.stack([row.eligible for row in padded]),
             np.array([row.index for row in padded], np.uint32),
+            *([] if padded[0].forced is None else [np.stack([row.forced for row in padded if row.forced is not None])]),
         )
         where = np.array([*slots, *[slots[-1]] * (number - len(slots))], np.int32)
-        self._numbers[where] = columns[-1]
+        self._numbers[where] = columns[3]
         self.slots = _put(self.slots, *jax.device_put((where, columns), self.everywhere))
 
     def places(self, slot: np.ndarray, copy: np.ndarray) -> tuple[Array, Array]:
@@ -380,7 +385,8 @@ def _piece_size(size: int, seconds: float, most: int) -> int:
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _put(slots: Slots, where: Array, rows: tuple[Array, ...]) -> Slots:
-    return Slots(*(old.at[where].set(new) for old, new in zip(slots, rows, strict=True)))
+    # a slot's forced positions are None where rows have none
+    return Slots(*(old.at[where].set(new) for old, new in zip(slots, rows, strict=False) if old is not None))
 
 
 @jax.jit
@@ -395,7 +401,12 @@ def _noisy(noise: HybridNoise, slots: Slots, keys: Array, slot: Array) -> tuple[
 
     Numbers of the noise are arguments: a sweep over sigma, beta or the alphabet compiles once.
     """
-    return jax.vmap(lambda own, i: noise(own, slots.tokens[i], slots.images[i], slots.eligible[i]))(keys, slot)
+
+    def one(own: Array, i: Array) -> tuple[Array, Array]:
+        forced = None if slots.forced is None else slots.forced[i]
+        return noise(own, slots.tokens[i], slots.images[i], slots.eligible[i], forced)
+
+    return jax.vmap(one)(keys, slot)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

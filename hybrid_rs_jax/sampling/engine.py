@@ -18,6 +18,7 @@ from hybrid_rs_jax._checks import check_mask, check_same_inputs, check_whole
 from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier
 from hybrid_rs_jax.confidence import FixedSample
 from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.kernels.conditional import check_forced
 from hybrid_rs_jax.kernels.grid import check_pictures, chunks, round_to_grid
 from hybrid_rs_jax.sampling._backends import Backend, Row, data_mesh, make_backend
 from hybrid_rs_jax.sampling._schedule import Batch, Resolved, Schedule, StoppingRule
@@ -60,6 +61,7 @@ def sample_counts(
     key: Key[Array, ""],
     *,
     eligible: Bool[Array | np.ndarray, "*inputs length"] | None = None,
+    forced: Bool[Array | np.ndarray, "*rows length"] | None = None,
     classes: int | None = None,
     first: int = 0,
     batch_size: int = 2000,
@@ -85,6 +87,9 @@ def sample_counts(
       key: the run key; one key gives one set of draws, whatever generator the environment makes keys for.
       eligible: positions that carry token noise (the attacker's positions), bool[length] or bool[inputs, length]; None
         means all.
+      forced: positions that are resampled over the whole alphabet (masked, deleted) in every draw, bool[length] or
+        bool[inputs, length], eligible ones; the counts are those of conditional draws then (see `Conditional`). The
+        other noise of a copy is what it is without them.
       classes: number of classes of a classifier that returns class indices; None: what it says itself, or if it says
         nothing it returns True for unsafe.
       first: number of the first copy: the counts of copies `0..m-1` and `m..n-1` add up to those of `0..n-1`.
@@ -116,6 +121,7 @@ def sample_counts(
             plan,
             key,
             eligible=eligible,
+            forced=forced,
             classes=classes,
             first=start,
             batch_size=batch_size,
@@ -135,6 +141,7 @@ def sample(
     key: Key[Array, ""],
     *,
     eligible: Bool[Array | np.ndarray, "*inputs length"] | None = None,
+    forced: Bool[Array | np.ndarray, "*rows length"] | None = None,
     classes: int | None = None,
     first: int = 0,
     batch_size: int = 2000,
@@ -149,10 +156,16 @@ def sample(
     classes = Abilities.of(classifier).classes if classes is None else classes
     tokens, images = np.asarray(tokens), np.asarray(images)
     mask, rounded = check_inputs(tokens, images, smoothing, eligible)
+    always = None if forced is None else check_forced(forced, mask)
+    if always is not None:
+        smoothing = smoothing.forcing()
     inputs = tokens.shape[0]
     votes = np.zeros((inputs,) if classes is None else (inputs, classes), np.int64)
     n, ties, verdict, classified = *(np.zeros(inputs, np.int64) for _ in range(2)), np.zeros(inputs, np.int8), 0
-    rows = (Row(tokens[i], images[i], mask[i], i, first) for i in range(inputs))
+    rows = (
+        Row(tokens[i], images[i], mask[i], i, first, forced=None if always is None else always[i])
+        for i in range(inputs)
+    )
     for resolved in stream(
         classifier, rows, inputs, smoothing, plan, key, classes=classes, batch_size=batch_size, mesh=mesh
     ):

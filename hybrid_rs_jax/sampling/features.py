@@ -20,6 +20,7 @@ from hybrid_rs_jax.confidence.score_law import BINS, MOST_BINS, ScoreLaw, score_
 from hybrid_rs_jax.features.base import Encoder
 from hybrid_rs_jax.features.units import checked_features, unit_features
 from hybrid_rs_jax.kernels import CategoricalKernel, Conditional, DeletionKernel, HybridSmoothing
+from hybrid_rs_jax.kernels.conditional import check_forced
 from hybrid_rs_jax.kernels.grid import round_to_grid
 from hybrid_rs_jax.sampling._cosines import Cosines
 from hybrid_rs_jax.sampling._trial import TRIAL_COPIES, Program, traced
@@ -41,6 +42,7 @@ def sample_features(
     reference: Any = "clean",
     *,
     eligible: Bool[Array | np.ndarray, "*inputs length"] | None = None,
+    forced: Bool[Array | np.ndarray, "*rows length"] | None = None,
     bins: int = BINS,
     first: int = 0,
     batch_size: int = 2000,
@@ -61,6 +63,8 @@ def sample_features(
         "pairs": the feature of a second, independent noisy copy; each of the n draws takes two.
         An array [inputs, F] or [inputs, K, F]: vectors that were fixed beforehand, for instance
         `certificate.prototypes.directions`; of K cosines the least counts.
+      forced: positions that are resampled in every draw, for a `Conditional` kernel; the law then belongs to the budget
+        of their number. The second copy of a pair carries the ordinary noise.
       bins: equal in angle, see `score_edges`.
       first: number of the first copy: laws of the copies `0..m-1` and `m..n-1` add up to that of `0..n-1`.
 
@@ -80,6 +84,9 @@ def sample_features(
     tokens, images = np.asarray(tokens), np.asarray(images)
     n, first = check_whole("n", n, 1, MOST_COPIES), check_whole("first", first, 0, MOST_COPIES)
     mask, _ = check_inputs(tokens, images, smoothing, eligible)
+    if isinstance(smoothing.discrete, Conditional) and forced is None:
+        raise ValueError("forced must name the positions that a Conditional kernel resamples in every draw, got None.")
+    always = [None] * len(tokens) if forced is None else list(check_forced(forced, mask))
     if not len(tokens):
         raise ValueError("tokens and images must hold at least one input, got none.")
     options: dict[str, Any] = {"bins": bins, "batch_size": batch_size, "mesh": mesh}
@@ -87,7 +94,7 @@ def sample_features(
     fixed = None if isinstance(reference, str) else sampler.fixed(reference, len(tokens))
     counts, classified = np.zeros((len(tokens), sampler.bins), np.int64), 0
     for i in range(len(tokens)):
-        row = Row(tokens[i], images[i], mask[i], i, first)
+        row = Row(tokens[i], images[i], mask[i], i, first, forced=always[i])
         for _, votes, count in sampler.draws(row, key, None if fixed is None else fixed[i]):
             counts[i] += votes
             classified += count
@@ -119,8 +126,6 @@ class FeatureSampler:
     ):
         if isinstance(reference, str) and reference not in ("clean", "pairs"):
             raise ValueError(f"reference must be 'clean', 'pairs' or an array of vectors, got {reference!r}.")
-        if isinstance(smoothing.discrete, Conditional):
-            raise ValueError("sample_features draws ordinary noise, got a Conditional kernel.")
         self.bins = check_whole("bins", bins, 2, MOST_BINS)
         self.edges = score_edges(self.bins)
         self._clean = isinstance(reference, str) and reference == "clean"
@@ -167,6 +172,7 @@ class FeatureSampler:
                 tokens=np.tile(row.tokens, 2),
                 image=np.tile(row.image, (2, *(1,) * (row.image.ndim - 1))),
                 eligible=np.tile(row.eligible, 2),
+                forced=None if row.forced is None else np.r_[row.forced, np.zeros(row.forced.size, bool)],
             )
         else:
             assert fixed is not None

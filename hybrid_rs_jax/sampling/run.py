@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,8 +18,10 @@ from hybrid_rs_jax.confidence import SamplingPlan, Verdict
 from hybrid_rs_jax.data.inputs import Input, Inputs
 from hybrid_rs_jax.errors import UnreadableInputError
 from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.sampling._schedule import Resolved
+from hybrid_rs_jax.sampling.design import StreamGroup, forced_mask
 from hybrid_rs_jax.sampling.engine import Row, check_inputs, stream
-from hybrid_rs_jax.sampling.ledger import SHARED, CountRow, Ledger, Stream
+from hybrid_rs_jax.sampling.ledger import CountRow, Ledger, Stream
 
 __all__ = ["InterruptedRun", "Progress", "sample_run"]
 
@@ -32,7 +34,7 @@ class Progress:
     """How far a run is.
 
     Attributes:
-      inputs: scores to be estimated, one per input.
+      inputs: scores to be estimated, one per input and stream.
       finished, skipped: of these, decided or not usable.
       drawn: draws of this session that count; classified: all of them, those dropped beyond a stop included.
       saved: draws that the finished inputs did not need, of the most that they could have taken.
@@ -77,7 +79,7 @@ def sample_run(
     inputs: Inputs,
     indices: Sequence[int],
     smoothing: HybridSmoothing,
-    plan: SamplingPlan,
+    plan: SamplingPlan | Sequence[StreamGroup],
     key: jax.Array,
     *,
     classes: int | None = None,
@@ -85,11 +87,12 @@ def sample_run(
     mesh: Mesh | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Draw what the ledger lacks of the shared stream, and write it down as it comes.
+    """Draw what the ledger lacks, and write it down as it comes.
 
     Args:
       ledger: open for writing; what it holds already is not drawn again.
-      classifier, smoothing, plan, key, classes, batch_size, mesh: as for `sample`.
+      classifier, smoothing, key, classes, batch_size, mesh: as for `sample`.
+      plan: as for `sample`, of ordinary draws; or groups of streams, each with a plan, drawn one after the other.
       inputs: the whole data set; the noise of an input is keyed by its index in it.
       indices: which inputs to draw (another process may draw the others into a ledger of its own).
       report: called after each batch.
@@ -101,34 +104,71 @@ def sample_run(
       LedgerError: if the ledger cannot be written; everything before is kept.
       InterruptedRun: in the place of a KeyboardInterrupt.
     """
-    tasks = list(_tasks(ledger, indices, SHARED, plan))
-    progress = Progress(inputs=len(indices), finished=len(indices) - len(tasks))
-    progress.settled = progress.finished * plan.max_samples + sum(task.drawn for task in tasks)
-    ends: dict[int, int] = {}
-    taken: list[_Task] = []
+    groups = plan if isinstance(plan, Sequence) else (StreamGroup(plan),)
+    tallies = ledger.tallies()
+    tasks = [list(_tasks(tallies, indices, group)) for group in groups]
+    progress = Progress(inputs=len(indices) * sum(len(group.streams) for group in groups))
+    for group, left in zip(groups, tasks, strict=True):
+        finished = len(indices) * len(group.streams) - len(left)
+        progress.finished += finished
+        progress.settled += finished * group.plan.max_samples + sum(task.drawn for task in left)
+    options: dict[str, Any] = {"classes": classes, "batch_size": batch_size, "mesh": mesh}
+    with _Writer(ledger, inputs.ids) as writer:
+        for group, left in zip(groups, tasks, strict=True):
+            taken: list[_Task] = []
+            rows = _rows(left, taken, inputs, smoothing, group, writer, progress)
+            noise = smoothing if group.sets is None else smoothing.forcing()
 
-    def rows() -> Iterator[Row]:
-        for task in tasks:
+            def lost(draws: int) -> None:
+                progress.lost = draws
+
+            engine = stream(classifier, rows, len(left), noise, group.plan, key, **options, lost=lost)
+            _count(engine, taken, group.plan, writer, progress, report)
+    return progress
+
+
+def _rows(
+    tasks: Sequence[_Task],
+    taken: list[_Task],
+    inputs: Inputs,
+    smoothing: HybridSmoothing,
+    group: StreamGroup,
+    writer: _Writer,
+    progress: Progress,
+) -> Iterator[Row]:
+    """The inputs of the tasks as the engine takes them, noted in `taken`; those that cannot be used are skipped."""
+    index, encoded, reason = -1, None, ""
+    for task in tasks:
+        if task.index != index:  # the streams of an input follow each other
+            index, encoded = task.index, None
             try:
-                encoded, rounded = _checked(inputs.read(task.index), smoothing)
+                encoded, rounded = _checked(inputs.read(index), smoothing)
             except UnreadableInputError as error:
-                writer.skip(task.index, str(error))
-                progress.skipped += 1
-                progress.settled += plan.max_samples - task.drawn
-                continue
-            progress.rounded = max(progress.rounded, rounded)
-            writer.register(task.index, encoded.digest())
-            taken.append(task)
-            yield Row(encoded.tokens, encoded.image, encoded.eligible, task.index, task.drawn, task.votes)
+                reason = str(error)
+            else:
+                progress.rounded = max(progress.rounded, rounded)
+        if encoded is None:
+            writer.skip(index, reason)
+            progress.skipped += 1
+            progress.settled += group.plan.max_samples - task.drawn
+            continue
+        writer.register(index, encoded.digest())
+        taken.append(task)
+        forced = forced_mask(encoded.eligible, task.stream)
+        yield Row(encoded.tokens, encoded.image, encoded.eligible, index, task.drawn, task.votes, forced)
 
-    def lost(draws: int) -> None:
-        progress.lost = draws
 
-    options: dict[str, Any] = {"classes": classes, "batch_size": batch_size, "mesh": mesh, "lost": lost}
-    with (
-        _Writer(ledger, inputs.ids) as writer,
-        contextlib.closing(stream(classifier, rows(), len(tasks), smoothing, plan, key, **options)) as engine,
-    ):
+def _count(
+    engine: Generator[Resolved, None, None],
+    taken: Sequence[_Task],
+    plan: SamplingPlan,
+    writer: _Writer,
+    progress: Progress,
+    report: Callable[[Progress], None] | None,
+) -> None:
+    """Write down what the engine gives, until it ends or is interrupted."""
+    ends: dict[int, int] = {}
+    with contextlib.closing(engine):
         try:
             for resolved in engine:
                 columns = (resolved.row, resolved.first, resolved.count, resolved.votes, resolved.ties)
@@ -149,7 +189,6 @@ def sample_run(
             raise InterruptedRun(progress) from interrupt
         finally:
             writer.commit()  # first of all: the engine waits for what the classifier is at
-    return progress
 
 
 class _Writer:
@@ -209,10 +248,13 @@ class _Writer:
         self._last = time.monotonic()
 
 
-def _tasks(ledger: Ledger, indices: Sequence[int], stream: Stream, plan: SamplingPlan) -> Iterator[_Task]:
-    """What is left to draw of a stream."""
-    tallies = ledger.tallies()
-    known = [tallies.get((index, stream)) for index in indices]
+def _tasks(
+    tallies: Mapping[tuple[int, Stream], CountRow], indices: Sequence[int], group: StreamGroup
+) -> Iterator[_Task]:
+    """What is left to draw of a group, input by input."""
+    plan = group.plan
+    places = [(index, stream) for index in indices for stream in group.streams]
+    known = [tallies.get(place) for place in places]
     drawn = np.array([0 if tally is None else tally.end for tally in known], np.int64)
     # votes per class come with a fixed number of draws alone, whose verdict does not ask for them
     successes = np.array([0 if tally is None else max(tally.counts) for tally in known], np.int64)
@@ -220,7 +262,7 @@ def _tasks(ledger: Ledger, indices: Sequence[int], stream: Stream, plan: Samplin
     for place in np.flatnonzero(left).tolist():
         tally = known[place]
         votes: Any = 0 if tally is None else tally.counts if len(tally.counts) > 1 else tally.counts[0]
-        yield _Task(indices[place], stream, int(drawn[place]), votes)
+        yield _Task(*places[place], int(drawn[place]), votes)
 
 
 def _counted(task: _Task, first: Any, count: Any, votes: Any, ties: Any) -> CountRow:

@@ -56,6 +56,7 @@ BAD = {
     "flags": [(0, "0"), (101, "101"), (True, "True")],
     "samples": [(0, "0"), (-5, "-5")],
     "ids": [(("a",), "1"), (("a", "a"), "1 different")],
+    "total_variation": [(-0.1, "-0.1"), (1.0, "1.0"), (math.nan, "nan")],
     "plan": [(SequentialTest(0.75, 0.01, 100), "9 of 10"), (FixedSample(5), "10")],
 }
 #: a table does not care about the order of its budgets
@@ -99,6 +100,14 @@ def test_budgets_that_are_not_integers_are_refused():
     with pytest.raises(ValueError) as info:
         certify([9], 10, SMOOTHING, 0.1, 0.01, budgets=(0, 1.5))
     assert_one_sentence(str(info.value), "1.5")
+
+
+@pytest.mark.parametrize("name", ["tau", "alpha", "total_variation"])
+def test_what_holds_for_all_inputs_is_one_number(name):
+    certify = inspect.unwrap(hrs.certify)
+    with pytest.raises(ValueError) as info:
+        certify(**GOOD[hrs.certify] | {name: [0.1, 0.2]})
+    assert_one_sentence(str(info.value), "[0.1, 0.2]")
 
 
 @pytest.mark.parametrize(("bad", "value"), PROBABILITY)

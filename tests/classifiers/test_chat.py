@@ -197,7 +197,7 @@ def test_tls_on_a_plain_port_is_named_and_not_tried_again(server, make):
     classifier = make(base_url=server.url.replace("http://", "https://"))
     message = failure(classifier)
     assert "there is no TLS at this address" in message
-    assert "is it http and not https?" in message
+    assert "perhaps it is http and not https. The counts" in message
     assert classifier.statistics.requests == 1
 
 

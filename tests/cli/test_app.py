@@ -88,7 +88,8 @@ def test_certify_reads_json_lines_and_each_kernel(capsys):
 def test_certify_splits_alpha_where_each_budget_has_its_own_sample(capsys):
     lines = [f"{name},{1000 - 10 * d},1000,{d}" for name in "ab" for d in (0, 1, 3)]
     Path("counts.csv").write_text("\n".join(["id,successes,n,budget", *lines]))
-    printed = json.loads(done(capsys, "certify", "counts.csv", *NOISE, "--alpha", "0.03", "--json"))
+    ordinary = ("certify", "counts.csv", *NOISE, "--draws", "ordinary")
+    printed = json.loads(done(capsys, *ordinary, "--alpha", "0.03", "--json"))
     counts = np.array([[1000, 990, 970]] * 2)
     certificate = hrs.certify(counts, 1000, SMOOTHING, tau=4.6e-5, alpha=0.03, budgets=(0, 1, 3))
     assert printed["statement"]["risk"] == "alpha split evenly over budgets"
@@ -96,8 +97,8 @@ def test_certify_splits_alpha_where_each_budget_has_its_own_sample(capsys):
     assert printed["statement"]["budgets"] == [0, 1, 3]
     assert [row["p_a"] for row in printed["certificates"]] == certificate.p_a.tolist()
     assert [row["radius"] for row in printed["certificates"]] == certificate.radius.tolist()
-    assert "one sample per budget" in done(capsys, "certify", "counts.csv", *NOISE)
-    assert "0, 1, 3; leave it out" in refused(capsys, "certify", "counts.csv", *NOISE, "--max-budget", "4")
+    assert "one sample per budget" in done(capsys, *ordinary)
+    assert "0, 1, 3; leave it out" in refused(capsys, *ordinary, "--max-budget", "4")
 
 
 def test_certify_tells_what_is_not_certified_and_why(capsys):
@@ -145,7 +146,7 @@ REFUSED = {
     "kernel missing": (CERTIFY, "--kernel is needed"),
     "kernel unknown": (
         [*CERTIFY, "--kernel", "gaussian"],
-        "--kernel must be uniform, absorbing, categorical or none, got gaussian",
+        "--kernel must be uniform, absorbing, categorical, deletion or none, got gaussian",
     ),
     "uniform alone": ([*CERTIFY, "--kernel", "uniform"], "--kernel uniform needs --beta and --vocab-size"),
     "absorbing alone": ([*CERTIFY, "--kernel", "absorbing"], "needs --beta"),

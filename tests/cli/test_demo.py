@@ -69,11 +69,12 @@ def test_counts_are_those_of_the_recorded_noise(made, name):
         inputs.tokens,
         inputs.images,
         hrs.HybridSmoothing(discrete, run["smoothing"]["sigma"]),
-        run["samples"],
+        run["draws"]["parts"][0]["draws"] if "draws" in run else run["samples"],
         jax.random.key(run["seed"]),
         eligible=demo.suffix_mask(),
     )
-    rows = list(csv.DictReader((made / name / "counts.csv").read_text().splitlines()))
+    table = csv.DictReader((made / name / "counts.csv").read_text().splitlines())
+    rows = [row for row in table if row.get("sample", "ordinary") == "ordinary"]
     assert [int(row["successes"]) for row in rows] == counts.tolist()
     assert [row["id"] for row in rows] == inputs.ids
 
@@ -163,7 +164,17 @@ def test_an_interrupted_demo_leaves_nothing(capsys, tmp_path, monkeypatch):
 
 
 def test_explain_shows_the_chain_from_votes_to_guarantee(tmp_path, capsys):
-    arguments = ["--samples", "400", "--limit", "1", "--explain", "--out", str(tmp_path / "demo")]
+    arguments = [
+        "--samples",
+        "400",
+        "--limit",
+        "1",
+        "--draws",
+        "ordinary",
+        "--explain",
+        "--out",
+        str(tmp_path / "demo"),
+    ]
     assert cli.main(["demo", *arguments]) == 0
     said = capsys.readouterr().out
     row = json.loads((tmp_path / "demo" / "certificates.json").read_text())["certificates"][0]

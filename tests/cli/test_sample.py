@@ -183,6 +183,8 @@ def test_votes_per_class_are_sampled(own, capsys):
         (["--model", "own_filter:g"], "has no g"),
         (["--model", "own_filter:number"], "must be a classifier"),
         (["--data", "nothing.npz"], "does not exist"),
+        (["--out", "own_filter.py"], "own_filter.py already exists and is a file"),
+        (["--out", "own_filter.py/run"], "own_filter.py/run cannot be made: Not a directory"),
         (["--data", "own_filter.py"], "NumPy archive"),
         (["--target", "d=2"], "must look like d=2,eps=0.5"),
         (["--target", "d=9,eps=0.5"], "too few|No number"),
@@ -194,7 +196,7 @@ def test_votes_per_class_are_sampled(own, capsys):
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(change, sentence, own, capsys):
-    arguments = ["--model", "own_filter:classify", *own[1:], *change, "--out", "run"]
+    arguments = ["--model", "own_filter:classify", *own[1:], "--out", "run", *change]
     status = main(["sample", *arguments])
     printed = capsys.readouterr()
     assert re.search(sentence, printed.err + printed.out)

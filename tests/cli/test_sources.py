@@ -39,6 +39,12 @@ def test_a_module_that_ends_python_is_one_sentence(given, tmp_path):
         open_source("rude_classifier:decide", *given[1:])
 
 
+@pytest.mark.parametrize(("name", "what"), [("LlavaGuard", "does not exist"), ("inputs.npz", "is not a folder")])
+def test_a_folder_of_a_checkpoint_that_is_not_there_is_said_before_its_flags(given, name, what):
+    with pytest.raises(BadInputError, match=rf"^--model must be demo, .*, got {name}, which {what}\.$"):
+        open_source(name, "data.csv", GuardOptions(text_length=8))
+
+
 class Broken:
     """Inputs that cannot be read."""
 

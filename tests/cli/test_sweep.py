@@ -111,6 +111,7 @@ def test_a_failed_sweep_leaves_no_file(capsys, monkeypatch, suffix, error, statu
         (["--p-a", "0.9", "--out", "a.csv"], "--kernel uniform needs --beta and --vocab-size"),
         ([*UNIFORM, "--p-a", "1.5", "--out", "a.csv"], "--p-a must hold numbers in [0, 1], got 1.5"),
         ([*UNIFORM, "--p-a", "0.9,", "--out", "a.csv"], "--p-a must be a list like 0.9,0.99, or start:stop:count"),
+        ([*UNIFORM, "--budgets", "0..2", "--out", "a.csv"], "--budgets must be a list like 0,1,2, or start:stop:count"),
         ([*UNIFORM, "--p-a", "0:1", "--out", "a.csv"], "--p-a must be a list like"),
         ([*UNIFORM, "--p-a", "0:1:2:3", "--out", "a.csv"], "--p-a must be a list like"),
         ([*UNIFORM, "--p-a", "0:1:0", "--out", "a.csv"], "--p-a must have a count in 1..1000000, got 0"),

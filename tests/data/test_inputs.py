@@ -237,6 +237,15 @@ def test_members_that_nobody_asked_for_are_not_looked_at(tmp_path):
     assert load_npz(path).ids == ["0", "1", "2"]
 
 
+def test_names_in_capitals_are_the_same_names_but_not_twice(tmp_path):
+    given = {"Tokens": np.zeros((2, 3), int), "IMAGES": np.zeros((2, 2, 2, 1)), "Ids": ["a", "b"]}
+    found = load_npz(saved(tmp_path, **given, Eligible=[True, False, True]))
+    assert list(found.ids) == ["a", "b"]
+    assert found.eligible.tolist() == [True, False, True]
+    with pytest.raises(ValueError, match=r"holds ids 2 times, in capitals and not\.$"):
+        load_npz(saved(tmp_path, **given, ids=["c", "d"]))
+
+
 def test_arrays_that_do_not_fit_each_other_are_refused_in_python():
     eligible = np.ones(L, bool)
     with pytest.raises(ValueError, match=r"^images must hold 2 inputs, as ids does, got 3\.$"):

@@ -62,7 +62,8 @@ def test_fixed_certificates_are_those_of_the_same_draws(finished, rows):
     )
     with np.load(finished / "round0-fixed.npz") as file:
         np.testing.assert_array_equal(file["successes"][0], counts)
-    radius = hrs.certify(counts, N, smoothing, common.TAU, 0.01, range(9)).radius
+    delta = smoothing.total_variation(common.PIXELS)
+    radius = hrs.certify(counts, N, smoothing, common.TAU, 0.01, range(9), total_variation=delta).radius
     np.testing.assert_allclose(rows["fixed"]["mean_radius"], np.maximum(radius, 0).mean(axis=0), rtol=1e-12)
 
 

@@ -232,3 +232,9 @@ def test_a_sigma_of_too_many_steps_is_refused_where_it_is_drawn():
     with pytest.raises(ValueError, match=r"^sigma must be at most 65536 steps .* give a larger step\.$"):
         smoothing.noise(np.float32)
     assert hrs.certified_radius(0.99, 0, hrs.HybridSmoothing(None, 1000.0), 0.5) > 0, "the ideal Gaussian has no grid"
+
+
+@pytest.mark.parametrize("key", [3, None, 0.5, "key", np.zeros(2), np.zeros((2, 2), np.uint32), np.uint32(7)])
+def test_what_is_no_key_or_more_than_one_raises_one_sentence(key):
+    with pytest.raises(ValueError, match=r"^key must be [^\n]*, got [^\n]*\.$"):
+        _threefry.key_words.__wrapped__(key)

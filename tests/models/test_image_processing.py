@@ -299,14 +299,14 @@ def test_steps_can_be_switched_off():
         ({"image_mean": [0.5, 0.5]}, r"\[0.5, 0.5\]"),
         ({"image_std": [0.5, 0.0, 0.5]}, r"\[0.5, 0.0, 0.5\]"),
         ({"image_mean": "grey"}, "'grey'"),
-        ({"rescale_factor": float("nan")}, "nan"),
+        ({"rescale_factor": float("nan")}, "NaN"),
         ({"do_center_crop": True}, "crop_size"),
         ({"do_resize": "yes"}, "'yes'"),
     ],
 )
 def test_bad_settings_raise_one_sentence_with_file_and_value(tmp_path, change, words):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**SIGLIP, **change}))
-    with pytest.raises(ValueError, match=rf"^[^\n]*preprocessor_config.json: [^\n]*{words}[^\n]*\.$"):
+    with pytest.raises(ValueError, match=rf"^[^\n]*preprocessor_config.json[: ][^\n]*{words}[^\n]*\.$"):
         ImagePreprocessor.from_pretrained(tmp_path)
 
 

@@ -74,7 +74,11 @@ def with_columns(tmp_path):
     return Counts(("a", "b"), np.array([9, 5]), np.array([10, 10]), others=others)
 
 
-MAKERS = [shared, of_a_run, unfinished, per_budget, stopped_early, with_columns]
+def off_the_ideal(tmp_path):
+    return Counts(("a", "b"), np.array([100, 60]), np.array([100, 100]), total_variation=0.01)
+
+
+MAKERS = [shared, off_the_ideal, of_a_run, unfinished, per_budget, stopped_early, with_columns]
 
 
 @pytest.mark.parametrize("decision", ["unsafe", "safe", "both"])

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._text import at_least_text, down_text, setting_text, sum_text, up_text
 from hybrid_rs_jax.certificate.frontier import frontier_plan
-from hybrid_rs_jax.confidence import SequentialTest, clopper_pearson_bound
+from hybrid_rs_jax.confidence import SequentialTest, StagedLooks, Verdict, clopper_pearson_bound
 from hybrid_rs_jax.report.tables import certificate_rows
 from hybrid_rs_jax.results.certificate import certify_decisions
+from hybrid_rs_jax.results.classes import certify_class_counts
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.explanations import explanations
 from hybrid_rs_jax.results.runs import Run
@@ -31,6 +32,29 @@ SMOOTHINGS = [
 TAUS = [4.6e-5, 0.1, 1 / 3, 0.5, 0.9, hrs.detection_threshold(1000, 0.01), 0.9999949]
 ALPHAS = [0.01, 0.05, 1 / 3, 1e-7]
 DECISIONS = ["unsafe", "safe", "both"]
+#: Where counts come from: what a run says of its noise, and why a fixed number of draws did not stay what it was.
+GRID = {"generator": "threefry2x32", "step": 1 / 255, "total_variation": 5.4321e-12}
+HEADER = {
+    "smoothing": {"kernel": "uniform", "beta": 0.25, "vocab_size": 512, "sigma": 0.5},
+    "eligible_positions": [4, 5, 6, 7],
+    "samples": 1000,
+}
+
+
+def run_of(**change):
+    return Run.of(Path("run.json"), HEADER | change)
+
+
+ORIGINS = [
+    {},
+    {"total_variation": 1.23456e-5},
+    {"run": run_of()},
+    {"run": run_of(noise=GRID)},
+    {"run": run_of(noise=GRID | {"total_variation": 0.01})},
+    {"run": run_of(noise=GRID), "provisional": Provisional(planned=2_000_000, partial=1)},
+    {"provisional": Provisional(planned=10**6, earlier=(7, 100))},
+    {"provisional": Provisional(planned=10**6, partial=2, earlier=(1000,))},
+]
 SLOW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -44,12 +68,12 @@ def questions(draw):
     share = draw(st.lists(st.sampled_from([0.0, 1e-4, 0.1, 0.5, 0.97, 1.0]), min_size=3 * rows, max_size=3 * rows))
     with_ties = draw(st.booleans())
     settings = (draw(st.sampled_from(values)) for values in (TAUS, ALPHAS, DECISIONS))
-    return kernel, shared, n, share, with_ties, *settings
+    return kernel, shared, n, share, with_ties, *settings, draw(st.integers(0, len(ORIGINS) - 1))
 
 
 def answer(question):
     """The certificates that a question asks for."""
-    kernel, shared, draws, share, with_ties, tau, alpha, decision = question
+    kernel, shared, draws, share, with_ties, tau, alpha, decision, origin = question
     smoothing = SMOOTHINGS[kernel]
     budgets = (0, 1, 2) if smoothing.discrete is not None else (0,)
     shared = shared or len(budgets) == 1
@@ -57,7 +81,7 @@ def answer(question):
     successes = np.floor(np.reshape(share[: n.size], n.shape) * n).astype(np.int64)
     ties = np.minimum(n // 7, 3) if with_ties else None
     names = tuple(f"input{row}" for row in range(len(n)))
-    counts = Counts(names, successes, n, ties=ties, budgets=None if shared else budgets)
+    counts = Counts(names, successes, n, ties=ties, budgets=None if shared else budgets, **ORIGINS[origin])
     return certify_decisions(counts, smoothing, tau, alpha, budgets, decision)
 
 
@@ -81,6 +105,7 @@ def check_guarantee(result):
     """It promises no more than the statement, on the side of each decision."""
     text = guarantee(result.statements)
     alpha = result.alpha
+    assert text.startswith("PROVISIONAL") is (result.counts.provisional is not None)
     if found := re.search(r"at least ([\d.]+) %", text):
         assert number(found[1]) / 100 <= 1 - Decimal(repr(alpha)) + Decimal("1e-15")
     else:
@@ -191,14 +216,156 @@ def check_deployment(result):
         assert "given that its certificate is right; in all at most alpha + 0.01" in text
 
 
-@SLOW
-@given(questions())
-def test_no_sentence_and_no_cell_says_more_or_other_than_its_certificate(question):
-    result = answer(question)
+def check_provisos(result):
+    """What is taken for granted is said with the numbers of the statement, or with weaker ones."""
+    ties = 0 if result.counts.ties is None else int(result.counts.ties.sum())
+    for statement in result.statements:
+        said = list(provisos(statement, ties))
+        check_provisional(statement, [text for text in said if text.startswith("Provisional")])
+        (drawn,) = (text for text in said if re.search("drawn elsewhere|The bounds are about|drew|drawn by", text))
+        if found := re.search(r"total variation of (\S+) (?:from the ideal noise|between it)", drawn):
+            assert float(found[1]) >= statement.noise.total_variation > 0
+            assert "is subtracted" in drawn
+        else:
+            assert statement.noise.total_variation == 0
+        assert ("drawn elsewhere" in drawn) is (statement.noise.drawn == "elsewhere" and not found)
+        (tied,) = (text for text in said if "(ties)" in text) if statement.ties != "none" else ("",)
+        if statement.ties != "none":
+            assert int(re.match(r"(\d+) draws? of all", tied)[1]) == ties > 0
+            role = "as failures" if statement.side == "above" else "as successes"
+            assert (role in tied) is (statement.ties == "left out")
+        assert len(said) == 1 + (statement.provisional is not None) + (statement.ties != "none")
+
+
+def check_provisional(statement, said):
+    provisional = statement.provisional
+    assert len(said) == (provisional is not None)
+    for text in said:
+        numbers = [int(x) for x in re.findall(r"\b\d+\b", text.split(" If votes")[0])]
+        wanted = [provisional.partial, provisional.planned] if provisional.partial else []
+        wanted += [*provisional.earlier, provisional.planned] if provisional.earlier else []
+        assert numbers == wanted
+        assert f"alpha = {setting_text(statement.risk.alpha)}" in text
+        if found := re.search(r"these (\d+) looks at most (\d+) alpha", text):
+            assert int(found[1]) == int(found[2]) == 1 + len(provisional.earlier)
+        assert (found is None) is bool(provisional.partial)
+
+
+def check_all(result):
     check_guarantee(result)
     check_explanations(result)
     check_table(result)
     check_deployment(result)
+    check_provisos(result)
+
+
+@SLOW
+@given(questions())
+def test_no_sentence_and_no_cell_says_more_or_other_than_its_certificate(question):
+    check_all(answer(question))
+
+
+PLANS = [
+    SequentialTest(0.3, 0.01, 200),
+    SequentialTest(0.97, 0.05, 100),
+    frontier_plan(SMOOTHINGS[0], 0.3, 0.01, 2000, budgets=range(3)),
+    frontier_plan(SMOOTHINGS[0], 4.6e-5, 0.01, 2000, budgets=range(3)),
+]
+
+
+def stopped(plan, votes):
+    """Draws and successes at which the plan stops the votes, which are as many as it has at most."""
+    looks = np.asarray(plan.looks)
+    successes = np.cumsum(votes)[looks - 1]
+    ends = np.asarray(plan.verdict(looks, successes)) != Verdict.CONTINUE
+    at = int(np.argmax(ends)) if ends.any() else len(looks) - 1
+    return int(looks[at]), int(successes[at])
+
+
+def check_plan(result):
+    """Draws needed are looks of the plan; what was stopped for is said as the run has it."""
+    said = list(explanations(result))
+    (ended,) = (text for text in said if text.startswith("Draws ended"))
+    assert "spent on all stops together" in ended
+    assert not any("would have needed" in text or "too small" in text or "2^53" in text for text in said)
+    looks = {-1, *np.asarray(result.statements[0].stopping.plan.looks).tolist()}
+    for statement in result.statements:
+        assert set(statement.needs.draws) <= looks
+        assert statement.ties != "counted" or not isinstance(statement.stopping.plan, StagedLooks)
+    for text in said:
+        if found := re.search(r"^No stop of this plan, .* certifies (?:(\w+) at )?d = (.+?) with", text):
+            part = next(iter(parts(result).values()))
+            if found[1]:
+                part = result.unsafe if found[1] == "unsafe" else result.safe
+            for d in budgets_in(found[2]):
+                assert not (part.radius[:, part.budgets.index(d)] >= 0).any()
+                assert part.statement.needs.draws[part.budgets.index(d)] == -1
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.integers(0, len(PLANS) - 1),
+    st.lists(st.sampled_from([0.0, 0.01, 0.3, 0.5, 0.99, 1.0]), min_size=1, max_size=3),
+    st.integers(0, 2**31),
+    st.booleans(),
+    st.sampled_from(DECISIONS),
+    st.sampled_from([0.3, 4.6e-5, 0.9]),
+)
+def test_no_sentence_about_draws_that_were_stopped_says_more_than_their_certificate(
+    which, scores, seed, with_ties, decision, tau
+):
+    plan, rng = PLANS[which], np.random.default_rng(seed)
+    ends = [stopped(plan, rng.random(int(plan.looks[-1])) < score) for score in scores]
+    n, successes = np.array(ends).T
+    ties = np.minimum(n // 7, 3) if with_ties else None
+    names = tuple(f"input{row}" for row in range(len(n)))
+    counts = Counts(names, successes, n, ties=ties, plan=plan, run=run_of(noise=GRID))
+    result = certify_decisions(counts, SMOOTHINGS[0], tau, 0.01, range(3), decision)
+    for check in (check_guarantee, check_table, check_deployment, check_provisos, check_plan):
+        check(result)
+    for part in parts(result).values():
+        assert part.statement.ties == (
+            "none" if ties is None or not ties.any() else "left out" if isinstance(plan, StagedLooks) else "counted"
+        )
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.integers(0, len(SMOOTHINGS) - 1),
+    st.lists(st.lists(st.integers(0, 1000), min_size=3, max_size=3), min_size=1, max_size=3),
+    st.booleans(),
+    st.integers(0, len(ORIGINS) - 1),
+    st.sampled_from(ALPHAS),
+)
+def test_no_sentence_about_votes_per_class_says_more_than_their_certificate(kernel, votes, with_ties, origin, alpha):
+    array = np.array(votes)
+    n = array.sum(axis=1) + 10
+    smoothing = SMOOTHINGS[kernel]
+    ties = np.minimum(n // 7, 3) if with_ties else None
+    counts = Counts(
+        tuple(f"input{row}" for row in range(len(n))),
+        np.zeros(len(n), int),
+        n,
+        ties=ties,
+        votes=array,
+        **ORIGINS[origin],
+    )
+    result = certify_class_counts(counts, smoothing, alpha, range(3) if smoothing.discrete is not None else (0,))
+    text = guarantee(result.statements)
+    assert "changes the class with the largest SMOOTHED score" in text
+    assert "tau" not in text
+    assert deployment(result.statements) == ""
+    if found := re.search(r"at least ([\d.]+) %", text):
+        assert number(found[1]) / 100 <= 1 - Decimal(repr(alpha)) + Decimal("1e-15")
+    else:
+        assert f"at least 1 - {setting_text(alpha)}" in text
+    silent = int((result.budget < 0).sum())
+    said = list(explanations(result))
+    assert [re.match(r"(\d+) of (\d+) inputs? abstain", line).groups() for line in said] == (
+        [(str(silent), str(len(result)))] if silent else []
+    )
+    check_table(result)
+    check_provisos(result)
 
 
 @given(st.floats(min_value=0, max_value=1e300, allow_nan=False))
@@ -228,15 +395,6 @@ def test_a_sum_of_settings_is_the_one_that_a_reader_makes(values):
 # plans, runs and provisos
 
 SMOOTHING = SMOOTHINGS[0]
-HEADER = {
-    "smoothing": {"kernel": "uniform", "beta": 0.25, "vocab_size": 512, "sigma": 0.5},
-    "eligible_positions": [4, 5, 6, 7],
-    "samples": 1000,
-}
-
-
-def run_of(**change):
-    return Run.of(Path("run.json"), HEADER | change)
 
 
 def sentences(counts, decision="unsafe", tau=0.3, budgets=range(3)):
@@ -312,6 +470,30 @@ def test_a_run_says_which_noise_it_had(noise, words):
 def test_counts_that_were_drawn_elsewhere_are_about_the_ideal_noise():
     _, said, _, _ = sentences(Counts(("a",), np.array([990]), np.array([1000])))
     assert said == ["The counts were drawn elsewhere: the bounds are about ideal Gaussian noise."]
+    found = hrs.certify([990], 1000, SMOOTHING, 0.3, 0.01, range(3), total_variation=0.01)
+    assert list(provisos(found.statement)) == [
+        "The bounds are about ideal Gaussian noise: the total variation of 0.01 between it and the noise that was "
+        "drawn, as it was given, is subtracted."
+    ]
+
+
+@pytest.mark.parametrize("side", ["above", "below"])
+def test_the_total_variation_that_is_given_is_subtracted_as_that_of_a_run(side):
+    run = run_of(noise=GRID | {"total_variation": 0.01})
+    k = [990, 10, 500]
+    given_here = hrs.certify(k, 1000, SMOOTHING, 0.3, 0.01, range(3), side=side, total_variation=0.01)
+    counts = Counts(("0", "1", "2"), np.array(k), np.full(3, 1000), run=run)
+    decision = "unsafe" if side == "above" else "safe"
+    of_a_run = certify_decisions(counts, SMOOTHING, 0.3, 0.01, range(3), decision)
+    np.testing.assert_array_equal(given_here.radius, of_a_run.radius)
+    assert (given_here.radius >= 0).any()
+    ideal = hrs.certify(k, 1000, SMOOTHING, 0.3, 0.01, range(3), side=side)
+    assert (given_here.radius <= ideal.radius).all()
+    assert (given_here.radius < ideal.radius).any()
+    votes = [[900, 50, 50]]
+    top = hrs.certify_classes(votes, SMOOTHING, 0.01, range(2), total_variation=0.01)
+    assert (top.radius < hrs.certify_classes(votes, SMOOTHING, 0.01, range(2)).radius).any()
+    assert top.statement.noise.total_variation == 0.01
 
 
 ROOT = Path(hrs.__file__).parent

@@ -9,7 +9,7 @@ import zlib
 import jaxtyping
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, LOCK_FILE, SHARED, CountRow, Ledger, LedgerError, Stream
@@ -93,6 +93,7 @@ def test_a_text_that_names_no_stream_is_refused(text):
         Stream.parse(text)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.sampled_from(["shared", "budget", "forced", "law"]), st.sets(st.integers(0, 1000), max_size=5))
 def test_a_stream_is_the_one_that_its_text_names(kind, numbers):
     try:

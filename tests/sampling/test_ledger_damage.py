@@ -54,14 +54,14 @@ def test_flipped_bytes_are_refused_or_change_nothing(run):
     folder, data, written = run
     generator = random.Random(1)
     refused = 0
-    for _ in range(400):
+    for _ in range(120):
         at = generator.randrange(len(data))
         broken = bytearray(data)
         broken[at] ^= generator.choice([1 << generator.randrange(8), generator.randrange(1, 256)])
         found = outcome(folder, bytes(broken))
         assert found in (None, written), at
         refused += found is None
-    assert refused > 100  # the others hit space that holds no data
+    assert refused > 30  # the others hit space that holds no data
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def _cause_text(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not accepted ({error.verify_message})"
     if isinstance(error, ssl.SSLError):
-        return f"there is no TLS at this address ({error.reason or error}); is it http and not https?"
+        return f"there is no TLS at this address ({error.reason or error}), perhaps it is http and not https"
     if isinstance(error, socket.gaierror):
         return f"the host's name is not known ({error.strerror})"
     if isinstance(error, ConnectionRefusedError):

@@ -24,7 +24,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from hybrid_rs_jax._files import atomic_file
+from hybrid_rs_jax._files import atomic_file, kind_of
 from hybrid_rs_jax.models.denoiser.config import UNetConfig
 from hybrid_rs_jax.models.denoiser.denoiser import Denoiser, to_patches
 from hybrid_rs_jax.models.denoiser.schedule import Diffusion
@@ -128,7 +128,7 @@ def train(
     state = _State(parameters, jax.tree.map(jnp.copy, parameters), optimizer.init(parameters))
     settings: dict[str, Any] = {"config": config.write(), "rule": rule.describe(), "plan": dataclasses.asdict(plan)}
     settings["pictures"] = list(images.shape)
-    if checkpoint is not None and checkpoint.exists():
+    if checkpoint is not None and kind_of(checkpoint) is not None:
         _resume(state, checkpoint, settings)
     update = _update(graph, rule, optimizer, plan, mesh, config.patch_size)
     data = jnp.asarray(images, jnp.float32)
@@ -240,7 +240,7 @@ def _save(state: _State, path: Path, settings: dict[str, Any]) -> None:
 
     leaves = jax.tree.leaves(jax.device_get(state.arrays))
     tensors = {f"{number:05d}": np.ascontiguousarray(leaf) for number, leaf in enumerate(leaves)}
-    header = {"settings": json.dumps(settings), "step": str(state.step), "losses": json.dumps(state.losses)}
+    header = {"settings": json.dumps(settings), "step": str(state.step), "losses": " ".join(map(repr, state.losses))}
     with atomic_file(path, force=True) as temporary:
         save_file(tensors, temporary, header)
 
@@ -254,8 +254,8 @@ def _resume(state: _State, path: Path, settings: dict[str, Any]) -> None:
             leaves = [file.get_tensor(name) for name in sorted(file.keys())]
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path} is no whole checkpoint: {error}.") from error
-    if header.get("settings") is None or json.loads(header["settings"]) != json.loads(json.dumps(settings)):
+    if header.get("settings") != json.dumps(settings):
         raise ValueError(f"{path} is the checkpoint of other settings; choose another file or remove it.")
     structure = jax.tree.structure(state.arrays)
     state.parameters, state.mean, state.optimizer = jax.tree.unflatten(structure, map(jnp.asarray, leaves))
-    state.step, state.losses = int(header["step"]), json.loads(header["losses"])
+    state.step, state.losses = int(header["step"]), [float(loss) for loss in header["losses"].split()]

@@ -36,7 +36,7 @@ class Stream:
       kind: "shared", ordinary draws that serve all budgets; "budget", noise on the first d eligible positions alone
         (runs of version 0.1); "forced", draws whose positions in a set are always resampled; "law", ordinary draws
         of a score in [0, 1], counted in bins.
-      numbers: none; (d,); the positions, increasing; (number of bins,).
+      numbers: none; (d,); places among the eligible positions of the input, increasing, 0 the first; (number of bins,).
 
     Raises:
       ValueError: if the kind is not one of these, or a number is out of range.

@@ -14,7 +14,7 @@ from typing import Any
 
 import filelock
 
-from hybrid_rs_jax._files import kind_of
+from hybrid_rs_jax._files import kind_of, make_folder
 from hybrid_rs_jax.errors import LedgerError
 from hybrid_rs_jax.sampling.ledger import schema, version_1
 from hybrid_rs_jax.sampling.ledger.counts import MOST_INPUTS, SHARED, CountRow, LedgerCounts, Stream, columns
@@ -68,10 +68,10 @@ class Ledger:
 
         Raises:
           LedgerError: if the folder holds a run already or cannot be written, or the header is no plain JSON.
+          BadInputError: if the folder cannot be made.
         """
         folder, body = Path(folder), schema.canonical(header)
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with contextlib.ExitStack() as cleanup:
             _lock(folder, cleanup)
             if kind_of(folder / LEDGER_FILE) is not None:

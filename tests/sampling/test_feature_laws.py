@@ -182,7 +182,7 @@ def test_zero_and_infinite_features_end_the_draws_with_a_sentence():
         ({"bins": 1}, "bins must"),
         ({"tokens": TOKENS[:0], "images": IMAGES[:0]}, "at least one input"),
         ({"smoothing": hrs.HybridSmoothing(hrs.DeletionKernel(0.5), 0.2), "reference": "pairs"}, "deletion"),
-        ({"smoothing": hrs.HybridSmoothing(hrs.Conditional(hrs.AbsorbingKernel(0.5)), 0.2)}, "Conditional"),
+        ({"smoothing": hrs.HybridSmoothing(hrs.Conditional(hrs.AbsorbingKernel(0.5)), 0.2)}, "forced must name"),
     ],
 )
 def test_what_has_no_law_is_refused_in_one_sentence(change, message):
@@ -200,6 +200,18 @@ def test_pairs_of_categorical_fields_have_each_field_twice():
     same = [0.9**2 + 0.1**2, 0.8**2 + 3 * (0.2 / 3) ** 2]
     found = (law.counts @ law.edges[:-1])[0] / 3000
     assert abs(found - (1 + sum(same) / 2) / 2) < 0.02
+
+
+@pytest.mark.parametrize("reference", ["clean", "pairs"])
+def test_forced_positions_are_resampled_in_every_draw_of_the_attacked_copy_alone(reference):
+    def one_hot(tokens, images):
+        return jax.nn.one_hot(tokens[:, 0], 4)
+
+    smoothing = hrs.HybridSmoothing(hrs.Conditional(hrs.UniformKernel(0.3, 4)), None)
+    forced = np.array([True, False])
+    law = hrs.sample_features(one_hot, TOKENS, IMAGES, smoothing, 4000, KEY, reference, forced=forced)
+    equal = (law.counts @ law.edges[:-1])[0] / 4000 * 2 - 1
+    assert abs(equal - 0.25) < 0.04  # uniform against the clean symbol, or against any law of its own
 
 
 def test_the_classifier_of_cosines_names_the_encoder():
