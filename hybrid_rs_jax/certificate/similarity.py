@@ -105,8 +105,8 @@ class FeatureCertificate:
             f"{risk} over the draws, at all budgets, eps and similarities at once: the cosine between the "
             f"attacked smoothed feature (mean of unit features over the noise) and {REFERENCES[self.reference]} is at "
             f"least the number that is given; -1 means that nothing is certified. {int(law.n.flat[0]):,} draws of the "
-            f"score (1 + cos)/2, counted in {law.edges.size - 1} bins at their lower edges (what rounding may add to a "
-            f"cosine was taken off before); half of the risk bounds the law of the score at {k} ranks that were fixed "
+            f"score (1 + cos)/2, counted in {law.edges.size - 1} bins at their lower edges; half of the "
+            f"risk bounds the law of the score at {k} ranks that were fixed "
             f"before the draws, half its mean{laws}. Total variation between the noise drawn and the ideal one: "
             f"{up_text(self.total_variation)}, subtracted."
         )

@@ -224,7 +224,7 @@ def curve(
     sigma = source.run.smoothing.sigma
     default = np.zeros(1) if sigma is None else np.linspace(0, 3 * sigma, _CURVE)
     found = feature_curve(certificate, (default if epsilon is None else epsilon).tolist(), budget)
-    record = _curve_record(found, certificate.statement, budget, len(source.ids))
+    record = _curve_record(found, source.statement(certificate), budget, len(source.ids))
     names, rows = list(record["columns"]), list(found.rows())
     if out is not None:
         suffix = out.suffix.lower()
@@ -240,7 +240,7 @@ def curve(
     elif format == "csv":
         _print_csv(names, rows)
     else:
-        print_curve(found, len(source.ids), certificate.statement)
+        print_curve(found, len(source.ids), source.statement(certificate))
         if out is not None:
             say(f"\nWrote {out}.")
 

@@ -50,7 +50,7 @@ def print_certificates(
         say(f"{counted(len(source.unfinished), 'input')} unfinished; features sample --resume continues.")
     kept = setting_text(similarity)
     say(f"\nRadius: l2 distance within which the cosine stays at least {kept}; {DASH} where nothing is certified.")
-    say(certificate.statement)
+    say(source.statement(certificate))
 
 
 def print_curve(found: FeatureCurve, inputs: int, statement: str) -> None:

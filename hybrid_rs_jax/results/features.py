@@ -43,6 +43,10 @@ class FeatureRun:
         """Distance between the noise drawn for a score and the ideal one: a pair takes two noisy copies."""
         return self.run.total_variation * (2 if self.reference == "pairs" else 1)
 
+    def statement(self, certificate: FeatureCertificate) -> str:
+        """What is promised, with what the sampler did."""
+        return f"{certificate.statement} Each cosine was lowered by more than its rounding before it was counted."
+
     def certify(self, alpha: float, budgets: Sequence[int]) -> FeatureCertificate:
         """The certificate of its laws."""
         delta = self.total_variation
@@ -118,7 +122,7 @@ def feature_record(
     facts = {name: thawed(value) for name, value in source.run.facts.items()}
     kept = ("smoothing", "sigma_unit", "eligible_positions", "seed", "dtype", "classifier", "data", "noise", "features")
     statement = {
-        "text": certificate.statement,
+        "text": source.statement(certificate),
         "similarity": similarity,
         "epsilon": list(epsilons),
         "budgets": list(certificate.budgets),
