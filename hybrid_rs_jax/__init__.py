@@ -16,9 +16,11 @@ from hybrid_rs_jax._version import __version__
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.certificate import (
+        FeatureCertificate,
         FrontierTable,
         certified_budget,
         certified_radius,
+        certify_features,
         core,
         frontier_table,
         largest_probability,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
         worst_case_probability,
     )
     from hybrid_rs_jax.classifiers.base import BaseClassifier
-    from hybrid_rs_jax.confidence import clopper_pearson, detection_threshold, mean_lower_bound
+    from hybrid_rs_jax.confidence import ScoreLaw, clopper_pearson, detection_threshold, mean_lower_bound
     from hybrid_rs_jax.kernels import (
         AbsorbingKernel,
         CategoricalKernel,
@@ -46,8 +48,9 @@ if TYPE_CHECKING:
         read_certificates,
         read_counts,
     )
-    from hybrid_rs_jax.sampling import Draws, data_mesh, sample, sample_counts
+    from hybrid_rs_jax.sampling import Draws, data_mesh, sample, sample_counts, sample_features
     from hybrid_rs_jax.smoothed_classifier import SmoothedClassifier
+    from hybrid_rs_jax.smoothed_encoder import SmoothedEncoder
 
 __all__ = [
     "AbsorbingKernel",
@@ -56,19 +59,23 @@ __all__ = [
     "Certificate",
     "ClassCertificate",
     "Draws",
+    "FeatureCertificate",
     "FrontierTable",
     "Conditional",
     "DeletionKernel",
     "Edits",
     "HybridSmoothing",
     "LikelihoodRatio",
+    "ScoreLaw",
     "SmoothedClassifier",
+    "SmoothedEncoder",
     "UniformKernel",
     "__version__",
     "certified_budget",
     "certified_radius",
     "certify",
     "certify_classes",
+    "certify_features",
     "clopper_pearson",
     "core",
     "data_mesh",
@@ -82,21 +89,29 @@ __all__ = [
     "required_samples",
     "sample",
     "sample_counts",
+    "sample_features",
     "worst_case_probability",
 ]
 
 _HOMES = {
     "certificate": (
-        "FrontierTable certified_budget certified_radius core frontier_table largest_probability required_probability "
-        "required_samples worst_case_probability"
+        "FeatureCertificate FrontierTable certified_budget certified_radius certify_features core frontier_table "
+        "largest_probability required_probability required_samples worst_case_probability"
     ),
     "classifiers": "BaseClassifier",
-    "confidence": "clopper_pearson detection_threshold mean_lower_bound",
+    "confidence": "ScoreLaw clopper_pearson detection_threshold mean_lower_bound",
     "kernels": "AbsorbingKernel CategoricalKernel Conditional DeletionKernel Edits HybridSmoothing UniformKernel",
     "likelihood_ratio": "LikelihoodRatio",
     "results": "Certificate ClassCertificate certify certify_classes read_certificates read_counts",
-    "sampling": "Draws data_mesh sample sample_counts",
+    "sampling": "Draws data_mesh sample sample_counts sample_features",
     "smoothed_classifier": "SmoothedClassifier",
+    "smoothed_encoder": "SmoothedEncoder",
 }
-_ROOMS = [home for home in _HOMES if home != "smoothed_classifier"] + ["attacks", "data", "models", "report"]
+_ROOMS = [home for home in _HOMES if not home.startswith("smoothed_")] + [
+    "attacks",
+    "data",
+    "features",
+    "models",
+    "report",
+]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, _ROOMS)

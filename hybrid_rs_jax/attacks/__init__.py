@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.attacks._attack import AttackResult, attack
     from hybrid_rs_jax.attacks._pixels import project_l2
     from hybrid_rs_jax.attacks._settings import RANDOM_SEARCH, AttackSettings
+    from hybrid_rs_jax.attacks.features import FeatureAttackSettings, attack_features, score_upper_bound
     from hybrid_rs_jax.attacks.guards import DifferentiableGuard, TableGuard
     from hybrid_rs_jax.attacks.judgement import Judgement, judge
 
@@ -26,17 +27,21 @@ __all__ = [
     "AttackResult",
     "AttackSettings",
     "DifferentiableGuard",
+    "FeatureAttackSettings",
     "Judgement",
     "TableGuard",
     "attack",
+    "attack_features",
     "judge",
     "project_l2",
+    "score_upper_bound",
 ]
 
 _HOMES = {
     "_attack": "AttackResult attack",
     "_pixels": "project_l2",
     "_settings": "RANDOM_SEARCH AttackSettings",
+    "features": "FeatureAttackSettings attack_features score_upper_bound",
     "guards": "DifferentiableGuard TableGuard",
     "judgement": "Judgement judge",
 }

@@ -10,11 +10,17 @@ from hybrid_rs_jax.certificate.bounds import (
     worst_case_probability,
 )
 from hybrid_rs_jax.certificate.frontier import FrontierTable, frontier_table
+from hybrid_rs_jax.certificate.prototypes import PrototypeCertificate, certify_prototypes
+from hybrid_rs_jax.certificate.similarity import FeatureCertificate, certify_features
 
 __all__ = [
+    "FeatureCertificate",
     "FrontierTable",
+    "PrototypeCertificate",
     "certified_budget",
     "certified_radius",
+    "certify_features",
+    "certify_prototypes",
     "core",
     "frontier_table",
     "largest_probability",

@@ -19,9 +19,8 @@ from hybrid_rs_jax.cli.options import GuardOptions, ThreatOptions
 from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
 
-__all__ = ["Source", "first_readable", "is_checkpoint", "open_guard", "open_source"]
+__all__ = ["Source", "first_readable", "is_checkpoint", "open_encoder", "open_guard", "open_source"]
 
-_LEGAL_MODELS = "--model must be demo, package.module:name of a classifier or a checkpoint's folder"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 #: The held-out inputs of the demo: unsafe ones, and safe ones for false alarms.
@@ -85,6 +84,51 @@ def open_source(
     _refuse_lost_folder(model)
     guard.refuse(model)
     classifier, described = _demo_guard() if model == "demo" else _imported(model)
+    return _with_data(classifier, described, data, pixel_range, threat)
+
+
+def open_encoder(
+    encoder: str,
+    data: str,
+    threat: ThreatOptions,
+    pixel_range: tuple[float, float] | None = None,
+    pooling: str = "mean",
+) -> Source:
+    """Open an encoder and a data set.
+
+    Args:
+      encoder: "demo", "package.module:name", or the folder (hub id) of a checkpoint with a vision tower.
+      data: "demo", "demo-safe", or a NumPy archive with tokens and images.
+      threat: which of the demo's tokens carry noise.
+      pixel_range: of the pixels of an archive; pooling: of a tower's patches.
+
+    Raises:
+      BadInputError: if one of them cannot be opened.
+    """
+    made: Any
+    if encoder == "demo":
+        from hybrid_rs_jax.features import DemoEncoder
+
+        made = DemoEncoder.load()
+    elif is_checkpoint(encoder):
+        from hybrid_rs_jax.features import TowerEncoder
+
+        with library_sentences():
+            made = TowerEncoder.from_pretrained(encoder, pooling=pooling)
+    else:
+        made, described = _imported(encoder, "--encoder", "an encoder")
+        return _with_data(made, described, data, pixel_range, threat)
+    return _with_data(made, made.describe(), data, pixel_range, threat)
+
+
+def _with_data(
+    classifier: Any,
+    described: dict[str, Any],
+    data: str,
+    pixel_range: tuple[float, float] | None,
+    threat: ThreatOptions,
+) -> Source:
+    """A model beside the demo's inputs or those of an archive."""
     if data in DEMO_DATA:
         inputs, named, vocab_size = _demo_inputs(threat, safe=data == "demo-safe")
         return Source(classifier, inputs, vocab_size, DEMO_UNIT, described, named)
@@ -155,27 +199,31 @@ def _refuse_lost_folder(model: str) -> None:
     """A path of a folder that is not there is no name of a classifier, and flags of checkpoints would fit it."""
     if model != "demo" and ":" not in model:
         what = "does not exist" if kind_of(Path(model).expanduser()) is None else "is not a folder"
-        raise BadInputError(f"{_LEGAL_MODELS}, got {path_text(model)}, which {what}.")
+        raise BadInputError(f"{_legal()}, got {path_text(model)}, which {what}.")
 
 
-def _imported(name: str) -> tuple[Any, dict[str, Any]]:
-    """The classifier `package.module:name`; the current folder is searched too, as `python -m` does."""
+def _legal(flag: str = "--model", what: str = "a classifier") -> str:
+    return f"{flag} must be demo, package.module:name of {what} or a checkpoint's folder"
+
+
+def _imported(name: str, flag: str = "--model", what: str = "a classifier") -> tuple[Any, dict[str, Any]]:
+    """The object `package.module:name`; the current folder is searched too, as `python -m` does."""
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise BadInputError(f"{_LEGAL_MODELS}, got {path_text(name)}.")
+        raise BadInputError(f"{_legal(flag, what)}, got {path_text(name)}.")
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
         classifier: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever the user's own module raises
-        raise BadInputError(f"--model {name}: {module_name} cannot be imported: {error!r}.") from error
+        raise BadInputError(f"{flag} {name}: {module_name} cannot be imported: {error!r}.") from error
     source = getattr(classifier, "__file__", None)
     for part in attribute.split("."):
         if not hasattr(classifier, part):
-            raise BadInputError(f"--model {name}: {module_name} has no {attribute}.")
+            raise BadInputError(f"{flag} {name}: {module_name} has no {attribute}.")
         classifier = getattr(classifier, part)
     if not isinstance(classifier, BaseClassifier) or isinstance(classifier, type):
-        raise BadInputError(f"--model {name} must be a classifier, called with (tokens, images), got {classifier!r}.")
+        raise BadInputError(f"{flag} {name} must be {what}, called with (tokens, images), got {classifier!r}.")
     described = classifier.describe() if hasattr(classifier, "describe") else {}
     digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
     return classifier, {"name": name, "source_sha256": digest, **described}

@@ -16,6 +16,7 @@ __all__ = [
     "MAX_BUDGET",
     "SMALLEST",
     "at_least_zero",
+    "cosine",
     "flag",
     "image_size",
     "integer",
@@ -51,6 +52,14 @@ def open_unit(text: str) -> float:
     value = _number(text)
     if not 0 < value < 1:
         raise ValueError(f"must lie in (0, 1), got {text}")
+    return value
+
+
+def cosine(text: str) -> float:
+    """A cosine that can be certified."""
+    value = _number(text)
+    if not 0 <= value < 1:
+        raise ValueError(f"must lie in [0, 1), got {text}")
     return value
 
 

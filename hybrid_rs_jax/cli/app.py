@@ -39,6 +39,7 @@ _COMMANDS = {
     "plot": "Plot the certified frontier and the certified accuracy",
     "report": "Write one HTML page of the certificates: guarantee, frontier, every input, settings",
     "merge": "Join runs over disjoint inputs or disjoint draws into one",
+    "features": "Certify the features of an encoder: the cosine between clean and attacked smoothed features",
     "doctor": "Try a vision-language checkpoint out: labels, shapes, memory, two noisy copies, speed",
     "curate": "Keep the inputs that a checkpoint calls unsafe only as a pair of text and picture",
 }
@@ -89,7 +90,11 @@ def make_app(command: str | None = None) -> App:
     for name, line in _COMMANDS.items():
         if name == command:
             module = importlib.import_module(f"hybrid_rs_jax.cli.{name}")
-            made.command(getattr(module, name), name=name, help=module.__doc__, help_epilogue=module.EXAMPLES + "\n")
+            target = getattr(module, name)
+            if isinstance(target, App):  # a command of commands, which has its texts
+                made.command(target)
+            else:
+                made.command(target, name=name, help=module.__doc__, help_epilogue=module.EXAMPLES + "\n")
         else:
             made.command(f"hybrid_rs_jax.cli.{name}:{name}", name=name, help=line)
     return made

@@ -140,13 +140,13 @@ def sample(
     if design is not None:
         say(design_text(design))
     new = not resume or kind_of(out / LEDGER_FILE) is None
-    with _terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(out, header, new) as ledger:
+    with terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(out, header, new) as ledger:
         groups = (StreamGroup(plan),) if design is None else design.groups(plan if conditional else None)
         progress = _draw(ledger, out, source, indices, smoothing, groups, work)
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
         _refuse_all(out, counts.skipped, new)
-    _summary(progress, plan, counts, design)
+    summary(progress, plan, counts, design)
     say(f"\nWrote {out / 'ledger.sqlite'}. Next: hybrid-rs certify {out}")
 
 
@@ -306,7 +306,7 @@ def _smoothing(noise: NoiseOptions, source: Source, threat: ThreatOptions, demo:
     return smoothing
 
 
-def _summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts, design: Design | None) -> None:
+def summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts, design: Design | None = None) -> None:
     """What the session did and what the run holds now."""
     from hybrid_rs_jax.kernels.record import rounding_text
 
@@ -346,7 +346,7 @@ def _refuse_all(folder: Path, skipped: Sequence[tuple[str, str]], new: bool) -> 
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
+def terminated_as_interrupted() -> Iterator[None]:
     """SIGTERM ends a run in good order, as Ctrl-C does."""
 
     def stop(signum: int, frame: types.FrameType | None) -> None:

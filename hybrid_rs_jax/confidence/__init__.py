@@ -15,12 +15,14 @@ from hybrid_rs_jax.confidence._mean import mean_lower_bound, mean_lower_bound_fr
 from hybrid_rs_jax.confidence._plan import SamplingPlan, Verdict
 from hybrid_rs_jax.confidence._sequential import PlanSummary, SequentialTest
 from hybrid_rs_jax.confidence._staged import StagedLooks, staged_looks
+from hybrid_rs_jax.confidence.score_law import ScoreLaw, law_band, score_edges, score_ranks
 
 __all__ = [
     "FixedSample",
     "LowerBound",
     "PlanSummary",
     "SamplingPlan",
+    "ScoreLaw",
     "SequentialTest",
     "StagedLooks",
     "UpperBound",
@@ -30,10 +32,13 @@ __all__ = [
     "clopper_pearson_upper",
     "clopper_pearson_upper_bound",
     "detection_threshold",
+    "law_band",
     "mean_lower_bound",
     "mean_lower_bound_from_histogram",
     "miss_probability_at",
     "plan_from",
     "samples_for_share",
+    "score_edges",
+    "score_ranks",
     "staged_looks",
 ]

@@ -109,12 +109,21 @@ class DemoGuardNetwork(nnx.Module):
         self.joint_out = _linear(2 * width, 1, rngs)
 
     def __call__(self, tokens: Int32[Array, "b l"], images: Float32[Array, "b h w 1"]) -> Float32[Array, " b"]:
+        return self.scores(self.hidden_states(tokens, images)).max(axis=1)
+
+    def scores(self, states: Float32[Array, "b l features"]) -> Float32[Array, "b l"]:
+        """The logit that each position stands for; the strongest one decides."""
+        return self.joint_out(jax.nn.relu(states))[..., 0]
+
+    def hidden_states(
+        self, tokens: Int32[Array, "b l"], images: Float32[Array, "b h w 1"]
+    ) -> Float32[Array, "b l features"]:
+        """The last layer but one at each position, before its activation: text and picture together."""
         x = jnp.take(self.embedding[...], tokens, axis=0) + self.position[...]
         x = x + self.self_attention(x, x)
         x = x + self.text_down(jax.nn.relu(self.text_up(x)))
         x = x + self.cross_attention(x, self.image(images))
-        scores = self.joint_out(jax.nn.relu(self.joint_up(x)))
-        return scores.max(axis=(1, 2))
+        return self.joint_up(x)
 
 
 def save_weights(network: DemoGuardNetwork, path: str | os.PathLike[str], metadata: dict[str, Any]) -> None:

@@ -30,6 +30,8 @@ def ledger_counts(folder: Path, partial: bool) -> Counts:
     with library_sentences(), Ledger.open(folder) as ledger:
         run, counts = Run.of(ledger.path, ledger.header), ledger.counts()
         earlier = tuple(n for header in ledger.history[:-1] if isinstance(n := header.get("samples"), int))
+    if "features" in run.facts:
+        raise BadInputError(f"{folder} holds laws of feature cosines; `hybrid-rs features certify` reads it.")
     plan = _plan(folder, run)
     if earlier and not partial:
         raise BadInputError(

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from hybrid_rs_jax.classifiers.base import BaseClassifier
+from hybrid_rs_jax.features.base import Encoder
 
 __all__ = ["TRIAL_COPIES", "Program", "traced"]
 
@@ -40,13 +41,19 @@ class Program:
     parameters: Any
 
 
-def traced(classifier: BaseClassifier, like: tuple[Any, Any], batches: list[Batch]) -> Program | str:
+def traced(
+    classifier: BaseClassifier | Encoder,
+    like: tuple[Any, Any],
+    batches: list[Batch],
+    agree: Callable[[np.ndarray, np.ndarray], bool] = np.array_equal,
+) -> Program | str:
     """The classifier as a program for batches shaped like `like`, or the reason why it must stay on the host.
 
     Args:
       classifier: a callable of tokens and images that gives decisions.
       like: shapes and dtypes of the batches of the run.
       batches: noisy copies to try it on.
+      agree: whether what it gave when called is what its program gives; features agree up to rounding.
     """
     try:
         closed = _trace(classifier, like)
@@ -67,12 +74,12 @@ def traced(classifier: BaseClassifier, like: tuple[Any, Any], batches: list[Batc
     compiled = jax.jit(program.apply)
     for batch, decisions in zip(batches, asked, strict=True):
         again = np.asarray(compiled(program.parameters, *batch))
-        if again.shape != decisions.shape or not np.array_equal(again, decisions):
+        if again.shape != decisions.shape or not agree(again, decisions):
             return "called on the same noisy copies it decides otherwise than its traced program"
     return _program(closed)
 
 
-def _trace(classifier: BaseClassifier, like: tuple[Any, Any]) -> Any:
+def _trace(classifier: BaseClassifier | Encoder, like: tuple[Any, Any]) -> Any:
     """A fresh trace: JAX keeps those of a function that it has seen, with the globals that it read then."""
     return jax.make_jaxpr(lambda tokens, images: classifier(tokens, images))(*like)
 

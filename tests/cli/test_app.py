@@ -301,6 +301,15 @@ def test_every_command_explains_itself_with_an_example(capsys, command):
     assert "None" not in text
 
 
+@pytest.mark.parametrize("command", ["sample", "certify", "curve"])
+def test_the_commands_about_features_explain_themselves(capsys, command):
+    assert f"  hybrid-rs features {command} " in done(capsys, "features", "--help").split("examples:")[1]
+    text = done(capsys, "features", command, "--help")
+    assert text.startswith(f"Usage: hybrid-rs features {command}")
+    assert "default: " in text
+    assert "None" not in text
+
+
 def test_version(capsys):
     assert done(capsys, "--version") == f"hybrid-rs {hrs.__version__}\n"
 

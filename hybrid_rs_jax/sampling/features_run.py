@@ -1,0 +1,122 @@
+"""A run of feature laws: the draws of each input go into the ledger's stream "law" as they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from hybrid_rs_jax.confidence.score_law import BINS
+from hybrid_rs_jax.data.inputs import Input, Inputs
+from hybrid_rs_jax.errors import UnreadableInputError
+from hybrid_rs_jax.features.base import Encoder
+from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.sampling.engine import Row, check_inputs
+from hybrid_rs_jax.sampling.features import FeatureSampler
+from hybrid_rs_jax.sampling.ledger import CountRow, Ledger, Stream
+from hybrid_rs_jax.sampling.run import COMMIT_SECONDS, InterruptedRun, Progress
+
+__all__ = ["sample_features_run"]
+
+
+def sample_features_run(
+    ledger: Ledger,
+    encoder: Encoder,
+    inputs: Inputs,
+    indices: Sequence[int],
+    smoothing: HybridSmoothing,
+    n: int,
+    key: jax.Array,
+    reference: str = "clean",
+    *,
+    bins: int = BINS,
+    batch_size: int = 2000,
+    mesh: Mesh | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Draw what the ledger lacks of the laws, one input after the other.
+
+    Args:
+      ledger: open for writing; what it holds already is not drawn again.
+      inputs: the whole data set; the noise of an input is keyed by its index in it.
+      indices: which inputs to draw.
+      encoder, smoothing, n, key, reference, bins, batch_size, mesh: as for `sample_features`.
+      report: called after each batch.
+
+    Returns:
+      How far the run came; inputs that could not be read are skipped, and the ledger says why.
+
+    Raises:
+      LedgerError: if the ledger cannot be written; everything before is kept.
+      ValueError: if the encoder gives no direction; everything before is kept.
+      InterruptedRun: in the place of a KeyboardInterrupt.
+    """
+    law = Stream("law", (bins,))
+    tallies = ledger.tallies()
+    drawn = {index: tallies[index, law].end for index in indices if (index, law) in tallies}
+    progress = Progress(len(indices), finished=sum(count >= n for count in drawn.values()))
+    progress.settled = sum(min(count, n) for count in drawn.values())
+    sampler: FeatureSampler | None = None
+    try:
+        for index in indices:
+            first = drawn.get(index, 0)
+            if first >= n:
+                continue
+            try:
+                row, encoded, rounded = _row(inputs, index, smoothing, first)
+            except UnreadableInputError as error:
+                ledger.skip(index, inputs.ids[index], str(error))
+                progress.skipped += 1
+                progress.settled += n - first
+                continue
+            progress.rounded = max(progress.rounded, rounded)
+            ledger.register([(inputs.ids[index], index, encoded.digest())])
+            if sampler is None:
+                options = {"bins": bins, "batch_size": batch_size}
+                sampler = FeatureSampler(encoder, smoothing, row, n, reference, mesh=mesh, **options)
+            _draw(ledger, sampler, row, key, law, progress, report)
+            progress.finished += 1
+    except KeyboardInterrupt as interrupt:
+        raise InterruptedRun(progress) from interrupt
+    return progress
+
+
+def _draw(
+    ledger: Ledger,
+    sampler: FeatureSampler,
+    row: Row,
+    key: jax.Array,
+    law: Stream,
+    progress: Progress,
+    report: Callable[[Progress], None] | None,
+) -> None:
+    """The missing draws of one input; what was counted is written even if this ends before them."""
+    waiting: list[CountRow] = []
+    written = time.monotonic()
+    try:
+        for first, votes, count in sampler.draws(row, key):
+            waiting.append(CountRow(row.index, law, first, count, tuple(votes.tolist())))
+            progress.drawn += count
+            progress.classified += count
+            progress.settled += count
+            if time.monotonic() - written >= COMMIT_SECONDS:
+                rows, waiting = waiting, []
+                ledger.append(rows)
+                written = time.monotonic()
+            if report is not None:
+                report(progress)
+    finally:
+        ledger.append(waiting)
+
+
+def _row(inputs: Inputs, index: int, smoothing: HybridSmoothing, first: int) -> tuple[Row, Input, float]:
+    """One input; refuse one that the certificate would not cover."""
+    encoded = inputs.read(index)
+    try:
+        mask, rounded = check_inputs(encoded.tokens[None], encoded.image[None], smoothing, encoded.eligible)
+    except ValueError as error:
+        raise UnreadableInputError(str(error)) from error
+    return Row(encoded.tokens, encoded.image, np.asarray(mask[0]), index, first), encoded, rounded

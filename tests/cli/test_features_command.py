@@ -1,0 +1,178 @@
+"""The commands `features sample`, `certify` and `curve`: a run is kept, resumed, merged and certified."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybrid_rs_jax.cli import main
+from hybrid_rs_jax.results.features import read_feature_run
+from hybrid_rs_jax.sampling.ledger import Ledger
+
+DEMO = ["features", "sample", "--encoder", "demo", "--data", "demo", "--limit", "3", "--samples", "300"]
+OWN = """
+import numpy as np
+
+def encode(tokens, images):
+    return images.reshape(len(images), -1)
+
+def scores(tokens, images):
+    return images.mean(axis=(1, 2, 3))
+
+def dead(tokens, images):
+    return 0 * encode(tokens, images)
+
+number = 0
+calls = 0
+
+def breaks(tokens, images):
+    global calls
+    calls += 1
+    if calls > 6:
+        raise KeyboardInterrupt
+    return np.asarray(images).reshape(len(images), -1)
+
+breaks.on_host = True
+breaks.name = "mine"
+
+def whole(tokens, images):
+    return np.asarray(images).reshape(len(images), -1)
+
+whole.on_host = True
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("features") / "run"
+    assert main([*DEMO, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder with an encoder of one's own and pictures for it, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_encoder.py").write_text(OWN)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "inputs.npz", tokens=np.zeros((4, 1), int), images=rng.random((4, 3, 3, 1)))
+    return ["features", "sample", "--data", "inputs.npz", "--sigma", "0.1", "--samples", "90", "--batch-size", "30"]
+
+
+def test_the_demo_is_certified_for_tokens_and_pixels(run, capsys):
+    assert main(["features", "certify", str(run), "--json", "--epsilon", "0,0.1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["certificates"]) == 3
+    for row in found["certificates"]:
+        assert row["n"] == 300
+        assert row["radius"][0] > row["radius"][1] > 0
+        assert row["similarity"][0][0] > row["similarity"][1][0] > 0.5
+    statement = found["statement"]
+    assert (statement["bins"], statement["reference"], statement["budgets"]) == (1024, "clean", [0, 1])
+    assert 0 < statement["total_variation"] == statement["noise"]["total_variation"]
+    assert "unit feature of the clean input" in statement["text"]
+
+
+def test_table_csv_and_files_hold_the_same_numbers(run, tmp_path, capsys):
+    target = tmp_path / "certificates.csv"
+    assert main(["features", "certify", str(run), "--format", "csv", "--out", str(target)]) == 0
+    printed = capsys.readouterr().out
+    assert printed == target.read_text()
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    assert main(["features", "certify", str(run)]) == 0
+    shown = capsys.readouterr().out
+    for row in rows:
+        assert f"{np.floor(float(row['radius_0']) * 1000) / 1000:.3f}" in shown
+    assert main(["features", "certify", str(run), "--out", str(target)]) == 2
+    assert main(["features", "certify", str(run), "--out", str(target), "--force"]) == 0
+
+
+def test_a_curve_falls_and_the_law_is_never_below_the_mean(run, tmp_path, capsys):
+    picture = tmp_path / "curve.png"
+    assert main(["features", "curve", str(run), "--out", str(picture), "--json", "--epsilon", "0:0.6:7"]) == 0
+    columns = json.loads(capsys.readouterr().out)["columns"]
+    assert np.all(np.diff(columns["law"]) <= 0)
+    assert np.all(np.array(columns["law"]) >= columns["mean"])
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert main(["features", "curve", str(run), "--budget", "1", "--out", str(tmp_path / "c.csv")]) == 0
+    assert (tmp_path / "c.csv").read_text().startswith("epsilon,law,mean,law_share,mean_share\n")
+
+
+def test_what_was_interrupted_goes_on_and_ends_as_if_it_had_not_been(own, capsys):
+    assert main([*own, "--encoder", "own_encoder:breaks", "--out", "broken"]) == 130
+    assert "keeps" in capsys.readouterr().err
+    with Ledger.open(Path("broken")) as ledger:
+        kept = ledger.counts().draws
+    assert 0 < kept < 360
+    import own_encoder
+
+    own_encoder.calls = -(10**9)
+    assert main([*own, "--encoder", "own_encoder:breaks", "--out", "broken", "--resume"]) == 0
+    assert f"{360 - kept} of them count" in capsys.readouterr().out
+    assert main([*own, "--encoder", "own_encoder:whole", "--out", "whole"]) == 0
+    parts = [read_feature_run(Path(name)).law.counts for name in ("broken", "whole")]
+    assert np.array_equal(*parts)
+
+
+def test_shards_are_merged_into_the_run_that_one_machine_would_have_made(own):
+    command = [*own, "--encoder", "own_encoder:encode"]
+    assert main([*command, "--out", "all"]) == 0
+    for part in ("0/2", "1/2"):
+        assert main([*command, "--shard", part, "--out", f"part{part[0]}"]) == 0
+    assert main(["merge", "part0", "part1", "--out", "merged"]) == 0
+    both = [read_feature_run(Path(name)) for name in ("all", "merged")]
+    assert both[0].ids == both[1].ids
+    assert np.array_equal(both[0].law.counts, both[1].law.counts)
+
+
+def test_pairs_subtract_the_noise_of_both_copies(own, capsys):
+    assert main([*own, "--encoder", "own_encoder:encode", "--reference", "pairs", "--out", "pairs"]) == 0
+    found = read_feature_run(Path("pairs"))
+    assert found.total_variation == 2 * found.run.total_variation > 0
+    capsys.readouterr()
+    assert main(["features", "certify", "pairs"]) == 0
+    assert "the smoothed feature of the clean input" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--encoder", "own_encoder:scores"], "one vector"),
+        (["--encoder", "own_encoder:dead"], "no direction"),
+        (["--encoder", "own_encoder:nothing"], "--encoder own_encoder:nothing: own_encoder has no nothing."),
+        (
+            ["--encoder", "nowhere"],
+            "--encoder must be demo, package.module:name of an encoder or a checkpoint's folder",
+        ),
+        (["--encoder", "own_encoder:number"], "must be an encoder, called with (tokens, images), got 0."),
+        (["--encoder", "own_encoder:encode", "--bins", "1"], "--bins must be an integer in 2..65536, got 1."),
+        (["--encoder", "own_encoder:encode", "--reference", "noisy"], "--reference must be clean or pairs, got noisy."),
+        (["--encoder", "."], "holds no config.json"),
+    ],
+)
+def test_an_encoder_that_cannot_be_used_ends_with_one_sentence(own, capsys, flags, message):
+    assert main([*own, *flags, "--out", "run"]) == 2
+    error = capsys.readouterr().err
+    assert message in error.replace("\n", " ")
+    assert "Traceback" not in error
+
+
+def test_runs_of_another_kind_are_told_apart(run, own, capsys):
+    assert main(["certify", str(run)]) == 2
+    assert "`hybrid-rs features certify` reads it" in capsys.readouterr().err
+    sampled = ["sample", "--model", "demo", "--data", "demo", "--limit", "1", "--samples", "50", "--out", "votes"]
+    assert main(sampled) == 0
+    assert main(["features", "certify", "votes"]) == 2
+    assert "is no run of `hybrid-rs features sample`" in capsys.readouterr().err
+    assert main(["features", "certify", "nowhere"]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_a_run_is_not_extended_after_a_look_at_it(run, capsys):
+    more = [*DEMO[:-1], "400"]
+    assert main([*more, "--out", str(run), "--resume"]) == 2
+    assert "cannot be continued" in capsys.readouterr().err
