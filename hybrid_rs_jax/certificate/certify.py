@@ -33,6 +33,7 @@ __all__ = [
     "CertifiedCounts",
     "Side",
     "certified_counts",
+    "as_lanes",
     "largest_budget",
     "needed_bound",
     "needed_samples",
@@ -97,7 +98,7 @@ def certified_counts(
     """
     p, complement, back = distinct_bounds(successes, n, risk, side, plan)
     if np.ndim(successes) == 1:
-        radius = _radii(p[:, None], complement[:, None], _lanes(budgets), smoothing, tau, side, total_variation)
+        radius = _radii(p[:, None], complement[:, None], as_lanes(budgets), smoothing, tau, side, total_variation)
         radius = radius[back]
     else:
         columns = []
@@ -145,7 +146,7 @@ def worst_case_scores(
     `V(p_A - delta) - delta`, or `V_max(p_B + delta) + delta`; rounded to the side that keeps the promise.
     """
     p, q = (x if x.ndim == 2 else x[:, None] for x in shifted(bound, complement, side, total_variation))
-    d = _lanes(budgets)
+    d = as_lanes(budgets)
     if side == "above":
         lower, _ = worst_case_bounds(p, d, epsilon, smoothing, complement=q)
         return np.asarray(np.maximum(_down(lower - total_variation), 0.0) if total_variation else lower)
@@ -179,7 +180,7 @@ def needed_samples(
 
     With a plan that stops early: the first of its looks at which agreeing draws certify the budget.
     """
-    d = _lanes(budgets)
+    d = as_lanes(budgets)
     level = _threshold(tau, side, total_variation)
     if level is None:
         return np.full(d.shape, -1, np.int64)
@@ -205,7 +206,7 @@ def needed_bound(
     level = _threshold(tau, side, total_variation)
     if level is None:
         return LowerBound(np.asarray(1.0), np.asarray(-1.0))
-    p, complement = _needed(_lanes([d]).reshape(()), smoothing, level, total_variation, epsilon)
+    p, complement = _needed(as_lanes([d]).reshape(()), smoothing, level, total_variation, epsilon)
     return LowerBound(p, complement)
 
 
@@ -214,7 +215,7 @@ def mirrored(tau: float) -> float:
     return min((1 - tau) * (1 + 2.0**-51), 1 - 2.0**-53)
 
 
-def _lanes(budgets: Sequence[Budget]) -> np.ndarray:
+def as_lanes(budgets: Sequence[Budget]) -> np.ndarray:
     """Budgets as an array, of numbers where they are numbers."""
     return np.asarray(budgets, object if any(isinstance(budget, Edits) for budget in budgets) else np.int64)
 

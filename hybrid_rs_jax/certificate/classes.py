@@ -9,11 +9,20 @@ import numpy as np
 
 from hybrid_rs_jax._checks import check_draws
 from hybrid_rs_jax.certificate.bounds import certified_radius
-from hybrid_rs_jax.certificate.certify import largest_budget, shifted
+from hybrid_rs_jax.certificate.certify import as_lanes, largest_budget, shifted
+from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.confidence import clopper_pearson_bound, clopper_pearson_upper_bound
 from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.kernels.deletion import Budget
 
-__all__ = ["CertifiedClasses", "certified_classes", "class_bounds", "checked_votes"]
+__all__ = [
+    "CertifiedClasses",
+    "certified_classes",
+    "certified_classes_of_samples",
+    "checked_sample_votes",
+    "checked_votes",
+    "class_bounds",
+]
 
 Pair = tuple[np.ndarray, np.ndarray]
 #: Bisections for the level between the two scores; each one that is left out costs radius, never soundness.
@@ -72,12 +81,44 @@ def certified_classes(
     return CertifiedClasses(label, *top, *other, radius, largest_budget(nested, budgets))
 
 
+def certified_classes_of_samples(
+    votes: np.ndarray,
+    n: np.ndarray,
+    samples: Sequence[Sample],
+    smoothing: HybridSmoothing,
+    alpha: float,
+    budgets: Sequence[Budget],
+    *,
+    total_variation: float = 0.0,
+) -> CertifiedClasses:
+    """`certified_classes` from conditional draws: votes int64[B, S, C] and draws int64[B, S], a column per sample.
+
+    The class is the one with most votes over all samples; the bounds of all classes hold in every sample, each within
+    its share of alpha, so it may be chosen on these votes. `p_a` and `p_b` are float64[B, S].
+    """
+    label = votes.sum(axis=1).argmax(axis=1)
+    radius = np.full((len(votes), len(budgets)), -1.0)
+    columns = []
+    for place, sample in enumerate(samples):
+        own = (votes[:, place], n[:, place], sample.risk(alpha))
+        _, top, other = class_bounds(*own, label=label)
+        found = _separated(top, other, as_lanes(sample.budgets(budgets)), sample.smoothing(smoothing), total_variation)
+        found = np.where(np.minimum.accumulate(found >= 0, axis=1), found, -1.0)
+        radius = np.maximum(radius, sample.spread(found, len(budgets), -1.0))
+        columns.append((*top, *other))
+    p_a, rest_a, p_b, rest_b = (np.stack(column, axis=1) for column in zip(*columns, strict=True))
+    return CertifiedClasses(label, p_a, rest_a, p_b, rest_b, radius, largest_budget(radius, budgets))
+
+
 def class_bounds(
-    votes: np.ndarray, n: np.ndarray, alpha: float, ties: np.ndarray | int = 0
+    votes: np.ndarray, n: np.ndarray, alpha: float, ties: np.ndarray | int = 0, *, label: np.ndarray | None = None
 ) -> tuple[np.ndarray, Pair, Pair]:
-    """The class with most votes, a lower bound on its score, an upper one on the others; each with its complement."""
+    """The class with most votes, a lower bound on its score, an upper one on the others; each with its complement.
+
+    With `label` another class takes its place: the risk covers the bounds of all.
+    """
     rows, classes = np.arange(len(votes)), votes.shape[1]
-    label = votes.argmax(axis=1)
+    label = votes.argmax(axis=1) if label is None else label
     top = np.maximum(votes[rows, label] - ties, 0)
     lower = clopper_pearson_bound(top, n, alpha / (2 if classes == 2 else 2 * classes))
     p_b, rest_b = np.asarray(lower.complement), np.asarray(lower.p)  # the others share what the top class leaves
@@ -114,6 +155,21 @@ def checked_votes(votes: object, n: object = None) -> tuple[np.ndarray, np.ndarr
     if np.any(over := total > draws):
         raise ValueError(f"votes must add up to at most n, got {total[over][0]} of {draws[over][0]}.")
     return array, draws
+
+
+def checked_sample_votes(votes: object, n: object, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Votes int64[B, S, C] of conditional draws and draws int64[B, S], or one sentence."""
+    array = np.asarray(votes)
+    if array.ndim == 2 and samples == 1:
+        array = array[:, None]
+    if array.ndim != 3 or array.shape[1] != samples:
+        raise ValueError(
+            f"Votes of conditional draws must have shape [inputs, {samples} budgets, classes]: each sample belongs to "
+            f"one budget; got {list(array.shape)}."
+        )
+    draws = None if n is None else np.broadcast_to(check_draws("n", n), array.shape[:2])
+    columns = [checked_votes(array[:, s], None if draws is None else draws[:, s]) for s in range(samples)]
+    return np.stack([found for found, _ in columns], 1), np.stack([found for _, found in columns], 1)
 
 
 def _separated(

@@ -7,9 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hybrid_rs_jax._checks import check_budgets, check_level, check_risk, check_total_variation
-from hybrid_rs_jax.certificate.classes import certified_classes, checked_votes
+from hybrid_rs_jax._checks import check_level, check_risk, check_total_variation
+from hybrid_rs_jax.certificate.classes import (
+    certified_classes,
+    certified_classes_of_samples,
+    checked_sample_votes,
+    checked_votes,
+)
+from hybrid_rs_jax.certificate.samples import samples_for
 from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.kernels.deletion import Budget
 from hybrid_rs_jax.results.building import build_statement
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.exits import Exits
@@ -85,7 +92,7 @@ def certify_classes(
     votes: object,
     smoothing: HybridSmoothing,
     alpha: float,
-    budgets: Sequence[int] = range(9),
+    budgets: Sequence[Budget] = range(9),
     n: object = None,
     *,
     total_variation: float = 0.0,
@@ -96,13 +103,14 @@ def certify_classes(
     sides). The class may be chosen on the votes that certify it: the risk covers the bounds of all classes.
 
     Args:
-      votes: int[B, C] votes of each class, C at least 2.
+      votes: int[B, C] votes of each class, C at least 2; with `Conditional` int[B, D, C], where in the draws of column
+        j the positions of `budgets[j]` were resampled.
       smoothing: the smoothing distribution that the draws came from.
       alpha: risk level per input in (0, 1), chosen BEFORE the votes are seen. With two classes one bound per class is
         needed, at `alpha / 2`; with more a lower and an upper one, at `alpha / (2 C)`.
       budgets: the D discrete budgets, increasing.
-      n: draws of each input, int or int[B], fixed beforehand; those without a vote count for no class. None: the sum of
-        the votes, right only if every draw gave a vote.
+      n: draws of each input, int or int[B] (conditional: broadcasting to [B, D]), fixed beforehand; those without a
+        vote count for no class. None: the sum of the votes, right only if every draw gave a vote.
       total_variation: distance between the noise that was drawn and the ideal one, as for `certify`.
 
     Returns:
@@ -116,15 +124,17 @@ def certify_classes(
     >>> certificate.label.tolist(), certificate.radius.round(2).tolist()
     ([1, 0], [[0.95], [-1.0]])
     """
-    array, draws = checked_votes(votes, n)
+    chosen = smoothing.check_budgets(budgets)
+    samples = samples_for(chosen) if smoothing.conditional else None
+    array, draws = checked_votes(votes, n) if samples is None else checked_sample_votes(votes, n, len(samples))
     ids = tuple(map(str, range(len(array))))
     delta = check_total_variation(total_variation)
-    counts = Counts(ids, np.zeros(len(array), np.int64), draws, votes=array, total_variation=delta)
-    return certify_class_counts(counts, smoothing, alpha, check_budgets(budgets))
+    counts = Counts(ids, np.zeros(draws.shape, np.int64), draws, votes=array, total_variation=delta, samples=samples)
+    return certify_class_counts(counts, smoothing, alpha, chosen)
 
 
 def certify_class_counts(
-    counts: Counts, smoothing: HybridSmoothing, alpha: float, budgets: Sequence[int]
+    counts: Counts, smoothing: HybridSmoothing, alpha: float, budgets: Sequence[Budget]
 ) -> ClassCertificate:
     """`certify_classes` for counts that know where they come from.
 
@@ -133,13 +143,19 @@ def certify_class_counts(
     """
     if counts.budgets is not None or counts.votes is None:
         raise ValueError("Votes per class are certified from one sample for all budgets, not from one per budget.")
-    votes, draws = checked_votes(counts.votes, counts.n)
-    chosen = check_budgets(budgets)
+    chosen = smoothing.check_budgets(budgets)
     alpha = check_level("alpha", check_risk(alpha))
     statement = build_statement(counts, smoothing, None, alpha, chosen)
     delta = statement.noise.total_variation
     ties = 0 if counts.ties is None else counts.ties
-    found = certified_classes(votes, draws, smoothing, alpha, chosen, ties=ties, total_variation=delta)
+    if counts.samples is None:
+        votes, draws = checked_votes(counts.votes, counts.n)
+        found = certified_classes(votes, draws, smoothing, alpha, chosen, ties=ties, total_variation=delta)
+    else:
+        votes, draws = checked_sample_votes(counts.votes, counts.n, len(counts.samples))
+        found = certified_classes_of_samples(
+            votes, draws, counts.samples, smoothing, alpha, chosen, total_variation=delta
+        )
     whole = dataclasses.replace(counts, votes=votes, n=draws)
     bounds = (found.p_a, found.p_a_complement, found.p_b, found.p_b_complement)
     return ClassCertificate(whole, found.radius, found.budget, found.label, *bounds, statement)

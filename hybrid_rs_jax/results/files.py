@@ -62,7 +62,10 @@ def flat_columns(result: Result) -> dict[str, np.ndarray | tuple[str, ...]]:
     draws = result.counts.labels
     radii = {name: rows.pop(name) for name in list(rows) if name.startswith("radius")}
     for name, values in (rows | radii).items():
-        if isinstance(values, np.ndarray) and values.ndim == 2:
+        if isinstance(values, np.ndarray) and values.ndim == 3:  # votes of each sample
+            for place, label in enumerate(draws or ()):
+                columns |= {f"{name}_{label}_{k}": values[:, place, k] for k in range(values.shape[2])}
+        elif isinstance(values, np.ndarray) and values.ndim == 2:
             budgets = tuple(map(str, result.budgets))
             labels = budgets if name.startswith("radius") or draws is None else draws
             labels = tuple(map(str, range(values.shape[1]))) if name == "votes" else labels

@@ -14,7 +14,7 @@ import numpy as np
 
 from hybrid_rs_jax._files import parse_json, path_text, read_text
 from hybrid_rs_jax.certificate.certify import distinct_bounds, largest_budget
-from hybrid_rs_jax.certificate.classes import checked_votes, class_bounds
+from hybrid_rs_jax.certificate.classes import checked_sample_votes, checked_votes, class_bounds
 from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.confidence import plan_from
 from hybrid_rs_jax.errors import BadInputError
@@ -121,7 +121,7 @@ class _Stored:
         skipped = _object(self.statement.get("skipped") or {}, "skipped")
         return Counts(
             ids=tuple(map(str, ids)),
-            successes=np.zeros(len(ids), np.int64) if votes is not None else self._integers("successes"),
+            successes=np.zeros(n.shape, np.int64) if votes is not None else self._integers("successes"),
             n=n,
             ties=self._integers("ties") if "ties" in self.rows[0] else None,
             budgets=self.budgets if n.ndim == 2 and self.samples is None else None,
@@ -169,8 +169,7 @@ class _Stored:
     def _classes(self) -> ClassCertificate:
         counts = self.counts
         statement = build_statement(counts, self.smoothing, None, self.alpha, self.budgets)
-        votes, draws = checked_votes(counts.votes, counts.n)
-        _, top, other = class_bounds(votes, draws, self.alpha, 0 if counts.ties is None else counts.ties)
+        top, other = _class_bounds_again(counts, self.alpha)
         return ClassCertificate(
             counts,
             self._radius("radius"),
@@ -257,6 +256,25 @@ def _again(counts: Counts, statement: Statement) -> tuple[np.ndarray, np.ndarray
         p, rest, back = distinct_bounds(successes[:, place], n[:, place], sample.risk(risk.own), side, plan)
         columns.append((p[back], rest[back]))
     return np.stack([p for p, _ in columns], 1), np.stack([rest for _, rest in columns], 1)
+
+
+def _class_bounds_again(
+    counts: Counts, alpha: float
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """The bounds that votes per class give: of the class that leads, and of the others."""
+    if counts.samples is None:
+        votes, draws = checked_votes(counts.votes, counts.n)
+        _, top, other = class_bounds(votes, draws, alpha, 0 if counts.ties is None else counts.ties)
+        return top, other
+    votes, draws = checked_sample_votes(counts.votes, counts.n, len(counts.samples))
+    label = votes.sum(axis=1).argmax(axis=1)
+    found = [
+        class_bounds(votes[:, place], draws[:, place], sample.risk(alpha), label=label)[1:]
+        for place, sample in enumerate(counts.samples)
+    ]
+    tops, others = zip(*found, strict=True)
+    top, other = ((np.stack([p for p, _ in x], 1), np.stack([q for _, q in x], 1)) for x in (tops, others))
+    return top, other
 
 
 def _needs(stored: Object) -> Needs | None:
