@@ -143,7 +143,7 @@ class Denoised:
     def describe(self) -> dict[str, Any]:
         """Classifier, denoiser, sigma and what the denoiser is told, for a run's header.
 
-        `time` is the time step of the denoiser's schedule; absent where it has none, or the pictures are resized and
+        `time` is the time step of the denoiser's schedule, to three digits; absent where it has none, or the pictures are resized and
         their own size is not known.
         """
         sides: Any = (1, 1) if self.size is None else getattr(self.classifier, "image_size", None)
@@ -151,7 +151,7 @@ class Denoised:
         return {
             "name": "hybrid_rs_jax.classifiers.Denoised",
             "sigma": self.sigma,
-            **({} if tell is None else {"time": tell(self._sigma_left(*sides))}),
+            **({} if tell is None else {"time": round(tell(self._sigma_left(*sides)), 3)}),
             **({} if self.size is None else {"denoised_at": list(self.size)}),
             "classifier": _described(self.classifier),
             "denoiser": _described(self.denoiser),

@@ -211,7 +211,7 @@ def provisos(statement: Statement, ties: int = 0) -> Iterator[str]:
 def _denoised_text(denoising: Denoising) -> str:
     weights = "" if denoising.digest is None else f", weights {denoising.digest[:12]}"
     told = "" if denoising.sigma is None else f" for sigma = {setting_text(denoising.sigma)}"
-    step = "" if denoising.time is None else f" (time {denoising.time:.6g} of its schedule)"
+    step = "" if denoising.time is None else f" (time {setting_text(denoising.time)} of its schedule)"
     return (
         f"Pictures are denoised by {denoising.name}{weights}{told}{step} after the noise was added and before "
         "the classifier sees them: the denoiser is part of the classifier that is certified, and so of the filter at "
