@@ -143,8 +143,8 @@ class Denoised:
     def describe(self) -> dict[str, Any]:
         """Classifier, denoiser, sigma and what the denoiser is told, for a run's header.
 
-        `time` is the time step of the denoiser's schedule, to three digits; absent where it has none, or the pictures are resized and
-        their own size is not known.
+        `time` is the time step of the denoiser's schedule, to three digits; absent where it has none, or the pictures
+        are resized and their own size is not known.
         """
         sides: Any = (1, 1) if self.size is None else getattr(self.classifier, "image_size", None)
         tell = None if self.sigma is None or sides is None else getattr(self.denoiser, "time", None)

@@ -118,7 +118,7 @@ class Denoiser:
 
     def flops(self, height: int, width: int) -> int:
         """Floating-point operations for one picture of that size, two per multiplication."""
-        from hybrid_rs_jax.models.denoiser._flops import count_flops
+        from hybrid_rs_jax.models._flops import count_flops
 
         shape = jax.ShapeDtypeStruct((1, height, width, self.config.picture_channels), jnp.float32)
         parameters = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._parameters)
