@@ -9,6 +9,9 @@ risk alpha per picture), for five base classifiers:
     wrong unit  the same one behind a denoiser that is told sigma where the noise on [-1, 1] is 2 sigma
     noisy       trained with noise of that sigma
 
+At sigma = .5 the same pictures are then certified together with a prompt that names their class, and an attacker who
+also appends words (`_denoised_text`): the hybrid certificate of ordinary draws, and the one with conditional draws too.
+
 Counts and classifiers are kept in the folder: a run that is stopped goes on where it was.
 
     python experiments/denoised.py --out denoised
@@ -25,6 +28,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import _denoised_text as text
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
@@ -54,6 +58,8 @@ from hybrid_rs_jax.models.denoiser import Denoiser, fashion_denoiser, load_denoi
 
 SIGMAS = (0.25, 0.5, 1.0)
 TAU, ALPHA = 0.5, 0.01
+#: Flags that are part of the result's settings.
+WHOLE = ("inputs", "samples", "steps", "text_inputs", "text_samples", "seed")
 EPSILONS = np.linspace(0, 2.5, 101)
 COLOURS = {"clean": SOFT, "denoised": BLUE, "two steps": PURPLE, "wrong unit": ORANGE, "noisy": GREEN}
 
@@ -150,10 +156,10 @@ def plot(path: Path, radii: dict[float, dict[str, np.ndarray]]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train what is missing, draw, certify, write."""
-    check_whole(args, {"inputs": 1, "samples": 8, "steps": 1})
+    check_whole(args, {"inputs": 1, "samples": 8, "steps": 1, "text_inputs": 1, "text_samples": 100})
     with library_sentences():
         denoiser = fashion_denoiser() if args.denoiser is None else load_denoiser(args.denoiser)
-    chosen = {name: getattr(args, name) for name in ("inputs", "samples", "steps", "seed")}
+    chosen = {name: getattr(args, name) for name in WHOLE}
     settings = chosen | {"tau": TAU, "alpha": ALPHA, "denoiser": denoiser.describe()["weights_sha256"]}
     if is_finished(args.out, settings):
         return
@@ -173,7 +179,29 @@ def run(args: argparse.Namespace) -> None:
     pictures = Pictures(test.images[: args.inputs], test.labels[: args.inputs])
     rows, radii = measure(args.out, classifiers, denoiser, pictures, args.samples, args.seed)
     plot(args.out / "denoised.png", radii)
-    write_result(args.out, settings, {"accuracy_without_noise": float(np.mean(plain == test.labels)), "rows": rows})
+    together = with_text(
+        args, classifiers, denoiser, Pictures(pictures.images[: args.text_inputs], pictures.labels[: args.text_inputs])
+    )
+    found = {"accuracy_without_noise": float(np.mean(plain == test.labels)), "rows": rows, "text_and_picture": together}
+    write_result(args.out, settings, found)
+
+
+def with_text(
+    args: argparse.Namespace, classifiers: dict[float, Classifier], denoiser: Denoiser, pictures: Pictures
+) -> list[dict[str, Any]]:
+    """The hybrid certificates, at the middle sigma."""
+    sigma = SIGMAS[len(SIGMAS) // 2]
+    clean = text.NamedClass(classifiers[0.0])
+    guards = {
+        "clean": clean,
+        "denoised": Denoised(clean, denoiser, sigma),
+        "noisy": text.NamedClass(classifiers[sigma]),
+    }
+    rows = text.measure(args.out, guards, pictures, sigma, args.text_samples, args.seed)
+    count = f"{len(pictures.labels)} inputs, {args.text_samples} draws each"
+    where = f"{count}, sigma {sigma}, beta {text.BETA}, tau {text.TAU}"
+    text.plot(args.out / "denoised_text.png", rows, COLOURS, where)
+    return rows
 
 
 def measure(
@@ -204,6 +232,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--denoiser", type=Path, help="folder of another denoiser (default: the one in the package)")
     made.add_argument("--inputs", type=int, default=500, help="test pictures, from the first (default: %(default)s)")
     made.add_argument("--samples", type=int, default=200, help="copies per picture and sigma (default: %(default)s)")
+    made.add_argument("--text-inputs", type=int, default=100, help="of these with a prompt (default: %(default)s)")
+    made.add_argument("--text-samples", type=int, default=2000, help="copies of each of them (default: %(default)s)")
     made.add_argument("--steps", type=int, default=4000, help="updates of each classifier (default: %(default)s)")
     return made
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from hybrid_rs_jax._checks import MOST_FLAGS, check_probability, check_whole
 from hybrid_rs_jax._text import at_least_text, setting_text, up_text
-from hybrid_rs_jax.classifiers.base import BaseClassifier
+from hybrid_rs_jax.classifiers.base import BaseClassifier, for_smoothing
 from hybrid_rs_jax.confidence import Verdict, detection_threshold, miss_probability_at
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.sampling import sample
@@ -85,6 +85,7 @@ class SmoothedClassifier:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flags", check_whole("flags", self.flags, 1, MOST_FLAGS))
+        object.__setattr__(self, "classifier", for_smoothing(self.classifier, self.smoothing))
 
     def predict(
         self,

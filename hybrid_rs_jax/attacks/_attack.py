@@ -18,6 +18,7 @@ from hybrid_rs_jax.attacks._pixels import descend, project_l2, random_images, to
 from hybrid_rs_jax.attacks._settings import AttackSettings
 from hybrid_rs_jax.attacks._tokens import best_substitution, propose, random_tokens
 from hybrid_rs_jax.attacks.guards import DifferentiableGuard
+from hybrid_rs_jax.classifiers.base import for_smoothing
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.kernels._threefry import key_words, typed_key
 from hybrid_rs_jax.kernels.grid import round_to_grid
@@ -89,14 +90,14 @@ def attack(
       An `AttackResult`.
 
     Raises:
-      ValueError: if shapes differ, a budget is negative, a token is outside of the noise alphabet, or `start` is
-        outside of the budgets.
+      ValueError: if shapes differ, a budget is negative, a token is outside of the noise alphabet, `start` is outside
+        of the budgets, or the guard was made for other noise.
     """
     settings = AttackSettings() if settings is None else settings
     tokens, images = np.asarray(tokens), np.asarray(images)
     mask, d, epsilon = _checked(tokens, images, smoothing, eligible, d, epsilon)
     images = _on_grid(images, smoothing)
-    margin, parameters, table = guard.embedded()
+    margin, parameters, table = for_smoothing(guard, smoothing).embedded()
     legal = _legal(mask, d if append_only else None, smoothing, len(table))
     shrunk = _shrunk(epsilon, images)
     first = (tokens, images) if start is None else _checked_start(start, tokens, images, legal, d, epsilon)

@@ -43,13 +43,18 @@ class TableGuard:
         be used for the look-up alone: a head that shares the weights would see the exchanged table.
 
     Raises:
-      ValueError: if there is no table at `path`.
+      ValueError: if there is no table at `path`, or the parameters are no `State`.
     """
 
     def __init__(self, guard: Any, path: str = "embedding"):
         self.guard = guard
         self._apply, self._parameters = guard.functional()
         self._path = tuple(path.split("/"))
+        if not isinstance(self._parameters, nnx.State):
+            raise ValueError(
+                f"parameters of the guard must be a flax.nnx.State, got {type(self._parameters).__name__}; a denoiser "
+                "goes around the table: Denoised(TableGuard(guard), denoiser)."
+            )
         if _leaf_at(self._parameters, self._path) is None:
             found = ", ".join("/".join(map(str, name)) for name, _ in nnx.to_flat_state(self._parameters))
             raise ValueError(f"path must name a parameter of the guard, got {path!r}; it has {found}.")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float32, Int32
 
 from hybrid_rs_jax.classifiers._pairs import qualified_name
 
-__all__ = ["Abilities", "BaseClassifier"]
+if TYPE_CHECKING:
+    from hybrid_rs_jax.kernels import HybridSmoothing
+
+__all__ = ["Abilities", "BaseClassifier", "for_smoothing"]
 
 
 @runtime_checkable
@@ -50,6 +53,9 @@ class BaseClassifier(Protocol):
         order of a sum depends on the batch size and on the hardware). Copies with ``|margin| <= tie_tolerance``
         may be decided otherwise in another batch; they are counted apart, as ties, so that a lower bound on the
         score need not rest on them.
+    ``for_smoothing(smoothing) -> classifier``
+        A classifier that depends on the noise (one behind a denoiser is told its sigma): gives the one for these draws,
+        or raises one sentence where they are not the noise that it was made for. Asked once, before the first draw.
     Margins are finite, and decisions are 0 and 1 (or 0..classes-1): anything else ends a run at the first one.
 
     ``describe() -> dict``
@@ -60,6 +66,16 @@ class BaseClassifier(Protocol):
     def __call__(self, tokens: Int32[Array, "b l"], images: Float32[Array, "b h w c"]) -> Bool[Array, " b"]:
         """Decide for each pair; True is the positive class, Unsafe, whose score is certified."""
         ...
+
+
+def for_smoothing(classifier: Any, smoothing: HybridSmoothing) -> Any:
+    """The classifier for draws of this smoothing: what its `for_smoothing` gives, or where it has none, itself.
+
+    Raises:
+      ValueError: if the classifier was made for other noise.
+    """
+    bind = getattr(classifier, "for_smoothing", None)
+    return classifier if bind is None else bind(smoothing)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float32
 
+from hybrid_rs_jax.classifiers._denoising import Placed, noise_gain
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
+from hybrid_rs_jax.data.pictures import fit
 from hybrid_rs_jax.kernels import HybridSmoothing
 
 __all__ = ["Denoised"]
@@ -20,13 +24,25 @@ class Denoised:
     """`classifier` behind a denoiser: `(tokens, noisy) -> classifier(tokens, denoiser(noisy, sigma))`.
 
     The sampler adds exactly the noise that is certified; the denoiser works on what it is given and belongs to the base
-    classifier, so a guarantee holds however well or badly it works (method section 12). Noise is added to pictures of
-    the size that the denoiser takes; a classifier that wants another size resizes behind it, not before.
+    classifier, so a guarantee holds however well or badly it works (method section 12). Noise is added at the certified
+    size; with `size` pictures are resized for the denoiser and back, and then go through what the classifier does with
+    pictures. All of it is one compiled step where the classifier gives `functional`.
+
+    Whatever draws noise (`sample`, `sample_run`, `SmoothedClassifier`, `attack`) asks for `for_smoothing(smoothing)`
+    first, and so refuses noise of another sigma.
+
+    One draw costs one pass of the denoiser, also where several draws share their pixel noise: conditional draws of one
+    input and copy number differ between the sets of forced positions in their tokens alone. A batch that is sorted by
+    (input, copy) could denoise each such picture once and repeat the answer, as it is a function of the noisy picture.
+    The engine draws set after set, each until its own votes decide, so nothing is shared; see experiments/README.md for
+    what that costs.
 
     Args:
       classifier: any base classifier, on the devices or on the host, binary or with several classes.
-      denoiser: `(images, sigma) -> images` in the units of the pixels, as `hrs.models.load_denoiser` gives it.
+      denoiser: `(images, sigma) -> images` in the units of the pixels, as `hrs.models.load_denoiser` gives it. One of
+        grey pictures takes each channel of others by itself.
       sigma: the pixel noise that it is told to expect; None: that of the smoothing, which `for_smoothing` fills in.
+      size: height and width that the denoiser takes; None: those of the pictures.
 
     Raises:
       ValueError: if `sigma` lies outside of the denoiser's range, or an argument cannot be called.
@@ -37,11 +53,12 @@ class Denoised:
     [True]
     """
 
-    def __init__(self, classifier: Any, denoiser: Any, sigma: float | None = None):
+    def __init__(self, classifier: Any, denoiser: Any, sigma: float | None = None, *, size: Any = None):
         for name, value in (("classifier", classifier), ("denoiser", denoiser)):
             if not callable(value):
                 raise ValueError(f"{name} must be callable, got {type(value).__name__}.")
         self.classifier, self.denoiser = classifier, denoiser
+        self.size = None if size is None else _checked_size(size)
         self.sigma = None if sigma is None else _checked_sigma(denoiser, sigma)
 
     def __call__(self, tokens: Any, images: Any) -> Bool[Array, " b"] | np.ndarray:
@@ -63,8 +80,25 @@ class Denoised:
 
     def _functional(self) -> tuple[Callable[..., Any], Any]:
         classify, behind = self.classifier.functional()
-        denoise, before = _functional(self.denoiser)
-        return _Apply(classify, denoise, self._known_sigma()), (behind, before)
+        placed, before = self._placed
+        return _Apply(classify, placed), (behind, before, self._told)
+
+    def embedded(self) -> tuple[Callable[..., Any], Any, Array]:
+        """Margin of embeddings, parameters and table, for attacks by gradients, which go through the denoiser."""
+        classify, behind, table = self.classifier.embedded()
+        placed, before = self._placed
+        return _Apply(classify, placed), (behind, before, self._told), table
+
+    def decide(self, pairs: Sequence[tuple[Any, np.ndarray | None]]) -> np.ndarray:
+        """`decide` of a classifier that has one, for pairs of a text and a picture, either of which may be None."""
+        height, width = self.classifier.image_size
+        shown = [number for number, (_, image) in enumerate(pairs) if image is not None]
+        decided = list(pairs)
+        if shown:
+            clean = self._clean(np.stack([fit(np.asarray(pairs[i][1], np.float32), height, width) for i in shown]))
+            for number, image in zip(shown, clean, strict=True):
+                decided[number] = (pairs[number][0], image)
+        return np.asarray(self.classifier.decide(decided))
 
     def check_smoothing(self, smoothing: HybridSmoothing) -> None:
         """Raise one sentence if the noise of `smoothing` is not the noise that the denoiser is told to expect."""
@@ -84,7 +118,22 @@ class Denoised:
           ValueError: as `check_smoothing`.
         """
         self.check_smoothing(smoothing)
-        return self if self.sigma is not None else Denoised(self.classifier, self.denoiser, smoothing.sigma)
+        if self.sigma is not None:
+            return self
+        return Denoised(self.classifier, self.denoiser, smoothing.sigma, size=self.size)
+
+    def check_pictures(self, shape: tuple[int, ...]) -> None:
+        """Raise one sentence if the denoiser cannot take pictures [H, W, C], or the noise that is left in them.
+
+        Raises:
+          ValueError: one sentence.
+        """
+        height, width, channels = shape
+        if (check := getattr(self.denoiser, "check_images", None)) is not None:
+            sides = self.size or (height, width)
+            check((1, *sides, 1 if self._channels == 1 else channels))
+        if self.sigma is not None:
+            _checked_sigma(self.denoiser, self._sigma_left(height, width))
 
     def cancel(self) -> None:
         """Give up the calls under way, where the classifier can."""
@@ -92,10 +141,18 @@ class Denoised:
             cancel()
 
     def describe(self) -> dict[str, Any]:
-        """Classifier, denoiser and sigma, for a run's header."""
+        """Classifier, denoiser, sigma and what the denoiser is told, for a run's header.
+
+        `time` is the time step of the denoiser's schedule, to three digits; absent where it has none, or the pictures
+        are resized and their own size is not known.
+        """
+        sides: Any = (1, 1) if self.size is None else getattr(self.classifier, "image_size", None)
+        tell = None if self.sigma is None or sides is None else getattr(self.denoiser, "time", None)
         return {
             "name": "hybrid_rs_jax.classifiers.Denoised",
             "sigma": self.sigma,
+            **({} if tell is None else {"time": round(tell(self._sigma_left(*sides)), 3)}),
+            **({} if self.size is None else {"denoised_at": list(self.size)}),
             "classifier": _described(self.classifier),
             "denoiser": _described(self.denoiser),
         }
@@ -116,6 +173,16 @@ class Denoised:
         return getattr(self.classifier, "classes", None)
 
     @property
+    def mesh(self) -> Any:
+        """Devices that the classifier is spread over; None where it does not say."""
+        return getattr(self.classifier, "mesh", None)
+
+    @property
+    def served_model(self) -> Any:
+        """The model behind a chat endpoint; other classifiers have no such attribute."""
+        return self.classifier.served_model
+
+    @property
     def tie_tolerance(self) -> float | None:
         """That of the classifier; what rounding does in the denoiser comes on top and is not part of it."""
         return getattr(self.classifier, "tie_tolerance", None)
@@ -125,16 +192,43 @@ class Denoised:
         return f"Denoised({self.classifier!r}, {self.denoiser!r}, sigma={sigma})"
 
     def _through(self, decide: Callable[..., Any], tokens: Any, images: Any) -> Any:
-        sigma = self._known_sigma()
+        self._known_sigma()
         if not self.on_host:
-            return decide(tokens, self.denoiser(images, sigma))
+            return decide(tokens, self._cleaned(jnp.asarray(images)))
         tokens, images = host_pairs(tokens, images)
-        if not len(images):
-            return decide(tokens, images)
-        # few sizes, or every batch that is not full would compile a program of its own
+        return decide(tokens, self._clean(images) if len(images) else images)
+
+    def _clean(self, images: Float32[np.ndarray, "b h w c"]) -> Float32[np.ndarray, "b h w c"]:
+        """Denoised pictures; few sizes, or every batch that is not full would compile a program of its own."""
         padding = (1 << (len(images) - 1).bit_length()) - len(images)
         padded = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)])
-        return decide(tokens, np.array(self.denoiser(padded, sigma))[: len(images)])
+        return np.array(self._cleaned(jnp.asarray(padded)))[: len(images)]
+
+    def _cleaned(self, images: Array) -> Array:
+        placed, parameters = self._placed
+        # a plain function is called as it is: nothing says that it can be traced
+        call = _run if placed.sigma is None else Placed.__call__
+        return call(placed, parameters, images, self._told)
+
+    @functools.cached_property
+    def _placed(self) -> tuple[Placed, Any]:
+        if (functional := getattr(self.denoiser, "functional", None)) is None:
+            return Placed(_Call(self.denoiser), self._channels, self.size, self._known_sigma()), ()
+        denoise, parameters = functional()
+        return Placed(denoise, self._channels, self.size), parameters
+
+    @property
+    def _channels(self) -> int | None:
+        return getattr(getattr(self.denoiser, "config", None), "picture_channels", None)
+
+    @property
+    def _told(self) -> np.ndarray:
+        return np.array(self._known_sigma(), np.float32)
+
+    def _sigma_left(self, height: int, width: int) -> float:
+        """Standard deviation of the noise in a pixel of what the denoiser gets, for pictures of these sides."""
+        sigma = self._known_sigma()
+        return sigma if self.size is None else sigma * noise_gain((height, width), self.size)
 
     def _known_sigma(self) -> float:
         if self.sigma is None:
@@ -147,42 +241,39 @@ class Denoised:
 
 @dataclasses.dataclass(frozen=True)
 class _Apply:
-    """Both as one function of their parameters; equal where both are, so that it is compiled once."""
+    """Both as one function of their parameters and sigma; equal where both are, so that it is compiled once."""
 
     classify: Callable[..., Any]
-    denoise: Callable[..., Any]
-    sigma: float
+    denoise: Placed
 
-    def __call__(self, parameters: tuple[Any, Any], tokens: Array, images: Array) -> Any:
-        behind, before = parameters
-        clean = self.denoise(before, images.astype(jnp.float32), jnp.float32(self.sigma))
-        return self.classify(behind, tokens, clean)
+    def __call__(self, parameters: tuple[Any, Any, Array], tokens: Array, images: Array) -> Any:
+        behind, before, sigma = parameters
+        return self.classify(behind, tokens, self.denoise(before, images, sigma))
 
 
+@dataclasses.dataclass(frozen=True)
 class _Call:
-    """A function without parameters of its own; equal for the same function."""
+    """A denoiser that is a plain function, without parameters; equal for the same function."""
 
-    def __init__(self, function: Callable[..., Any]):
-        self._function = function
+    function: Callable[..., Any]
 
-    def __call__(self, parameters: tuple[()], *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Call) and self._function is other._function
-
-    def __hash__(self) -> int:
-        return hash((_Call, id(self._function)))
+    def __call__(self, parameters: tuple[()], images: Array, sigma: Any) -> Any:
+        return self.function(images, sigma)
 
 
-def _functional(part: Any) -> tuple[Callable[..., Any], Any]:
-    functional = getattr(part, "functional", None)
-    return (_Call(part), ()) if functional is None else functional()
+_run = jax.jit(lambda placed, parameters, images, sigma: placed(parameters, images, sigma), static_argnums=0)
 
 
 def _described(part: Any) -> dict[str, Any]:
     describe = getattr(part, "describe", None)
     return {"name": qualified_name(part)} if describe is None else dict(describe())
+
+
+def _checked_size(size: Any) -> tuple[int, int]:
+    sides = tuple(size) if isinstance(size, list | tuple) else ()
+    if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+        raise ValueError(f"size must be a height and a width of at least 1 pixel, got {size!r:.80}.")
+    return sides
 
 
 def _checked_sigma(denoiser: Any, sigma: float) -> float:

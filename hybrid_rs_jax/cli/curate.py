@@ -16,6 +16,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from hybrid_rs_jax._files import check_target
+from hybrid_rs_jax.cli._denoiser import DenoiserName, before_guard, open_denoiser
 from hybrid_rs_jax.cli._sources import is_checkpoint, open_guard
 from hybrid_rs_jax.cli.options import Batch, Count, GuardOptions, Positive, Seed, Unit
 from hybrid_rs_jax.data import Dataset, Outcome, RawInput, open_data, write_index
@@ -42,6 +43,7 @@ def curate(
     sigma: Positive = 0.5,
     beta: Unit = 0.25,
     seed: Seed = 0,
+    denoiser: DenoiserName | None = None,
     options: GuardOptions | None = None,
 ) -> None:
     """Ask the checkpoint about every input, write the index of those that are kept, say why others are not.
@@ -66,16 +68,21 @@ def curate(
         token noise that must not look unsafe by itself: the share of replaced positions (default: 0.25)
     seed
         of that noise (default: 0)
+    denoiser
+        cleans every picture before the checkpoint sees it, as in a run with --sigma: a folder in the layout of
+        diffusers, or demo-fashion
     """
     if not is_checkpoint(model):
         raise BadInputError(f"--model must be the folder or the hub id of a checkpoint, got {model}.")
     options = options or GuardOptions()
     check_target(out, (".jsonl",), force)
+    clean = open_denoiser(denoiser, sigma)
     texts = open_data(data)
     texts = texts if limit is None else texts.first(limit)
     guard = open_guard(model, options)
+    asked = guard if clean is None else before_guard(clean, guard, sigma)
     settings = {
-        "model": _model(guard),
+        "model": _model(asked),
         "data": texts.digest(),
         "noise": {"sigma": sigma, "beta": beta, "seed": seed},
     }
@@ -83,7 +90,7 @@ def curate(
     with progress_bar("curating", len(texts), "inputs", log=True) as advance, library_sentences():
         curation = curated(
             _Encodable(texts, guard),
-            guard.decide,
+            asked.decide,
             noise=NoiseAlone(smoothing, guard.text_length, guard.image_size, seed),
             journal=out.with_name(out.name + ".journal"),
             settings=settings,
@@ -145,4 +152,5 @@ class NoiseAlone:
 
 def _model(guard: Any) -> dict[str, Any]:
     """What the decisions depend on: the threat is not part of it."""
-    return {name: value for name, value in guard.describe().items() if name != "threat"}
+    described = {name: value for name, value in guard.describe().items() if name != "threat"}
+    return described | ({"classifier": _model(guard.classifier)} if "classifier" in described else {})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
+from hybrid_rs_jax.cli._denoiser import DenoiserName, before_guard, open_denoiser
 from hybrid_rs_jax.cli._sources import first_readable, is_checkpoint, open_guard
 from hybrid_rs_jax.cli.options import Batch, Count, GuardOptions, Positive, ThreatOptions, Unit
 from hybrid_rs_jax.errors import BadInputError
@@ -40,6 +41,7 @@ def doctor(
     batch_size: Batch = 16,
     beta: Unit = 0.25,
     sigma: Positive = 0.5,
+    denoiser: DenoiserName | None = None,
     options: GuardOptions | None = None,
     threat: ThreatOptions | None = None,
 ) -> None:
@@ -61,12 +63,15 @@ def doctor(
         token noise (default: 0.25)
     sigma
         pixel noise (default: 0.5)
+    denoiser
+        cleans each noisy picture before the checkpoint sees it: a folder in the layout of diffusers, or demo-fashion
     """
     from hybrid_rs_jax.data import open_data
     from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel
 
     if not is_checkpoint(model):
         raise BadInputError(f"--model must be the folder or the hub id of a checkpoint, got {model}.")
+    clean = open_denoiser(denoiser, sigma)
     texts = None if data is None else open_data(data)
     count = inputs or (100 if texts is None else len(texts))
     begin = time.monotonic()
@@ -75,7 +80,10 @@ def doctor(
     for name, text in _prompt_lines(guard):
         _say(name, text)
     encoded = _first_input(guard, texts)
-    step, arrays = _noisy_step(guard, encoded, HybridSmoothing(UniformKernel(beta, guard.vocab_size), sigma))
+    classifier = guard if clean is None else before_guard(clean, guard, sigma)
+    if not guard.on_host:
+        _say("arithmetic", _flops_text(classifier, encoded))
+    step, arrays = _noisy_step(classifier, encoded, HybridSmoothing(UniformKernel(beta, guard.vocab_size), sigma))
     _say("noisy copies", _two_copies(step, arrays))
     compiled, rate = _timed(step, arrays, batch_size)
     _say("speed", f"{rate:,.2f} copies/s in batches of {batch_size} (compiled in {compiled:,.1f} s)")
@@ -90,6 +98,28 @@ def _size_text(guard: Any) -> str:
     weights = jax.tree.leaves(guard.functional()[1]["network"])
     number, size = sum(leaf.size for leaf in weights), sum(leaf.nbytes for leaf in weights)
     return f"{number:,} parameters, {size / 1e9:,.2f} GB in {guard.settings.dtype}"
+
+
+def _flops_text(classifier: Any, encoded: Any) -> str:
+    """Floating-point operations of one copy, counted in the trace: matrix products and convolutions."""
+    import jax
+
+    from hybrid_rs_jax.models._flops import count_flops
+
+    shapes = [jax.ShapeDtypeStruct((1, *part.shape), part.dtype) for part in (encoded.tokens, encoded.image)]
+
+    def counted(part: Any) -> int:
+        apply, parameters = part.functional()
+        return count_flops(apply, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parameters), *shapes)
+
+    whole = counted(classifier)
+    if (guard := getattr(classifier, "classifier", None)) is None:
+        return f"{whole / 1e9:,.3g} GFLOP per copy"
+    own = counted(guard)
+    return (
+        f"{whole / 1e9:,.3g} GFLOP per copy: denoiser {(whole - own) / 1e9:,.3g} (resizing included), network "
+        f"{own / 1e9:,.3g}"
+    )
 
 
 def _prompt_lines(guard: Any) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,7 @@ from cyclopts import Group, Parameter
 from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli import _values
+from hybrid_rs_jax.cli._denoiser import DenoiserName, denoised_source, open_denoiser
 from hybrid_rs_jax.cli._draws import DrawsOptions, design_text
 from hybrid_rs_jax.cli._values import flag, integer
 from hybrid_rs_jax.cli.options import (
@@ -56,7 +57,8 @@ examples:
   hybrid-rs sample --model demo --data demo --target d=2,eps=0.5 --out run-target
   hybrid-rs sample --model demo --data demo --samples 50000 --frontier --out run-frontier
   hybrid-rs sample --model my_filter:classify --data inputs.npz --vocab-size 32000 --sigma 0.5 --out run --resume
-  hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --dtype bfloat16 --out run"""
+  hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --dtype bfloat16 --out run
+  hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --denoiser ./ddpm-256 --out run"""
 
 DEMO_SIGMA = 0.25
 
@@ -93,6 +95,7 @@ def sample(
     out: Annotated[Path, Parameter(metavar="RUN")],
     resume: bool = False,
     pixel_range: Annotated[tuple[float, float], flag(_values.pixel_range, "LOW,HIGH")] | None = None,
+    denoiser: DenoiserName | None = None,
     stopping: StoppingOptions | None = None,
     noise: NoiseOptions | None = None,
     risk: RiskOptions | None = None,
@@ -116,6 +119,9 @@ def sample(
         go on with RUN where it exists
     pixel_range
         of the pixels of an archive: what becomes 0 and 1, e.g. 0,255
+    denoiser
+        cleans each noisy picture before the model sees it: a folder in the layout of diffusers, or demo-fashion (grey
+        pictures of clothes, 28x28)
     """
     from hybrid_rs_jax.cli._sources import DEMO_DATA, first_readable, open_source
     from hybrid_rs_jax.kernels.record import smoothing_text
@@ -125,10 +131,13 @@ def sample(
     stopping, noise = stopping or StoppingOptions(), noise or NoiseOptions()
     risk, work = risk or RiskOptions(), work or WorkOptions()
     threat, draws = (threat or ThreatOptions()).of_noise(noise), draws or DrawsOptions()
+    default = DEMO_SIGMA if data in DEMO_DATA and not noise.no_pixel_noise else None
+    clean = open_denoiser(denoiser, noise.sigma or default)
     source = open_source(
         model, data, guard or GuardOptions(), pixel_range, threat=threat, share_image=noise.no_pixel_noise
     )
     smoothing = _smoothing(noise, source, threat, demo=data in DEMO_DATA)
+    source = denoised_source(source, clean, smoothing)
     with library_sentences():
         delta = smoothing.total_variation(first_readable(source.inputs).image.size)
     design = draws.design(source, smoothing, threat, stopping, risk, delta)

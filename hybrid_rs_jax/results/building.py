@@ -69,6 +69,7 @@ def build_statement(
         provisional=counts.provisional,
         classes=classes,
         samples=counts.samples,
+        denoising=None if counts.run is None else counts.run.denoising,
     )
 
 

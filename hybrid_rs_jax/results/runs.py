@@ -14,7 +14,7 @@ from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.kernels.record import build_smoothing, describe_smoothing
 from hybrid_rs_jax.results.facts import Facts, Json, frozen, thawed
-from hybrid_rs_jax.results.statement import Target, ThreatName
+from hybrid_rs_jax.results.statement import Denoising, Target, ThreatName
 from hybrid_rs_jax.sampling.design import Design
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
 
@@ -92,6 +92,26 @@ class Run:
         """The stopping plan, as its `describe` has it; None where the run names none."""
         plan = self.facts.get("plan")
         return plan if isinstance(plan, Facts) else None
+
+    @property
+    def denoising(self) -> Denoising | None:
+        """The denoiser before the classifier, as `Denoised.describe` has it; None where the run names none."""
+        classifier = self.facts.get("classifier")
+        denoiser = classifier.get("denoiser") if isinstance(classifier, Facts) else None
+        if not isinstance(classifier, Facts) or not isinstance(denoiser, Facts):
+            return None
+        name, digest, sigma, time = (
+            denoiser.get("name"),
+            denoiser.get("weights_sha256"),
+            classifier.get("sigma"),
+            classifier.get("time"),
+        )
+        return Denoising(
+            name if isinstance(name, str) else "a denoiser",
+            digest if isinstance(digest, str) else None,
+            float(sigma) if isinstance(sigma, int | float) else None,
+            float(time) if isinstance(time, int | float) else None,
+        )
 
     def named(self, part: str) -> str | None:
         """The name that the run gives its "classifier" or "data"."""

@@ -14,7 +14,7 @@ from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.confidence import detection_threshold
 from hybrid_rs_jax.kernels import AbsorbingKernel, Conditional, DeletionKernel, Edits
 from hybrid_rs_jax.kernels.deletion import Budget
-from hybrid_rs_jax.results.statement import Noise, Provisional, Risk, Statement, Threat
+from hybrid_rs_jax.results.statement import Denoising, Noise, Provisional, Risk, Statement, Threat
 
 __all__ = [
     "MINUS_ONE",
@@ -192,6 +192,8 @@ def provisos(statement: Statement, ties: int = 0) -> Iterator[str]:
     if statement.provisional is not None:
         yield _provisional_text(statement.provisional, statement.risk.alpha)
     yield _drawn_text(statement.noise)
+    if statement.denoising is not None:
+        yield _denoised_text(statement.denoising)
     if any(sample.forced is not None for sample in statement.samples or ()):
         yield _conditional_text(statement)
     if statement.ties == "left out":
@@ -204,6 +206,17 @@ def provisos(statement: Statement, ties: int = 0) -> Iterator[str]:
             f"{counted(ties, 'draw')} of all had a margin at rounding level (ties) and count as they fell: the plan "
             "that stopped the draws has no bound without them. Another batch size may let them fall otherwise."
         )
+
+
+def _denoised_text(denoising: Denoising) -> str:
+    weights = "" if denoising.digest is None else f", weights {denoising.digest[:12]}"
+    told = "" if denoising.sigma is None else f" for sigma = {setting_text(denoising.sigma)}"
+    step = "" if denoising.time is None else f" (time {setting_text(denoising.time)} of its schedule)"
+    return (
+        f"Pictures are denoised by {denoising.name}{weights}{told}{step} after the noise was added and before "
+        "the classifier sees them: the denoiser is part of the classifier that is certified, and so of the filter at "
+        "run time."
+    )
 
 
 def _conditional_text(statement: Statement) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.confidence import SamplingPlan
 
 __all__ = [
+    "Denoising",
     "Needs",
     "Noise",
     "Provisional",
@@ -159,6 +160,22 @@ class Provisional:
     earlier: tuple[int, ...] = ()
 
 
+class Denoising(NamedTuple):
+    """A denoiser before the classifier: part of what is certified.
+
+    Attributes:
+      name: of the denoiser.
+      digest: of its weights, SHA-256; None where it has none.
+      sigma: standard deviation of the pixel noise that it expects; None where the run does not say.
+      time: what its network is told for that, a time step as a rule; None where it is told none.
+    """
+
+    name: str
+    digest: str | None = None
+    sigma: float | None = None
+    time: float | None = None
+
+
 class Needs(NamedTuple):
     """What certification takes, whatever the votes.
 
@@ -187,6 +204,7 @@ class Statement:
       classes: number of classes where votes per class are certified, else None.
       samples: the samples of draws that share alpha, conditional ones among them; None: there is one, or one for each
         budget.
+      denoising: the denoiser before the classifier; None: there is none.
       known_needs: `needs` where they have been computed before (a file that was read).
     """
 
@@ -201,6 +219,7 @@ class Statement:
     provisional: Provisional | None = None
     classes: int | None = None
     samples: tuple[Sample, ...] | None = None
+    denoising: Denoising | None = None
     package: str = f"hybrid_rs_jax {__version__}"
     known_needs: Needs | None = dataclasses.field(default=None, compare=False, repr=False)
 

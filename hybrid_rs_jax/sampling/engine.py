@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int64, Key
 
 from hybrid_rs_jax._checks import check_mask, check_same_inputs, check_whole
-from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier
+from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier, for_smoothing
 from hybrid_rs_jax.confidence import FixedSample
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.kernels.conditional import check_forced
@@ -102,7 +102,8 @@ def sample_counts(
 
     Raises:
       ValueError: if shapes differ, a number is out of range, a token is outside of the alphabet, a pixel is not finite
-        or off the scale, or at the first margin that is not finite or label that is no class.
+        or off the scale, the classifier was made for other noise (`Denoised` for another sigma), or at the first margin
+        that is not finite or label that is no class.
     """
     classes = Abilities.of(classifier).classes if classes is None else classes
     n, first = check_whole("n", n, 1, MOST_COPIES), check_whole("first", first, 0, MOST_COPIES)
@@ -153,6 +154,7 @@ def sample(
     The confidence bound that holds at the stop is `plan.lower_bound(draws.n, draws.successes, alpha)`; Clopper-Pearson
     on counts that were stopped early would claim too much.
     """
+    classifier = for_smoothing(classifier, smoothing)
     classes = Abilities.of(classifier).classes if classes is None else classes
     tokens, images = np.asarray(tokens), np.asarray(images)
     mask, rounded = check_inputs(tokens, images, smoothing, eligible)
@@ -198,8 +200,10 @@ def stream(
     and not given any more.
 
     Raises:
-      ValueError: if the classifier's answer has the wrong shape or type or is no vote, or a number is out of range.
+      ValueError: if the classifier's answer has the wrong shape or type or is no vote, it was made for other noise, or
+        a number is out of range.
     """
+    classifier = for_smoothing(classifier, smoothing)
     batch_size = check_whole("batch_size", batch_size, 1, MOST_COPIES)
     if classes is not None and len(plan.looks) > 1:
         raise ValueError("A classifier with several classes needs a fixed number of draws, not early stopping.")

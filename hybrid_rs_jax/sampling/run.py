@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from hybrid_rs_jax.classifiers.base import BaseClassifier
+from hybrid_rs_jax.classifiers.base import BaseClassifier, for_smoothing
 from hybrid_rs_jax.confidence import SamplingPlan, Verdict
 from hybrid_rs_jax.data.inputs import Input, Inputs
 from hybrid_rs_jax.errors import UnreadableInputError
@@ -103,7 +103,9 @@ def sample_run(
     Raises:
       LedgerError: if the ledger cannot be written; everything before is kept.
       InterruptedRun: in the place of a KeyboardInterrupt.
+      ValueError: if the classifier was made for other noise.
     """
+    classifier = for_smoothing(classifier, smoothing)
     groups = plan if isinstance(plan, Sequence) else (StreamGroup(plan),)
     tallies = ledger.tallies()
     tasks = [list(_tasks(tallies, indices, group)) for group in groups]

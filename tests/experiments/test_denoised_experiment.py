@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
+import _denoised_text
 import _fashion
 import denoised
 import train_denoiser
@@ -66,7 +67,7 @@ def test_a_finished_denoiser_is_left_as_it_is(trained, data, capsys):
 def compared(data, trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared") / "out"
     flags = ["--out", str(folder), "--data", str(data), "--any-contents", "--denoiser", str(trained / "denoiser")]
-    flags += ["--inputs", "6", "--samples", "20", "--steps", "60"]
+    flags += ["--inputs", "6", "--samples", "20", "--steps", "60", "--text-inputs", "3", "--text-samples", "1000"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(denoised, "SIGMAS", (0.25,))
         assert denoised.main(flags) == 0
@@ -83,6 +84,31 @@ def test_every_classifier_has_its_row(compared):
         assert shares == sorted(shares, reverse=True)
         assert 0 <= row["accuracy_of_one_copy"] <= 1
     assert (compared / "denoised.png").exists()
+
+
+def test_prompt_and_picture_are_certified_together_by_ordinary_and_conditional_draws(compared):
+    rows = json.loads((compared / "result.json").read_text())["text_and_picture"]
+    assert [(row["classifier"], row["draws"]) for row in rows] == [
+        (name, way) for name in ("clean", "denoised", "noisy") for way in ("ordinary", "both")
+    ]
+    for row in rows:
+        assert row["certified"] == sorted(row["certified"], reverse=True), "a larger budget is harder"
+        assert row["mean_radius"] == sorted(row["mean_radius"], reverse=True)
+    assert (compared / "denoised_text.png").exists()
+
+
+def test_the_guard_of_prompt_and_picture_wants_the_named_class_and_at_most_one_harmless_word():
+    class Bright:
+        def functional(self):
+            return classify, ()
+
+    def classify(parameters, tokens, images):
+        return (images.mean(axis=(1, 2, 3)) > 0.5).astype(jnp.int32)
+
+    guard = _denoised_text.NamedClass(Bright())
+    tokens = _denoised_text.prompts(np.array([1, 0, 1, 1]))
+    tokens[2, 3], tokens[3, 2:4] = 12, 12
+    assert guard(tokens, np.ones((4, 28, 28, 1), np.float32)).tolist() == [True, False, True, False]
 
 
 def test_the_wrong_unit_is_half_of_the_right_one():

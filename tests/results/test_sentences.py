@@ -45,11 +45,21 @@ def run_of(**change):
     return Run.of(Path("run.json"), HEADER | change)
 
 
+DENOISED = {
+    "name": "hybrid_rs_jax.classifiers.Denoised",
+    "sigma": 0.5,
+    "time": 259.0,
+    "classifier": {"name": "guard"},
+    "denoiser": {"name": "a denoiser", "weights_sha256": "0123456789abcdef"},
+}
+
+
 ORIGINS = [
     {},
     {"total_variation": 1.23456e-5},
     {"run": run_of()},
     {"run": run_of(noise=GRID)},
+    {"run": run_of(noise=GRID, classifier=DENOISED)},
     {"run": run_of(noise=GRID | {"total_variation": 0.01})},
     {"run": run_of(noise=GRID), "provisional": Provisional(planned=2_000_000, partial=1)},
     {"provisional": Provisional(planned=10**6, earlier=(7, 100))},
@@ -234,7 +244,9 @@ def check_provisos(result):
             assert int(re.match(r"(\d+) draws? of all", tied)[1]) == ties > 0
             role = "as failures" if statement.side == "above" else "as successes"
             assert (role in tied) is (statement.ties == "left out")
-        assert len(said) == 1 + (statement.provisional is not None) + (statement.ties != "none")
+        denoised = statement.denoising is not None
+        assert sum("denoised by" in text for text in said) == denoised
+        assert len(said) == 1 + (statement.provisional is not None) + (statement.ties != "none") + denoised
 
 
 def check_provisional(statement, said):
@@ -513,3 +525,18 @@ def test_no_sentence_rounds_to_nearest(room):
         if code.search(line) and path.name not in MEASURED and not any(word in line for word in NO_PROMISE)
     ]
     assert not found
+
+
+def test_a_denoiser_before_the_classifier_is_named_with_its_weights_sigma_and_time_step():
+    smoothing = SMOOTHINGS[0]
+
+    def said(**change):
+        counts = Counts(("a",), np.array([990]), np.array([1000]), run=run_of(noise=GRID, **change))
+        return " ".join(provisos(certify_decisions(counts, smoothing, 0.1, 0.01, budgets=[0, 1]).statement))
+
+    text = said(classifier=DENOISED)
+    assert "denoised by a denoiser, weights 0123456789ab for sigma = 0.5 (time 259 of its schedule)" in text
+    assert "denoised" not in said(classifier={"name": "guard"})
+    bare = said(classifier={"name": "own", "denoiser": {"name": 5}})
+    assert "denoised by a denoiser after the noise was added" in bare
+    assert "denoised" not in said(classifier={"denoiser": "none"})

@@ -1,6 +1,6 @@
 """From a .pt file of guided-diffusion (or improved-diffusion) to a folder that `load_denoiser` and diffusers read.
 
-    python -m hybrid_rs_jax.models.denoiser.convert 256x256_diffusion_uncond.pt denoiser-256
+    python -m hybrid_rs_jax.models.denoiser.convert 256x256_diffusion_uncond.pt denoiser-256 --size 256
 
 The file is opened with `torch.load(weights_only=True)`: arrays come out of it, code does not run. Its network is that
 of `unet.UNet` under other names; sizes and variants are read from names and shapes. What they do not say, options do.
@@ -254,11 +254,12 @@ def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m hybrid_rs_jax.models.denoiser.convert",
         description="Convert a .pt file of guided-diffusion or improved-diffusion to a folder of safetensors.",
-        epilog="Example: python -m hybrid_rs_jax.models.denoiser.convert 256x256_diffusion_uncond.pt denoiser-256",
+        epilog="Example: python -m hybrid_rs_jax.models.denoiser.convert 256x256_diffusion_uncond.pt out --size 256",
     )
     made.add_argument("file", type=Path, help="the .pt file")
     made.add_argument("out", type=Path, help="folder to write; must not exist, or be empty")
     made.add_argument("--head-channels", type=int, default=64, help="features per attention head (default: 64)")
+    made.add_argument("--size", type=int, help="side of the pictures that it was trained on")
     made.add_argument("--schedule", choices=SCHEDULES, default="linear", help="noise schedule (default: linear)")
     made.add_argument("--steps", type=int, default=1000, help="time steps of the schedule (default: 1000)")
     made.add_argument("--new-attention-order", action="store_true", help="trained with use_new_attention_order")
@@ -270,12 +271,14 @@ def _run(args: Any) -> None:
     with library_sentences():
         if args.head_channels < 1:
             raise BadInputError(f"--head-channels must be at least 1, got {args.head_channels}.")
+        if args.size is not None and args.size < 1:
+            raise BadInputError(f"--size must be at least 1, got {args.size}.")
         rule = Diffusion(args.schedule, args.steps)
         check_target_folder(args.out)
         config, tensors = convert(read_pt(args.file), args.head_channels, not args.new_attention_order)
         if args.half:
             tensors = {name: value.astype(np.float16) for name, value in tensors.items()}
-        write_folder(args.out, config, rule, tensors)
+        write_folder(args.out, config, rule, tensors, None if args.size is None else (args.size, args.size))
     count = sum(value.size for value in tensors.values())
     print(
         f"Wrote {args.out}: {count:,} parameters. Read it with hybrid_rs_jax.models.load_denoiser({str(args.out)!r})."

@@ -32,10 +32,12 @@ class Denoiser:
       network: a U-Net.
       rule: which time and coefficients belong to a noise level.
       digest: what tells the weights from others; None takes a SHA-256 of the parameters.
+      size: height and width of the pictures that it was trained on; None: not known.
     """
 
-    def __init__(self, network: UNet, rule: Rule, digest: str | None = None):
+    def __init__(self, network: UNet, rule: Rule, digest: str | None = None, size: tuple[int, int] | None = None):
         self.config, self.rule, self.dtype = network.config, rule, jnp.dtype(network.dtype)
+        self.size = size
         self._parameters = nnx.split(network)[1]
         self._apply = _Apply(self.config, self.dtype, rule)
         self._digest = digest
@@ -65,7 +67,7 @@ class Denoiser:
     def functional(self) -> tuple[Callable[..., Array], Any]:
         """`apply(parameters, images, sigma)`, hashable and the same on each call, and the parameters.
 
-        It is traced as it stands, checks nothing, and takes float32.
+        It is traced as it stands, checks the shape of the pictures but not sigma, and takes float32.
         """
         return self._apply, self._parameters
 
@@ -99,6 +101,15 @@ class Denoiser:
                 f"{values[~inside].flat[0]:g}."
             )
 
+    def time(self, sigma: float) -> float:
+        """What the network is told for noise of `sigma`: the time step of a diffusion, counted from 0.
+
+        >>> from hybrid_rs_jax.models.denoiser import fashion_denoiser
+        >>> 259 > fashion_denoiser().time(0.5) > 258  # linear schedule; this one takes the time between two steps
+        True
+        """
+        return float(self.rule.ask(jnp.float32(2 * sigma)).time)
+
     def check_images(self, shape: tuple[int, ...]) -> None:
         """Raise one sentence for images of another shape than [B, H, W, C] with the network's channels and sides."""
         if len(shape) != 4:
@@ -107,7 +118,7 @@ class Denoiser:
 
     def flops(self, height: int, width: int) -> int:
         """Floating-point operations for one picture of that size, two per multiplication."""
-        from hybrid_rs_jax.models.denoiser._flops import count_flops
+        from hybrid_rs_jax.models._flops import count_flops
 
         shape = jax.ShapeDtypeStruct((1, height, width, self.config.picture_channels), jnp.float32)
         parameters = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._parameters)
@@ -135,6 +146,7 @@ class _Apply:
     rule: Rule
 
     def __call__(self, parameters: Any, images: Array, sigma: Array) -> Array:
+        self.config.check_pictures(images.shape)
         s = 2 * jnp.asarray(sigma, jnp.float32)
         asked = self.rule.ask(s)
         x = 2 * images.astype(jnp.float32) - 1

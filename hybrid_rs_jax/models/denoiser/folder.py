@@ -51,10 +51,11 @@ def load_denoiser(path: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> 
     config_file = _first(folder, (f"unet/{NETWORK}", NETWORK))
     rule_file = _first(folder, (f"scheduler/{SCHEDULER}", f"unet/{SCHEDULER}", SCHEDULER))
     config, rule = _settings(config_file, UNetConfig.read), _settings(rule_file, read_rule)
+    size = _settings(config_file, _read_size)
     files = _weight_files(config_file.parent)
     network = nnx.eval_shape(lambda: UNet(config, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0)))
     _fill(network, files, config_file.parent)
-    return Denoiser(network, rule, _digest(files))
+    return Denoiser(network, rule, _digest(files), size)
 
 
 def fashion_denoiser() -> Denoiser:
@@ -83,10 +84,16 @@ def save_denoiser(denoiser: Denoiser, folder: str | os.PathLike[str], *, dtype: 
     for name, leaf in _leaves(denoiser.functional()[1]):
         axes = _stored_axes(leaf.ndim)
         tensors[_stored_name(name)] = np.asarray(leaf, np.dtype(dtype)).transpose(axes)
-    write_folder(Path(folder), denoiser.config, denoiser.rule, tensors)
+    write_folder(Path(folder), denoiser.config, denoiser.rule, tensors, denoiser.size)
 
 
-def write_folder(folder: Path, config: UNetConfig, rule: Rule, tensors: Mapping[str, np.ndarray]) -> None:
+def write_folder(
+    folder: Path,
+    config: UNetConfig,
+    rule: Rule,
+    tensors: Mapping[str, np.ndarray],
+    size: tuple[int, int] | None = None,
+) -> None:
     """Write a pipeline of diffusers; tensors have their names and orders of axes on disk."""
     from safetensors.numpy import save_file
 
@@ -94,9 +101,10 @@ def write_folder(folder: Path, config: UNetConfig, rule: Rule, tensors: Mapping[
     scheduler = rule.write()
     if config.out_channels != config.in_channels:
         scheduler["variance_type"] = "learned_range"
+    sides = {} if size is None else {"sample_size": size[0] if size[0] == size[1] else list(size)}
     with atomic_folder(folder) as made:
         for part, content in (
-            ("unet/" + NETWORK, config.write()),
+            ("unet/" + NETWORK, config.write() | sides),
             ("scheduler/" + SCHEDULER, scheduler),
             ("model_index.json", _index(rule)),
         ):
@@ -200,6 +208,17 @@ def _settings(path: Path, read: Any) -> Any:
         return read(content)
     except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"{path} cannot be used. {_sentence(error)}") from error
+
+
+def _read_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of the pictures that the network was trained on, where config.json says them."""
+    given = config.get("sample_size")
+    if given is None:
+        return None
+    sides = [given, given] if isinstance(given, int) else given
+    if not isinstance(sides, list) or len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+        raise ValueError(f"sample_size must be an integer of at least 1 or two of them, got {given!r}.")
+    return sides[0], sides[1]
 
 
 def _sentence(error: Exception) -> str:

@@ -138,7 +138,7 @@ def train(
         state.parameters, state.mean, state.optimizer = jax.device_put(state.arrays, everywhere)
     _loop(state, update, data, min(plan.steps, until or plan.steps), plan, checkpoint, settings, progress)
     used = state.mean if plan.average is not None else state.parameters
-    return Denoiser(nnx.merge(graph, jax.device_get(used)), rule), state.losses
+    return Denoiser(nnx.merge(graph, jax.device_get(used)), rule, size=images.shape[1:3]), state.losses
 
 
 def _loop(
