@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         required_samples,
         worst_case_probability,
     )
-    from hybrid_rs_jax.classifiers.base import BaseClassifier
+    from hybrid_rs_jax.classifiers import BaseClassifier, ChatClassifier, HostClassifier, VlmGuard
     from hybrid_rs_jax.confidence import clopper_pearson, detection_threshold, mean_lower_bound
     from hybrid_rs_jax.kernels import (
         AbsorbingKernel,
@@ -54,16 +54,19 @@ __all__ = [
     "BaseClassifier",
     "CategoricalKernel",
     "Certificate",
+    "ChatClassifier",
     "ClassCertificate",
     "Draws",
     "FrontierTable",
     "Conditional",
     "DeletionKernel",
     "Edits",
+    "HostClassifier",
     "HybridSmoothing",
     "LikelihoodRatio",
     "SmoothedClassifier",
     "UniformKernel",
+    "VlmGuard",
     "__version__",
     "certified_budget",
     "certified_radius",
@@ -90,7 +93,7 @@ _HOMES = {
         "FrontierTable certified_budget certified_radius core frontier_table largest_probability required_probability "
         "required_samples worst_case_probability"
     ),
-    "classifiers": "BaseClassifier",
+    "classifiers": "BaseClassifier ChatClassifier HostClassifier VlmGuard",
     "confidence": "clopper_pearson detection_threshold mean_lower_bound",
     "kernels": "AbsorbingKernel CategoricalKernel Conditional DeletionKernel Edits HybridSmoothing UniformKernel",
     "likelihood_ratio": "LikelihoodRatio",
