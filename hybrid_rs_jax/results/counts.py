@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from hybrid_rs_jax._text import joined, span_text
 from hybrid_rs_jax.certificate.samples import Sample, samples_for
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.results.columns import Column, read_columns
 from hybrid_rs_jax.results.runs import Run, read_run
 from hybrid_rs_jax.results.statement import Provisional
 from hybrid_rs_jax.sampling.design import Design
@@ -37,13 +38,6 @@ MOST_DRAWS = 2**53
 #: A table over more discrete budgets would take hours.
 MOST_BUDGET = 1000
 _RESULT = re.compile(r'\s*\{\s*"statement"')
-
-
-class Column(NamedTuple):
-    """A column of a table that has nothing to do with certificates, and goes through them as it is."""
-
-    name: str
-    values: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -194,7 +188,8 @@ def read_counts(path: Path, *, partial: bool = False) -> Counts:
         if kind_of(path / LEDGER_FILE) == "file":
             from hybrid_rs_jax.results._ledger_counts import ledger_counts
 
-            return ledger_counts(path, partial)
+            counts = ledger_counts(path, partial)
+            return dataclasses.replace(counts, others=read_columns(path, counts.ids))
         run = read_run(path)
         path = path / "counts.csv"
     _refuse_results(path)
