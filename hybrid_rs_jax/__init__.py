@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         UniformKernel,
     )
     from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
+    from hybrid_rs_jax.report.plots import plot
     from hybrid_rs_jax.results import (
         Certificate,
         ClassCertificate,
@@ -79,6 +80,7 @@ __all__ = [
     "frontier_table",
     "largest_probability",
     "mean_lower_bound",
+    "plot",
     "read_certificates",
     "read_counts",
     "required_probability",
@@ -97,9 +99,11 @@ _HOMES = {
     "confidence": "clopper_pearson detection_threshold mean_lower_bound",
     "kernels": "AbsorbingKernel CategoricalKernel Conditional DeletionKernel Edits HybridSmoothing UniformKernel",
     "likelihood_ratio": "LikelihoodRatio",
+    "report.plots": "plot",
     "results": "Certificate ClassCertificate certify certify_classes read_certificates read_counts",
     "sampling": "Draws data_mesh sample sample_counts",
     "smoothed_classifier": "SmoothedClassifier",
 }
-_ROOMS = [home for home in _HOMES if home != "smoothed_classifier"] + ["attacks", "data", "models", "report"]
+_FILES = ("smoothed_classifier", "report.plots")
+_ROOMS = [home for home in _HOMES if home not in _FILES] + ["attacks", "data", "models", "report"]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, _ROOMS)

@@ -168,7 +168,7 @@ def open_arrays(
         arrays = load_npz(path, pixel_range)
     # each input has its own digest in the ledger, so that data may grow between two sessions
     named = {"name": "npz", "file": path.name} | ({} if pixel_range is None else {"pixel_range": list(pixel_range)})
-    return OpenedData(arrays, None, PLAIN_UNIT, named)
+    return OpenedData(arrays, None, PLAIN_UNIT, named, columns=arrays.columns)
 
 
 def _holds_texts(data: str) -> bool:

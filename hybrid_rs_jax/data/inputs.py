@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -18,6 +18,7 @@ from hybrid_rs_jax._text import as_text
 __all__ = ["ArrayInputs", "Input", "Inputs", "load_npz"]
 
 _T = TypeVar("_T", covariant=True)
+_ARRAYS = ("tokens", "images", "ids", "eligible", "labels", "groups")
 _CHANNELS = (1, 3, 4)
 
 
@@ -78,6 +79,7 @@ class ArrayInputs:
       tokens: int32[B, L].
       images: float32[B, H, W, C].
       eligible: bool[L] or bool[B, L].
+      columns: what else is said of the inputs, "label" and "group" for two: a text for each, by name.
 
     Raises:
       ValueError: if the numbers of inputs differ, or an id appears twice.
@@ -87,9 +89,13 @@ class ArrayInputs:
     tokens: np.ndarray
     images: np.ndarray
     eligible: np.ndarray
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         number = len(self.ids)
+        for name, values in self.columns.items():
+            if len(values) != number:
+                raise ValueError(f"{name}s must hold {number} inputs, as ids does, got {len(values)}.")
         for name in ("tokens", "images"):
             if len(getattr(self, name)) != number:
                 raise ValueError(f"{name} must hold {number} inputs, as ids does, got {len(getattr(self, name))}.")
@@ -110,7 +116,9 @@ class ArrayInputs:
 
 
 def load_npz(path: Path, pixel_range: tuple[int | float, int | float] | None = None) -> ArrayInputs:
-    """Inputs from a NumPy archive with `tokens` [B, L] and `images` [B, H, W, C], optionally `ids` and `eligible`.
+    """Inputs from a NumPy archive with `tokens` [B, L] and `images` [B, H, W, C].
+
+    Optionally it has `ids`, `eligible`, `labels` and `groups`.
 
     Without `ids` inputs are named by their number; without `eligible` all positions carry noise. Names are compared
     without case, other arrays are passed over.
@@ -131,7 +139,8 @@ def load_npz(path: Path, pixel_range: tuple[int | float, int | float] | None = N
             raise ValueError("it holds no inputs (tokens and images of length 0)")
         ids = _ids(arrays["ids"]) if "ids" in arrays else [str(index) for index in range(len(tokens))]
         eligible = _mask(arrays["eligible"], tokens) if "eligible" in arrays else np.ones(tokens.shape[1], bool)
-        return ArrayInputs(ids, tokens, images, eligible)
+        columns = {name: _column(f"{name}s", arrays[f"{name}s"]) for name in ("label", "group") if f"{name}s" in arrays}
+        return ArrayInputs(ids, tokens, images, eligible, columns)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).rstrip('.')}.") from error
 
@@ -142,7 +151,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             held = sorted(archive.files)
-            asked = [name for name in held if name.casefold() in ("tokens", "images", "ids", "eligible")]
+            asked = [name for name in held if name.casefold() in _ARRAYS]
             names = [name.casefold() for name in asked]
             arrays = {name: archive[key] for name, key in zip(names, asked, strict=True)}
     except Exception as error:  # on broken bytes zipfile, zlib and NumPy raise whatever they stumble over
@@ -224,6 +233,12 @@ def _name(index: int, value: object) -> str:
     if not text.strip():
         raise ValueError(f"ids[{index}] must be a name or an integer, got {value!r:.80}")
     return as_text(text.strip(), f"ids[{index}]")
+
+
+def _column(name: str, values: np.ndarray) -> list[str]:
+    if values.ndim != 1 or values.dtype.kind not in "USiub":
+        raise ValueError(f"{name} must be texts or integers [inputs], got {values.dtype} {list(values.shape)}")
+    return [as_text(cell.decode() if isinstance(cell, bytes) else str(cell), name) for cell in values.tolist()]
 
 
 def _mask(eligible: np.ndarray, tokens: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the data say of each input besides text and picture (label, group), kept beside a run's ledger."""
+"""Which inputs a run was asked for, and what the data say of each (label, group): a table beside its ledger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hybrid_rs_jax._files import atomic_file, kind_of, write_csv
 from hybrid_rs_jax._tables import read_table
 
-__all__ = ["COLUMNS_FILE", "Column", "join_columns", "read_columns", "write_columns"]
+__all__ = ["COLUMNS_FILE", "Column", "join_columns", "planned_ids", "read_columns", "write_columns"]
 
 COLUMNS_FILE = "inputs.csv"
 
@@ -24,7 +24,7 @@ class Column(NamedTuple):
 def write_columns(
     folder: Path, ids: Sequence[str], indices: Sequence[int], columns: Mapping[str, Sequence[str | None]]
 ) -> None:
-    """Write the columns of some inputs beside those that a run has already; none write nothing.
+    """Write down some inputs with their columns, beside those that the run has already.
 
     Args:
       folder: of the run.
@@ -32,8 +32,6 @@ def write_columns(
       indices: the inputs of this session.
       columns: a value per input of the data set, by name.
     """
-    if not columns:
-        return
     rows = {ids[index]: {name: values[index] or "" for name, values in columns.items()} for index in indices}
     _write(folder, {**_read(folder), **rows})
 
@@ -45,11 +43,28 @@ def join_columns(folder: Path, sources: Sequence[Path]) -> None:
         _write(folder, rows)
 
 
+def planned_ids(folder: Path) -> int | None:
+    """Number of inputs that the run was asked for; None where it does not say."""
+    rows = _read(folder)
+    return len(rows) or None
+
+
 def read_columns(folder: Path, ids: Sequence[str]) -> tuple[Column, ...]:
     """The columns of a run, for the inputs with these ids; empty where nothing is said of one."""
+    if not _has_columns(folder):
+        return ()
     rows = _read(folder)
     names = dict.fromkeys(name for cells in rows.values() for name in cells)
     return tuple(Column(name, tuple(rows.get(each, {}).get(name, "") for each in ids)) for name in names)
+
+
+def _has_columns(folder: Path) -> bool:
+    """Whether more than names are kept; a million names are not read for nothing."""
+    path = folder / COLUMNS_FILE
+    if kind_of(path) != "file":
+        return False
+    with path.open("rb") as file:
+        return file.readline(1 << 16).strip() != b"id"
 
 
 def _read(folder: Path) -> dict[str, dict[str, str]]:
