@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from hybrid_rs_jax._files import parse_json
 from hybrid_rs_jax.classifiers._asking import Threads, check_url, png_text
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
 from hybrid_rs_jax.classifiers.chat.endpoint import RESUME, ChatError
@@ -151,9 +152,11 @@ class WireClassifier:
     def _decision(self, content: bytes) -> bool:
         wanted = "unsafe" if self.threshold is None else "score"
         try:
-            answer = json.loads(content)
-            value = answer[wanted]
-        except (ValueError, KeyError, TypeError):
+            answer = parse_json(content.decode(), "the answer")
+            value = answer[wanted] if isinstance(answer, dict) else None
+            if value is None:
+                raise KeyError(wanted)
+        except (ValueError, KeyError):
             legal = '{"unsafe": true}' if self.threshold is None else '{"score": 0.7}'
             hint = "; a score needs a threshold" if b'"score"' in content and self.threshold is None else ""
             raise self._error(f"must answer {legal}, got {_quoted(content)}{hint}") from None

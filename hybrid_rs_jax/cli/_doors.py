@@ -42,7 +42,8 @@ class ModelOptions:
     concurrency: Annotated[int, flag(integer(1, 4096), "K")] | None = None
     """most requests to an address at once (default: 8)"""
     tokenizer: Literal["words", "bytes"] | None = None
-    """alphabet of texts: the words of the data set, or 256 bytes; PAD belongs to both (default: words)"""
+    """alphabet of texts: the words of the data set, or 256 bytes; PAD belongs to both (default: words);
+    --text-length and --image-size below serve texts and pictures of every model"""
 
     def given(self) -> list[str]:
         """The flags that were given, but for that of the data."""

@@ -32,7 +32,6 @@ __all__ = ["main", "make_app"]
 _COMMANDS = {
     "demo": "Certify a small built-in guard on real images: no download, about a minute",
     "sample": "Draw noisy copies of each input, classify them, and keep the counts in a ledger",
-    "status": "How far a run is: inputs done, begun, left, and skipped with their reasons",
     "certify": "Certify inputs from their Monte Carlo counts",
     "plan": "Plan a run: the p_A and the draws that a budget needs, before anything is spent",
     "operate": "Choose the rule of a filter: certified detection against false alarms, for flag at k of m copies",
@@ -41,6 +40,7 @@ _COMMANDS = {
     "compare": "Compare runs: the certified share and the mean radius per budget, one row per run",
     "report": "Write one HTML page of the certificates: guarantee, frontier, every input, settings",
     "pack": "Turn texts and pictures into a NumPy archive that every model takes",
+    "status": "How far a run is: inputs done, begun, left, and skipped with their reasons",
     "merge": "Join runs over disjoint inputs or disjoint draws into one",
     "doctor": "Try a vision-language checkpoint out: labels, shapes, memory, two noisy copies, speed",
     "curate": "Keep the inputs that a checkpoint calls unsafe only as a pair of text and picture",

@@ -264,9 +264,10 @@ def plot_comparison(runs: Sequence[Compared]) -> Any:
         figure = Figure(figsize=(11.6, 4.9), layout="constrained")
         left, right = figure.subplots(1, 2)
         shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.84, len(runs)))
-        for run, shade, marker in zip(runs, shades, "osD^vP*X<>" * len(runs), strict=False):
+        for place, (run, shade) in enumerate(zip(runs, shades, strict=True)):
             d = run.result.budget_numbers
-            look = {"color": shade, "marker": marker, "markersize": 5, "linewidth": 2}
+            look = {"color": shade, "marker": "osD^vP*X<>"[place % 10], "markersize": 5, "linewidth": 2}
+            look["linestyle"] = ("-", "--", "-.", ":")[place % 4]  # lines that lie on each other can be told apart
             left.plot(d, 100 * run.certified / len(run.result), label=f"{run.name}: {run.noise}", **look)
             right.plot(d, run.mean_radius, **look)
         for ax, name, unit in (

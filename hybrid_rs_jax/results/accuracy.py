@@ -38,7 +38,11 @@ class AccuracyTable:
     labels_are: str = ""
 
     def table(self, right: bool = False) -> tuple[list[str], list[list[str]]]:
-        """Header and rows as text, shares floored; the certified inputs, or those of them that are right."""
+        """Header and rows as text, shares floored, up to the last d at which an input is certified.
+
+        Args:
+          right: show those that are right, of the labelled inputs.
+        """
         counts, whole = (
             (self.right, self.labelled) if right and self.right is not None else (self.certified, self.inputs)
         )
@@ -47,6 +51,8 @@ class AccuracyTable:
             [str(d), *(f"{int(count)} ({percent_text(int(count), whole)})" for count in line)]
             for d, line in zip(self.budgets, counts, strict=True)
         ]
+        reached = np.flatnonzero(self.certified.any(axis=1))
+        rows = rows[: int(reached[-1]) + 1 if reached.size else 1]
         return header, rows
 
     def record(self) -> dict[str, object]:

@@ -51,12 +51,12 @@ def compared(name: str, result: Result) -> Compared:
 
 
 def comparison_table(runs: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
-    """Header and a row per run: noise, inputs, draws, then for each budget "share, mean radius", both floored.
+    """Header and a row per run: its noise, inputs, draws, then for each budget "share, mean radius", both floored.
 
     Columns end with the last budget that any run certifies for an input.
     """
     numbers = _columns(runs)
-    header = ["run", "noise", "inputs", "n", "tau", "alpha", *(f"d = {d}" for d in numbers)]
+    header = ["run", "kernel", "beta", "sigma", "inputs", "n", "tau", "alpha", *(f"d = {d}" for d in numbers)]
     rows = []
     for run in runs:
         fewest, most = int(run.result.n.min()), int(run.result.n.max())
@@ -64,7 +64,8 @@ def comparison_table(runs: Sequence[Compared]) -> tuple[list[str], list[list[str
         risk = run.result.statements[0].risk
         tau = DASH if risk.tau is None else down_text(risk.tau)
         cells = [_cell(run, d) for d in numbers]
-        rows.append([run.name, run.noise, str(len(run.result)), n, tau, setting_text(risk.alpha), *cells])
+        settings = [str(len(run.result)), n, tau, setting_text(risk.alpha)]
+        rows.append([run.name, *_noise_cells(run), *settings, *cells])
     return header, rows
 
 
@@ -121,6 +122,13 @@ def cautions(runs: Sequence[Compared]) -> list[str]:
 
 def _columns(runs: Sequence[Compared]) -> list[int]:
     return sorted({d for run in runs for d in run.result.budget_numbers[: run.reached]})
+
+
+def _noise_cells(run: Compared) -> list[str]:
+    noise = describe_smoothing(run.result.statements[0].noise.smoothing)
+    share = noise.get("beta", noise.get("p_delete"))
+    numbers = [DASH if value is None else setting_text(float(value)) for value in (share, noise["sigma"])]
+    return [str(noise["kernel"]), *numbers]
 
 
 def _cell(run: Compared, d: int) -> str:

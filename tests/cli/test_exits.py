@@ -129,7 +129,9 @@ def test_runs_side_by_side(capsys):
         assert f"{share} %, {mean:.3f}" in printed
     rows = list(csv.DictReader(io.StringIO(done(capsys, "compare", "quarter.json", "half.json", "--format", "csv"))))
     assert len(rows) == 18
-    assert "| run | noise |" in done(capsys, "compare", "quarter.json", "half.json", "--format", "markdown")
+    assert "| run | kernel | beta | sigma |" in done(
+        capsys, "compare", "quarter.json", "half.json", "--format", "markdown"
+    )
     assert r"\toprule" in done(capsys, "compare", "quarter.json", "half.json", "--format", "latex")
     assert "half.json already" not in printed
     assert "already exists" in refused(capsys, "compare", "quarter.json", "--out", "both.png")
