@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         required_samples,
         worst_case_probability,
     )
-    from hybrid_rs_jax.classifiers.base import BaseClassifier
+    from hybrid_rs_jax.classifiers import BaseClassifier, ChatClassifier, HostClassifier, VlmGuard
     from hybrid_rs_jax.confidence import ScoreLaw, clopper_pearson, detection_threshold, mean_lower_bound
     from hybrid_rs_jax.kernels import (
         AbsorbingKernel,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         UniformKernel,
     )
     from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
+    from hybrid_rs_jax.report.plots import plot
     from hybrid_rs_jax.results import (
         Certificate,
         ClassCertificate,
@@ -57,6 +58,7 @@ __all__ = [
     "BaseClassifier",
     "CategoricalKernel",
     "Certificate",
+    "ChatClassifier",
     "ClassCertificate",
     "Draws",
     "FeatureCertificate",
@@ -64,12 +66,14 @@ __all__ = [
     "Conditional",
     "DeletionKernel",
     "Edits",
+    "HostClassifier",
     "HybridSmoothing",
     "LikelihoodRatio",
     "ScoreLaw",
     "SmoothedClassifier",
     "SmoothedEncoder",
     "UniformKernel",
+    "VlmGuard",
     "__version__",
     "certified_budget",
     "certified_radius",
@@ -83,6 +87,7 @@ __all__ = [
     "frontier_table",
     "largest_probability",
     "mean_lower_bound",
+    "plot",
     "read_certificates",
     "read_counts",
     "required_probability",
@@ -98,20 +103,16 @@ _HOMES = {
         "FeatureCertificate FrontierTable certified_budget certified_radius certify_features core frontier_table "
         "largest_probability required_probability required_samples worst_case_probability"
     ),
-    "classifiers": "BaseClassifier",
+    "classifiers": "BaseClassifier ChatClassifier HostClassifier VlmGuard",
     "confidence": "ScoreLaw clopper_pearson detection_threshold mean_lower_bound",
     "kernels": "AbsorbingKernel CategoricalKernel Conditional DeletionKernel Edits HybridSmoothing UniformKernel",
     "likelihood_ratio": "LikelihoodRatio",
+    "report.plots": "plot",
     "results": "Certificate ClassCertificate certify certify_classes read_certificates read_counts",
     "sampling": "Draws data_mesh sample sample_counts sample_features",
     "smoothed_classifier": "SmoothedClassifier",
     "smoothed_encoder": "SmoothedEncoder",
 }
-_ROOMS = [home for home in _HOMES if not home.startswith("smoothed_")] + [
-    "attacks",
-    "data",
-    "features",
-    "models",
-    "report",
-]
+_FILES = ("smoothed_classifier", "smoothed_encoder", "report.plots")
+_ROOMS = [home for home in _HOMES if home not in _FILES] + ["attacks", "data", "features", "models", "report"]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, _ROOMS)

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import errno
 import importlib
+import io
 import json
 import math
 import os
@@ -24,6 +25,7 @@ __all__ = [
     "atomic_folder",
     "check_target",
     "check_target_folder",
+    "csv_text",
     "free_folder",
     "json_text",
     "kind_of",
@@ -255,6 +257,15 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV; floats with all their digits."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 def require_pyarrow() -> tuple[Any, Any]:

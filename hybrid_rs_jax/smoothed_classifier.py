@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import secrets
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from hybrid_rs_jax._checks import MOST_FLAGS, check_probability, check_whole
 from hybrid_rs_jax._text import at_least_text, setting_text, up_text
+from hybrid_rs_jax.classifiers._pairs import qualified_name
 from hybrid_rs_jax.classifiers.base import BaseClassifier, for_smoothing
 from hybrid_rs_jax.confidence import Verdict, detection_threshold, miss_probability_at
-from hybrid_rs_jax.kernels import HybridSmoothing
+from hybrid_rs_jax.kernels import HybridSmoothing, run_key
 from hybrid_rs_jax.sampling import sample
 
 __all__ = ["Prediction", "SmoothedClassifier"]
@@ -67,6 +69,7 @@ class SmoothedClassifier:
       flags: unsafe copies k that flag an input, at least 1.
       batch_size: noisy copies per step.
       mesh: devices, see `data_mesh`.
+      copies: noisy copies m that `detect` asks about, at least `flags`; the default fits the default `tau` = 4.6e-5.
 
     >>> import jax, numpy as np
     >>> from hybrid_rs_jax import HybridSmoothing
@@ -82,10 +85,12 @@ class SmoothedClassifier:
     flags: int = 1
     batch_size: int = 2000
     mesh: Mesh | None = None
+    copies: int = 100_000
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flags", check_whole("flags", self.flags, 1, MOST_FLAGS))
         object.__setattr__(self, "classifier", for_smoothing(self.classifier, self.smoothing))
+        object.__setattr__(self, "copies", check_whole("copies", self.copies, self.flags))
 
     def predict(
         self,
@@ -117,6 +122,31 @@ class SmoothedClassifier:
             mesh=self.mesh,
         )
         return Prediction(draws.successes >= self.flags, draws.n, draws.classified)
+
+    def detect(self, text: str, image: Float[Array | np.ndarray, "height width channels"], appended: str = "") -> bool:
+        """Whether a text and a picture, attacked or not, are flagged, asked with noise that nobody knows.
+
+        The noise comes fresh from the operating system at each call: 64 secret bits, so that the same input asked twice
+        meets other copies, and nobody can prepare for them.
+
+        Args:
+          text: as it arrives; where only a suffix carries noise, the part that an attacker cannot touch.
+          image: pixels in [0, 1].
+          appended: what stands behind the trusted text and may be an attacker's, for guards that tell the two apart.
+
+        Raises:
+          ValueError: if the classifier has no `encode(text, image)`, or it refuses the text or the picture.
+        """
+        encode = getattr(self.classifier, "encode", None)
+        if encode is None:
+            name = qualified_name(self.classifier)
+            raise ValueError(f"detect needs a classifier with encode(text, image), got {name}; predict takes arrays.")
+        given = encode(text, image, appended) if appended else encode(text, image)
+        asked = self
+        if given.eligible is not None and self.eligible is None:
+            asked = dataclasses.replace(self, eligible=np.asarray(given.eligible, bool))
+        key = run_key(secrets.randbits(64))
+        return bool(asked.predict(given.tokens[None], given.image[None], self.copies, key).unsafe[0])
 
     def detection_probability(self, m: int, score: float) -> float:
         """Probability that `m` copies flag an input whose smoothed score is `score`: `P[Bin(m, score) >= flags]`."""

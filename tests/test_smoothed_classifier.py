@@ -62,3 +62,54 @@ def test_a_wrong_number_of_copies_raises_one_sentence(m):
     guard = hrs.SmoothedClassifier(rarely, SMOOTHING)
     with pytest.raises(ValueError, match=rf"m must be an integer of at least 1, got {m}\.$"):
         guard.predict.__wrapped__(guard, *np.zeros((2, 1, 2), np.int32), m, jax.random.key(0))
+
+
+def test_detect_takes_text_and_picture_and_flags_what_the_smoothed_guard_calls_unsafe():
+    from hybrid_rs_jax.classifiers import DemoGuard
+    from hybrid_rs_jax.data import demo
+
+    smoothing = hrs.HybridSmoothing(hrs.UniformKernel(0.25, demo.VOCAB_SIZE), 0.25)
+    guard = hrs.SmoothedClassifier(DemoGuard.load(), smoothing, flags=8, batch_size=16, copies=16)
+    unsafe, safe = demo.held_out_unsafe(1), demo.load_demo()
+    assert guard.detect(unsafe.prompts[0], unsafe.images[0]) is True
+    row = next(i for i, prompt in enumerate(safe.prompts) if not safe.labels[i] and safe.digits[i] > 4)
+    assert guard.detect(safe.prompts[row], safe.images[row]) is False
+    assert guard.detect(unsafe.prompts[0], unsafe.images[0], "now please") is True
+
+
+class Remembers:
+    """Flags nothing and keeps the pictures that it was shown."""
+
+    on_host = True
+
+    def __init__(self):
+        self.seen = []
+
+    def encode(self, text, image):
+        tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+        return hrs.data.Input(tokens, np.asarray(image, np.float32), np.ones(len(tokens), bool))
+
+    def __call__(self, tokens, images):
+        self.seen += [image.tobytes() for image in images]
+        return np.zeros(len(tokens), bool)
+
+
+def test_two_equal_requests_never_share_noise():
+    base = Remembers()
+    guard = hrs.SmoothedClassifier(base, hrs.HybridSmoothing(hrs.UniformKernel(0.5, 256), 0.5), copies=8)
+    for _ in range(3):
+        assert guard.detect("ab", np.full((4, 4, 3), 0.5)) is False
+    assert len(base.seen) == len(set(base.seen)) == 24
+
+
+def test_detect_names_what_a_classifier_without_texts_lacks():
+    guard = hrs.SmoothedClassifier(rarely, SMOOTHING)
+    with pytest.raises(ValueError, match=r"detect needs a classifier with encode\(text, image\), got .*rarely"):
+        guard.detect("a", np.zeros((1, 1, 3)))
+    with pytest.raises(ValueError, match="copies must be an integer of at least 3, got 2"):
+        hrs.SmoothedClassifier(rarely, SMOOTHING, flags=3, copies=2)
+
+
+def test_the_doors_stand_at_top_level():
+    assert {"HostClassifier", "ChatClassifier", "VlmGuard"} <= set(hrs.__all__)
+    assert hrs.HostClassifier is hrs.classifiers.HostClassifier

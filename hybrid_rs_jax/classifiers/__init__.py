@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.classifiers.demo_guard import DemoGuard
     from hybrid_rs_jax.classifiers.denoised import Denoised
     from hybrid_rs_jax.classifiers.host import HostClassifier
+    from hybrid_rs_jax.classifiers.own import own_classifier
     from hybrid_rs_jax.classifiers.vlm import VlmGuard
+    from hybrid_rs_jax.classifiers.wire import WireClassifier
 
 __all__ = [
     "BaseClassifier",
@@ -32,6 +34,8 @@ __all__ = [
     "HostClassifier",
     "TextDecision",
     "VlmGuard",
+    "WireClassifier",
+    "own_classifier",
 ]
 
 _HOMES = {
@@ -40,6 +44,8 @@ _HOMES = {
     "demo_guard": "DemoGuard",
     "denoised": "Denoised",
     "host": "HostClassifier",
+    "own": "own_classifier",
     "vlm": "VlmGuard",
+    "wire": "WireClassifier",
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -13,6 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float32, Int32
 
 from hybrid_rs_jax.classifiers._votes import votes_from_margins
+from hybrid_rs_jax.data import demo
+from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.models.demo_guard import DemoGuardConfig, DemoGuardNetwork, load_weights
 
 __all__ = ["DemoGuard"]
@@ -72,6 +74,22 @@ class DemoGuard:
         Guards of the same sizes share one ``apply``, so that what was compiled for one serves the other.
         """
         return _apply(self.config), self._parameters
+
+    def encode(self, trusted: str, image: Any, appended: str = "") -> Input:
+        """A prompt and a picture as they are certified: words, then a suffix of 8 positions that carries noise.
+
+        Args:
+            trusted: up to 8 words of the demo's vocabulary.
+            image: pixels in [0, 1], [8, 8, 1].
+            appended: up to 8 more words, which may be an attacker's.
+
+        Raises:
+            ValueError: a word is not in the vocabulary, or there are more than 8.
+        """
+        tokens = demo.encode(trusted)
+        if appended:
+            tokens[demo.PROMPT_LENGTH :] = demo.encode(appended)[: demo.SUFFIX_LENGTH]
+        return Input(tokens, np.asarray(image, np.float32), demo.suffix_mask())
 
     def describe(self) -> dict[str, str]:
         """Name, and SHA-256 of the weights: of their file for the guard of the package, else of the parameters."""

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
-import os
 import re
-import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from hybrid_rs_jax._files import kind_of, path_text, read_text
-from hybrid_rs_jax.classifiers.base import BaseClassifier
+from hybrid_rs_jax._tables import SUFFIXES
+from hybrid_rs_jax.cli._doors import ModelOptions
+from hybrid_rs_jax.cli._models import LEGAL_MODELS, found_object, imported, is_address, opened_address
 from hybrid_rs_jax.cli.options import GuardOptions, ThreatOptions
-from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
+from hybrid_rs_jax.data.index import Dataset
+from hybrid_rs_jax.data.inputs import ArrayInputs, Inputs, load_npz
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
 
-__all__ = ["Source", "first_readable", "is_checkpoint", "open_encoder", "open_guard", "open_source"]
+__all__ = [
+    "OpenedData",
+    "Source",
+    "first_readable",
+    "is_checkpoint",
+    "open_arrays",
+    "open_encoder",
+    "open_guard",
+    "open_source",
+]
 
+#: Positions behind the longest text, where the user does not say how many there are.
+ROOM = 8
+_T = TypeVar("_T")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 #: The held-out inputs of the demo: unsafe ones, and safe ones for false alarms.
@@ -29,6 +42,7 @@ PLAIN_UNIT = "as the pixels of the data, added to the picture that the classifie
 CHECKPOINT_UNIT = (
     "pixels in [0, 1] at {height}x{width}, added before the checkpoint's own image processing, not clipped"
 )
+TEXTS_UNIT = "pixels in [0, 1] at {height}x{width}, added to the picture that the classifier gets, not clipped"
 DEMO_UNIT = "pixels in [0, 1] at 8x8, added to the picture that the classifier gets, not clipped"
 
 
@@ -42,6 +56,7 @@ class Source:
       model, data: what the header says of them, with digests.
       batch_size: noisy copies per step where the user does not say.
       pad_token: the id that is no token, for deletion noise.
+      columns: further columns of the data, label and group for two, a value per input.
     """
 
     classifier: Any
@@ -52,6 +67,24 @@ class Source:
     data: dict[str, Any]
     batch_size: int = 2000
     pad_token: int = 0
+    columns: Mapping[str, Sequence[str | None]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedData:
+    """Inputs as arrays, and what is known of them; fields as in `Source`.
+
+    Attributes:
+      decode: the text of token ids; None: they are of the user's own.
+    """
+
+    inputs: Inputs
+    vocab_size: int | None
+    sigma_unit: str
+    described: dict[str, Any]
+    decode: Callable[[np.ndarray], str] | None = None
+    pad_token: int = 0
+    columns: Mapping[str, Sequence[str | None]] = dataclasses.field(default_factory=dict)
 
 
 def open_source(
@@ -62,29 +95,60 @@ def open_source(
     *,
     threat: ThreatOptions | None = None,
     share_image: bool = False,
+    own: ModelOptions | None = None,
 ) -> Source:
     """Open a model and a data set.
 
     Args:
-      model: "demo", "package.module:name" of a classifier that is importable from here, or the folder (hub id) of a
-        vision-language checkpoint.
-      data: "demo", "demo-safe", a NumPy archive with tokens and images, or for a checkpoint a data set of texts and
-        pictures.
-      guard: the flags of checkpoints.
+      model: "demo", "package.module:name" of a model that is importable from here, an address, or the folder (hub id)
+        of a vision-language checkpoint.
+      data: "demo", "demo-safe", a NumPy archive with tokens and images, or a data set of texts and pictures.
+      guard: the flags of checkpoints; those of texts and pictures among them serve every model.
       pixel_range: of the pixels of an archive, what becomes 0 and 1; see `load_npz`.
       threat: which positions of the text carry noise; an archive says that itself.
       share_image: pictures carry no noise, so that a checkpoint computes each once.
+      own: the flags of one's own models and endpoints.
 
     Raises:
       BadInputError: if one of them cannot be opened, or a flag does not fit the model.
     """
-    threat = threat or ThreatOptions()
-    if is_checkpoint(model):
+    threat, own = threat or ThreatOptions(), own or ModelOptions()
+    address = is_address(model)
+    if not address and is_checkpoint(model):
+        own.refuse(model, what="a checkpoint")
+        if own.tokenizer is not None:
+            raise BadInputError(f"--tokenizer means nothing to a checkpoint, which has its own, got --model {model}.")
         return _checkpoint(model, data, guard, threat, share_image)
-    _refuse_lost_folder(model)
-    guard.refuse(model)
-    classifier, described = _demo_guard() if model == "demo" else _imported(model)
-    return _with_data(classifier, described, data, pixel_range, threat)
+    texts: dict[str, Any] = {"text_length": None, "image_size": None}
+    plain = dataclasses.replace(guard, **texts)
+    if not _holds_texts(data) and plain != guard:
+        name = "--image-size" if guard.text_length is None else "--text-length"
+        raise BadInputError(f"{name} means something to texts and pictures only, got --data {path_text(data)}.")
+    found: tuple[Any, str | None] = (None, None)
+    if not address:
+        _refuse_lost_folder(model)
+        plain.refuse(model)
+        if model == "demo":
+            own.refuse(model, what="the demo's guard")
+        else:
+            found = found_object(model)
+    opened = open_arrays(data, guard, pixel_range, threat, own.tokenizer)
+    if address:
+        classifier, described = opened_address(model, own, guard, opened.decode)
+    elif model == "demo":
+        classifier, described = _demo_guard()
+    else:
+        classifier, described = imported(model, found, own, opened.decode)
+    return Source(
+        classifier,
+        opened.inputs,
+        opened.vocab_size,
+        opened.sigma_unit,
+        described,
+        opened.described,
+        pad_token=opened.pad_token,
+        columns=opened.columns,
+    )
 
 
 def open_encoder(
@@ -98,52 +162,107 @@ def open_encoder(
 
     Args:
       encoder: "demo", "package.module:name", or the folder (hub id) of a checkpoint with a vision tower.
-      data: "demo", "demo-safe", or a NumPy archive with tokens and images.
+      data: as for `open_source`.
       threat: which of the demo's tokens carry noise.
       pixel_range: of the pixels of an archive; pooling: of a tower's patches.
 
     Raises:
       BadInputError: if one of them cannot be opened.
     """
-    made: Any
-    if encoder == "demo":
-        from hybrid_rs_jax.features import DemoEncoder
+    made, described = _encoder(encoder, pooling)
+    opened = open_arrays(data, GuardOptions(), pixel_range, threat)
+    unit, named = opened.sigma_unit, opened.described
+    return Source(made, opened.inputs, opened.vocab_size, unit, described, named, pad_token=opened.pad_token)
 
-        made = DemoEncoder.load()
-    elif is_checkpoint(encoder):
-        from hybrid_rs_jax.features import TowerEncoder
 
+def _encoder(name: str, pooling: str) -> tuple[Any, dict[str, Any]]:
+    from hybrid_rs_jax.features import DemoEncoder, TowerEncoder
+
+    if name == "demo":
+        made: Any = DemoEncoder.load()
+        return made, made.describe()
+    if is_checkpoint(name):
         with library_sentences():
-            made = TowerEncoder.from_pretrained(encoder, pooling=pooling)
-    else:
-        made, described = _imported(encoder, "--encoder", "an encoder")
-        return _with_data(made, described, data, pixel_range, threat)
-    return _with_data(made, made.describe(), data, pixel_range, threat)
+            made = TowerEncoder.from_pretrained(name, pooling=pooling)
+        return made, made.describe()
+    made, source = found_object(name, "--encoder", "an encoder")
+    if not callable(made) or isinstance(made, type):
+        raise BadInputError(f"--encoder {name} must be an encoder, called with (tokens, images), got {made!r}.")
+    described = made.describe() if hasattr(made, "describe") else {}
+    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
+    return made, {"name": name, "source_sha256": digest, **described}
 
 
-def _with_data(
-    classifier: Any,
-    described: dict[str, Any],
+def open_arrays(
     data: str,
+    guard: GuardOptions,
     pixel_range: tuple[float, float] | None,
     threat: ThreatOptions,
-) -> Source:
-    """A model beside the demo's inputs or those of an archive."""
+    tokenizer: str | None = None,
+) -> OpenedData:
+    """A data set as arrays, for any model that brings no tokenizer of its own."""
     if data in DEMO_DATA:
-        inputs, named, vocab_size = _demo_inputs(threat, safe=data == "demo-safe")
-        return Source(classifier, inputs, vocab_size, DEMO_UNIT, described, named)
+        return _demo_inputs(threat, safe=data == "demo-safe")
     path = Path(data)
+    if _holds_texts(data):
+        if pixel_range is not None:
+            raise BadInputError(
+                f"--pixel-range means something to an archive (.npz) only, got --data {path_text(data)}."
+            )
+        return _texts(data, guard, threat, tokenizer or "words")
     if path.suffix.lower() != ".npz":
-        legal = "demo, demo-safe or a NumPy archive (.npz) with tokens and images"
-        raise BadInputError(f"--data must be {legal}, got {path_text(data)}.")
+        legal = "demo, demo-safe, a NumPy archive (.npz) with tokens and images, or texts and pictures"
+        raise BadInputError(f"--data must be {legal} (.csv, .jsonl, .parquet, a folder), got {path_text(data)}.")
+    if tokenizer is not None:
+        raise BadInputError(f"--tokenizer means something to texts only, and {path_text(data)} holds token ids.")
     with library_sentences():
         arrays = load_npz(path, pixel_range)
     # each input has its own digest in the ledger, so that data may grow between two sessions
     named = {"name": "npz", "file": path.name} | ({} if pixel_range is None else {"pixel_range": list(pixel_range)})
-    return Source(classifier, arrays, None, PLAIN_UNIT, described, named)
+    return OpenedData(arrays, None, PLAIN_UNIT, named, columns=arrays.columns)
 
 
-def first_readable(inputs: Inputs) -> Input:
+def _holds_texts(data: str) -> bool:
+    """Whether `--data` names a table or a folder of texts and pictures."""
+    return data not in DEMO_DATA and (data.lower().endswith(SUFFIXES) or kind_of(Path(data)) == "folder")
+
+
+def _texts(data: str, guard: GuardOptions, threat: ThreatOptions, tokenizer: str) -> OpenedData:
+    """Texts and pictures, encoded by an alphabet of their own."""
+    from hybrid_rs_jax.data import Bytes, TextInputs, Words, open_data
+
+    texts = open_data(data)
+    alphabet = Bytes() if tokenizer == "bytes" else Words.of(texts.texts)
+    if alphabet.vocab_size < 2:
+        raise BadInputError(f"{path_text(data)} holds no words, so there is no alphabet; say --tokenizer bytes.")
+    length = guard.text_length or max(len(alphabet.symbols(text)) for text in texts.texts) + ROOM
+    height, width = guard.image_size or first_readable(texts).image.shape[:2]
+    inputs = TextInputs(texts, alphabet, length, (height, width), everywhere=threat.region == "l0")
+    described = {
+        "name": "texts and pictures",
+        "file": Path(data).name,
+        "tokenizer": alphabet.describe(),
+        "text_length": length,
+        "image_size": [height, width],
+    }
+    return OpenedData(
+        inputs,
+        alphabet.vocab_size,
+        TEXTS_UNIT.format(height=height, width=width),
+        described,
+        alphabet.decode,
+        alphabet.pad,
+        _columns(texts),
+    )
+
+
+def _columns(texts: Dataset) -> dict[str, Sequence[str | None]]:
+    """Label and group, where an input has one."""
+    both = {"label": texts.labels, "group": texts.groups}
+    return {name: values for name, values in both.items() if any(value is not None for value in values)}
+
+
+def first_readable(inputs: Inputs[_T]) -> _T:
     """An input that shows the shapes of all.
 
     Raises:
@@ -173,7 +292,8 @@ def _checkpoint(model: str, data: str, options: GuardOptions, threat: ThreatOpti
     height, width = guard.image_size
     named = {"name": "texts and pictures", "file": Path(data).name}
     unit = CHECKPOINT_UNIT.format(height=height, width=width)
-    return Source(guard, GuardInputs(texts, guard), guard.vocab_size, unit, guard.describe(), named, 16, PAD)
+    inputs = GuardInputs(texts, guard)
+    return Source(guard, inputs, guard.vocab_size, unit, guard.describe(), named, 16, PAD, _columns(texts))
 
 
 def _demo_guard() -> tuple[Any, dict[str, Any]]:
@@ -183,7 +303,7 @@ def _demo_guard() -> tuple[Any, dict[str, Any]]:
     return guard, guard.describe()
 
 
-def _demo_inputs(threat: ThreatOptions, safe: bool) -> tuple[Inputs, dict[str, Any], int]:
+def _demo_inputs(threat: ThreatOptions, safe: bool) -> OpenedData:
     from hybrid_rs_jax.data import demo
 
     held_out = demo.held_out_safe(10_000) if safe else demo.held_out_unsafe(10_000)
@@ -192,41 +312,14 @@ def _demo_inputs(threat: ThreatOptions, safe: bool) -> tuple[Inputs, dict[str, A
     inputs = ArrayInputs(held_out.ids, held_out.tokens, held_out.images, eligible)
     words = hashlib.sha256("\n".join(demo.vocabulary()).encode()).hexdigest()
     name = f"hybrid_rs_jax.data.demo.held_out_{'safe' if safe else 'unsafe'}"
-    return inputs, {"name": name, "alphabet_sha256": words}, demo.VOCAB_SIZE
+    return OpenedData(inputs, demo.VOCAB_SIZE, DEMO_UNIT, {"name": name, "alphabet_sha256": words}, demo.decode)
 
 
 def _refuse_lost_folder(model: str) -> None:
     """A path of a folder that is not there is no name of a classifier, and flags of checkpoints would fit it."""
     if model != "demo" and ":" not in model:
         what = "does not exist" if kind_of(Path(model).expanduser()) is None else "is not a folder"
-        raise BadInputError(f"{_legal()}, got {path_text(model)}, which {what}.")
-
-
-def _legal(flag: str = "--model", what: str = "a classifier") -> str:
-    return f"{flag} must be demo, package.module:name of {what} or a checkpoint's folder"
-
-
-def _imported(name: str, flag: str = "--model", what: str = "a classifier") -> tuple[Any, dict[str, Any]]:
-    """The object `package.module:name`; the current folder is searched too, as `python -m` does."""
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise BadInputError(f"{_legal(flag, what)}, got {path_text(name)}.")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        classifier: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever the user's own module raises
-        raise BadInputError(f"{flag} {name}: {module_name} cannot be imported: {error!r}.") from error
-    source = getattr(classifier, "__file__", None)
-    for part in attribute.split("."):
-        if not hasattr(classifier, part):
-            raise BadInputError(f"{flag} {name}: {module_name} has no {attribute}.")
-        classifier = getattr(classifier, part)
-    if not isinstance(classifier, BaseClassifier) or isinstance(classifier, type):
-        raise BadInputError(f"{flag} {name} must be {what}, called with (tokens, images), got {classifier!r}.")
-    described = classifier.describe() if hasattr(classifier, "describe") else {}
-    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
-    return classifier, {"name": name, "source_sha256": digest, **described}
+        raise BadInputError(f"{LEGAL_MODELS}, got {path_text(model)}, which {what}.")
 
 
 def is_checkpoint(model: str) -> bool:

@@ -40,10 +40,12 @@ def merge(
         folder of the joined run, new
     """
     from hybrid_rs_jax import sampling
+    from hybrid_rs_jax.results.columns import join_columns
 
     runs = [run, *more]
     with library_sentences():
         sampling.merge(out, runs)
+        join_columns(out, runs)
         with sampling.Ledger.open(out) as ledger:
             counts = ledger.counts()
     inputs = counted(len(counts.ids) - len(counts.undrawn), "input")

@@ -8,7 +8,7 @@ threshold, risk or budget, its counts are certified afresh. FILE is what
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -22,6 +22,7 @@ EXAMPLES = """\
 examples:
   hybrid-rs plot hybrid-rs-demo
   hybrid-rs plot hybrid-rs-demo --tau 0.5 --out frontier-half.png
+  hybrid-rs plot hybrid-rs-demo --kind heat --out heat.png
   hybrid-rs plot certificates.json --out frontier.pdf"""
 
 
@@ -30,6 +31,7 @@ def plot(
     /,
     *,
     asked: ResultOptions | None = None,
+    kind: Literal["frontier", "heat"] = "frontier",
     out: Annotated[Path, Parameter(metavar="PNG")] | None = None,
     force: bool = False,
 ) -> None:
@@ -39,6 +41,8 @@ def plot(
     ----------
     source
         run folder, or JSON file of certify
+    kind
+        frontier (and certified accuracy), or heat: the share of inputs certified at each (d, eps) (default: frontier)
     out
         picture to write, .png, .pdf or .svg (default: RUN/certificates.png, or FILE with the suffix .png)
     force
@@ -52,7 +56,9 @@ def plot(
     risk = result.statements[0].risk
     if risk.tau is None:
         raise BadInputError(f"{source} holds votes per class; `hybrid-rs report` shows them.")
+    if kind == "heat" and not result.statements[0].noise.pixels:
+        raise BadInputError(f"--kind heat needs pixel noise, and {source} has none; leave it out.")
     with atomic_file(target, force) as path:
-        save_figure(result, path, target.suffix.lower())
+        save_figure(result, path, target.suffix.lower(), kind)
     inputs = counted(len(result), "input")
     say(f"Wrote {target} ({inputs}, tau = {down_text(risk.tau)}, alpha = {setting_text(risk.alpha)}).")

@@ -23,6 +23,7 @@ from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli import _values
 from hybrid_rs_jax.cli._denoiser import DenoiserName, denoised_source, open_denoiser
+from hybrid_rs_jax.cli._doors import ModelOptions
 from hybrid_rs_jax.cli._draws import DrawsOptions, design_text
 from hybrid_rs_jax.cli._values import flag, integer
 from hybrid_rs_jax.cli.options import (
@@ -58,7 +59,9 @@ examples:
   hybrid-rs sample --model demo --data demo --samples 50000 --frontier --out run-frontier
   hybrid-rs sample --model my_filter:classify --data inputs.npz --vocab-size 32000 --sigma 0.5 --out run --resume
   hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --dtype bfloat16 --out run
-  hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --denoiser ./ddpm-256 --out run"""
+  hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --denoiser ./ddpm-256 --out run
+  hybrid-rs sample --model my_filter:torch_module --data memes.jsonl --image-size 64x64 --sigma 0.25 --out run
+  hybrid-rs sample --model http://localhost:8000/classify --wire json --data memes.jsonl --sigma 0.25 --out run"""
 
 DEMO_SIGMA = 0.25
 
@@ -102,6 +105,7 @@ def sample(
     threat: ThreatOptions | None = None,
     draws: DrawsOptions | None = None,
     work: WorkOptions | None = None,
+    own: ModelOptions | None = None,
     guard: GuardOptions | None = None,
 ) -> None:
     """Open model, data and ledger; draw; say what was done.
@@ -109,10 +113,11 @@ def sample(
     Parameters
     ----------
     model
-        demo, package.module:name of a classifier (Python), or the folder of a vision-language checkpoint
+        demo, package.module:name (a function of JAX, NumPy or texts, a torch module, an estimator with predict), an
+        address http://..., or the folder of a vision-language checkpoint
     data
-        demo (unsafe inputs), demo-safe, a NumPy archive (.npz) with tokens, images, ids, eligible, or for a checkpoint
-        a folder, .csv or .jsonl of texts and pictures
+        demo (unsafe inputs), demo-safe, a NumPy archive (.npz) with tokens, images, ids, eligible, or texts and
+        pictures: .csv, .jsonl or .parquet (id, text, image; label, group), or a folder (a.png with a.txt)
     out
         folder of the run
     resume
@@ -125,6 +130,7 @@ def sample(
     """
     from hybrid_rs_jax.cli._sources import DEMO_DATA, first_readable, open_source
     from hybrid_rs_jax.kernels.record import smoothing_text
+    from hybrid_rs_jax.results.columns import write_columns
     from hybrid_rs_jax.sampling.design import StreamGroup
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE
 
@@ -134,7 +140,7 @@ def sample(
     default = DEMO_SIGMA if data in DEMO_DATA and not noise.no_pixel_noise else None
     clean = open_denoiser(denoiser, noise.sigma or default)
     source = open_source(
-        model, data, guard or GuardOptions(), pixel_range, threat=threat, share_image=noise.no_pixel_noise
+        model, data, guard or GuardOptions(), pixel_range, threat=threat, share_image=noise.no_pixel_noise, own=own
     )
     smoothing = _smoothing(noise, source, threat, demo=data in DEMO_DATA)
     source = denoised_source(source, clean, smoothing)
@@ -151,6 +157,7 @@ def sample(
     new = not resume or kind_of(out / LEDGER_FILE) is None
     with terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(out, header, new) as ledger:
         groups = (StreamGroup(plan),) if design is None else design.groups(plan if conditional else None)
+        write_columns(out, source.inputs.ids, indices, source.columns)
         progress = _draw(ledger, out, source, indices, smoothing, groups, work)
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
@@ -344,10 +351,11 @@ def summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts, design
 
 def _refuse_all(folder: Path, skipped: Sequence[tuple[str, str]], new: bool) -> NoReturn:
     """Not one input could be used: one cause, and no new run is left that the mended command would stumble over."""
+    from hybrid_rs_jax.results.columns import COLUMNS_FILE
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, LOCK_FILE
 
     if new:
-        for name in (LEDGER_FILE, LOCK_FILE):
+        for name in (LEDGER_FILE, LOCK_FILE, COLUMNS_FILE):
             (folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something else is in it
             folder.rmdir()

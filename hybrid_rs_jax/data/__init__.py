@@ -20,10 +20,12 @@ from hybrid_rs_jax.data.index import (
     hateful_memes,
     mm_safetybench,
     open_data,
+    picture_folder,
     write_index,
 )
 from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
 from hybrid_rs_jax.data.pictures import fit, read_image
+from hybrid_rs_jax.data.texts import Bytes, TextInputs, Tokenizer, Words
 
 __all__ = [
     "PAD",
@@ -31,6 +33,7 @@ __all__ = [
     "SUFFIX_LENGTH",
     "VOCAB_SIZE",
     "ArrayInputs",
+    "Bytes",
     "Curation",
     "Dataset",
     "DemoInputs",
@@ -38,6 +41,9 @@ __all__ = [
     "Inputs",
     "Outcome",
     "RawInput",
+    "TextInputs",
+    "Tokenizer",
+    "Words",
     "curate",
     "decode",
     "encode",
@@ -49,6 +55,7 @@ __all__ = [
     "load_npz",
     "mm_safetybench",
     "open_data",
+    "picture_folder",
     "read_image",
     "suffix_mask",
     "write_index",

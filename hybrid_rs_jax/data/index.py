@@ -27,6 +27,7 @@ __all__ = [
     "hateful_memes",
     "mm_safetybench",
     "open_data",
+    "picture_folder",
     "write_index",
 ]
 
@@ -38,6 +39,8 @@ MM_SAFETYBENCH_IMAGES = {
 }
 #: Tables that a folder is looked through for; only where there is none of the first kind, for the second.
 _TABLES = ((".csv", ".jsonl"), SUFFIXES)
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +129,7 @@ def open_data(path: str | Path) -> Dataset:
 
     A folder with `processed_questions/` is MM-SafetyBench (with its SD_TYPO images); a table with the column `img`
     and none called `image` is a split of Hateful Memes; any other is a table of inputs, and so is a folder with
-    exactly one.
+    exactly one. A folder without a table is one of pictures, see `picture_folder`.
 
     Raises:
       BadInputError: one sentence, if nothing is recognised or the index is broken; with the line where there is one.
@@ -134,6 +137,8 @@ def open_data(path: str | Path) -> Dataset:
     path = Path(path)
     if kind_of(path) == "folder" and _questions_folder(path) is not None:
         return mm_safetybench(path)
+    if kind_of(path) == "folder" and not data_files(path, SUFFIXES) and data_files(path, _PICTURES):
+        return picture_folder(path)
     table = read_table(_table_file(path), ("id", "text"), ("image", "img", "label", "group"))
     return _dataset(table, "img" if "img" in table.columns and "image" not in table.columns else "image")
 
@@ -199,6 +204,24 @@ def folder_or_csv(path: str | Path) -> Dataset:
       BadInputError: one sentence with the line, for a missing column, a broken line or an id that appears again.
     """
     return _dataset(read_table(_table_file(Path(path)), ("id", "text", "image"), ("label", "group")), "image")
+
+
+def picture_folder(folder: str | Path) -> Dataset:
+    """A folder of pictures: the text of `a.png` stands in `a.txt`, and is empty where there is no such file.
+
+    Inputs are named by their picture files.
+
+    Raises:
+      BadInputError: one sentence, if there is no picture, or a text is not in UTF-8.
+    """
+    folder = Path(folder)
+    pictures = data_files(folder, _PICTURES)
+    if not pictures:
+        raise BadInputError(f"{path_text(folder)} holds no pictures ({joined(_PICTURES)}).")
+    pairs = [picture.with_suffix(".txt") for picture in pictures]
+    texts = tuple(read_text(text).strip() if kind_of(text) == "file" else "" for text in pairs)
+    names = tuple(picture.name for picture in pictures)
+    return Dataset(folder, names, texts, names, (None,) * len(names), (None,) * len(names))
 
 
 def write_index(path: Path, data: Dataset, force: bool = False) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from hybrid_rs_jax._text import as_text
 __all__ = ["ArrayInputs", "Input", "Inputs", "load_npz"]
 
 _T = TypeVar("_T", covariant=True)
+_ARRAYS = ("tokens", "images", "ids", "eligible")
+#: What else may be said of the inputs.
+_SAID = ("labels", "groups")
 _CHANNELS = (1, 3, 4)
 
 
@@ -78,6 +81,7 @@ class ArrayInputs:
       tokens: int32[B, L].
       images: float32[B, H, W, C].
       eligible: bool[L] or bool[B, L].
+      columns: what else is said of the inputs, "label" and "group" for two: a text for each, by name.
 
     Raises:
       ValueError: if the numbers of inputs differ, or an id appears twice.
@@ -87,9 +91,13 @@ class ArrayInputs:
     tokens: np.ndarray
     images: np.ndarray
     eligible: np.ndarray
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         number = len(self.ids)
+        for name, values in self.columns.items():
+            if len(values) != number:
+                raise ValueError(f"{name}s must hold {number} inputs, as ids does, got {len(values)}.")
         for name in ("tokens", "images"):
             if len(getattr(self, name)) != number:
                 raise ValueError(f"{name} must hold {number} inputs, as ids does, got {len(getattr(self, name))}.")
@@ -110,7 +118,9 @@ class ArrayInputs:
 
 
 def load_npz(path: Path, pixel_range: tuple[int | float, int | float] | None = None) -> ArrayInputs:
-    """Inputs from a NumPy archive with `tokens` [B, L] and `images` [B, H, W, C], optionally `ids` and `eligible`.
+    """Inputs from a NumPy archive with `tokens` [B, L] and `images` [B, H, W, C].
+
+    Optionally it has `ids`, `eligible`, and texts or integers `labels` and `groups` [B].
 
     Without `ids` inputs are named by their number; without `eligible` all positions carry noise. Names are compared
     without case, other arrays are passed over.
@@ -131,7 +141,9 @@ def load_npz(path: Path, pixel_range: tuple[int | float, int | float] | None = N
             raise ValueError("it holds no inputs (tokens and images of length 0)")
         ids = _ids(arrays["ids"]) if "ids" in arrays else [str(index) for index in range(len(tokens))]
         eligible = _mask(arrays["eligible"], tokens) if "eligible" in arrays else np.ones(tokens.shape[1], bool)
-        return ArrayInputs(ids, tokens, images, eligible)
+        said = {name.removesuffix("s"): _column(arrays.get(name), len(tokens)) for name in _SAID}
+        columns = {name: values for name, values in said.items() if values is not None}
+        return ArrayInputs(ids, tokens, images, eligible, columns)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).rstrip('.')}.") from error
 
@@ -142,9 +154,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             held = sorted(archive.files)
-            asked = [name for name in held if name.casefold() in ("tokens", "images", "ids", "eligible")]
+            asked = [name for name in held if name.casefold() in _ARRAYS]
             names = [name.casefold() for name in asked]
             arrays = {name: archive[key] for name, key in zip(names, asked, strict=True)}
+            arrays |= {name: said for name in _SAID if (said := _loadable(archive, name)) is not None}
     except Exception as error:  # on broken bytes zipfile, zlib and NumPy raise whatever they stumble over
         reason = f"{str(error).strip() or type(error).__name__}".splitlines()[0].rstrip(".")
         if "Object" in reason:
@@ -162,6 +175,14 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{path}: {name} is not a NumPy array.")
     return arrays
+
+
+def _loadable(archive: Any, name: str) -> np.ndarray | None:
+    """A member that need not be there, nor hold plain values."""
+    try:
+        return np.asarray(archive[name]) if name in archive.files else None
+    except ValueError:  # Python objects
+        return None
 
 
 def _tokens(tokens: np.ndarray) -> np.ndarray:
@@ -224,6 +245,13 @@ def _name(index: int, value: object) -> str:
     if not text.strip():
         raise ValueError(f"ids[{index}] must be a name or an integer, got {value!r:.80}")
     return as_text(text.strip(), f"ids[{index}]")
+
+
+def _column(values: np.ndarray | None, number: int) -> list[str] | None:
+    """What is said of each input; None where the array says something else, of which archives hold all kinds."""
+    if values is None or values.shape != (number,) or values.dtype.kind not in "Uiub":
+        return None
+    return [as_text(str(cell), "a label") for cell in values.tolist()]
 
 
 def _mask(eligible: np.ndarray, tokens: np.ndarray) -> np.ndarray:

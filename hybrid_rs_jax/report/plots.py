@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,23 +14,32 @@ from hybrid_rs_jax._text import counted, down_text, setting_text, span_text
 from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 
 if TYPE_CHECKING:
+    from hybrid_rs_jax.results.comparison import Compared
     from hybrid_rs_jax.results.result import Result
 
 __all__ = [
     "SUFFIXES",
+    "Kind",
+    "plot",
     "plot_certified_accuracy",
     "plot_certified_share",
+    "plot_comparison",
     "plot_frontier",
+    "plot_heat",
+    "save",
     "save_figure",
     "styled",
     "svg_figures",
 ]
 
+Kind = Literal["frontier", "heat"]
 SUFFIXES = (".png", ".pdf", ".svg")
 _INK, _SOFT, _GRID = "#1f2430", "#6b7280", "#e5e7eb"
 _MEAN, _MEDIAN = "#0b5394", "#c2570c"
 #: More budgets than this are thinned out in a legend.
 _LEGEND = 10
+#: Cells of a heat map along eps.
+_HEAT_ROWS = 120
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.edgecolor": _SOFT,
@@ -59,30 +68,69 @@ def styled() -> Any:
     return matplotlib.rc_context(_STYLE)
 
 
-def save_figure(result: Result, path: Path, suffix: str) -> None:
-    """Draw a result: the frontier and the certified accuracy, or the one that a unimodal run has.
+def plot(result: Result, kind: Kind = "frontier", figure: Any = None) -> Any:
+    """Draw a result: the frontier and the certified accuracy (or the one that a unimodal run has), or a heat map.
 
     Args:
-      result: certificates.
-      path: file to write (the path of an `atomic_file`).
-      suffix: ".png", ".pdf" or ".svg".
+      result: certificates, of `certify` or `read_certificates`.
+      kind: "frontier", or "heat": the share of inputs that is certified at each (d, eps).
+      figure: an empty matplotlib figure; None makes one.
+
+    Returns:
+      The figure; a notebook shows it, and `figure.savefig` writes it.
+
+    Raises:
+      ValueError: for another kind, or votes per class, which have no threshold to draw.
+
+    >>> import hybrid_rs_jax as hrs
+    >>> smoothing = hrs.HybridSmoothing(hrs.UniformKernel(0.25, 512), 0.5)
+    >>> len(plot(hrs.certify([990, 1000], 1000, smoothing, tau=1e-3, alpha=0.01)).axes)
+    2
     """
+    if kind not in ("frontier", "heat"):
+        raise ValueError(f"kind must be 'frontier' or 'heat', got {kind!r}.")
+    if kind == "heat" and not result.statements[0].noise.pixels:
+        raise ValueError(
+            "kind must be 'frontier' where the pixels carry no noise, got 'heat': eps = 0 alone is certified."
+        )
     import matplotlib
     from matplotlib.figure import Figure
 
     noise, budgets, radius = result.statements[0].noise, result.budget_numbers, result.radius
     with matplotlib.rc_context(_STYLE):
-        both = noise.tokens and noise.pixels and len(budgets) > 1
-        figure = Figure(figsize=(11.6, 4.9) if both else (6.8, 4.9), layout="constrained")
+        both = kind == "frontier" and noise.tokens and noise.pixels and len(budgets) > 1
+        figure = figure or Figure(figsize=(11.6, 4.9) if both else (6.8, 4.9), layout="constrained")
         axes = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
         if both:
             plot_frontier(axes[0], budgets, radius)
             _explain_gap(axes[0], result)
-        if noise.pixels:
+        if kind == "heat":
+            plot_heat(axes[0], budgets, radius)
+        elif noise.pixels:
             plot_certified_accuracy(axes[-1], budgets, radius)
         else:
             plot_certified_share(axes[-1], budgets, radius)
         figure.suptitle(_subtitle(result, wrap=not both), x=0.012, ha="left", fontsize=9, color=_SOFT)
+    return figure
+
+
+def save_figure(result: Result, path: Path, suffix: str, kind: Kind = "frontier") -> None:
+    """Draw a result into a file.
+
+    Args:
+      result: certificates.
+      path: file to write (the path of an `atomic_file`).
+      suffix: ".png", ".pdf" or ".svg".
+      kind: as for `plot`.
+    """
+    save(plot(result, kind), path, suffix)
+
+
+def save(figure: Any, path: Path, suffix: str) -> None:
+    """Write a figure of this module; the same one gives the same file."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
         figure.savefig(path, format=suffix.removeprefix("."), dpi=170, metadata=_NO_DATE[suffix])
 
 
@@ -178,6 +226,62 @@ def plot_certified_accuracy(ax: Any, budgets: Sequence[int], radius: np.ndarray)
     ax.set_ylabel("inputs certified (%)")
     ax.set_xlim(0, max(float(radius.max()) * 1.04, 1e-3))
     ax.set_ylim(0, 102)
+
+
+def plot_heat(ax: Any, budgets: Sequence[int], radius: np.ndarray) -> None:
+    """Share of inputs certified at each (d, eps): a cell holds up to its upper edge, so that none promises too much.
+
+    Args:
+      ax: matplotlib axes.
+      budgets: the D budgets.
+      radius: float64[B, D]; -1 where not certified.
+    """
+    reached = np.flatnonzero((radius >= 0).any(axis=0))
+    shown = int(reached[-1]) + 1 if reached.size else 1
+    top = max(float(radius.max()), 1e-3)
+    edges = np.linspace(0, top, _HEAT_ROWS + 1)
+    # a cell between two edges holds for all eps up to its upper one
+    share = 100 * (radius[:, :shown, None] >= edges[1:]).mean(axis=0)
+    columns = np.arange(shown + 1) - 0.5
+    mesh = ax.pcolormesh(columns, edges, share.T, cmap="viridis", vmin=0, vmax=100, rasterized=True)
+    bar = ax.figure.colorbar(mesh, ax=ax, label="inputs certified (%)")
+    bar.outline.set_visible(False)
+    ax.set_xticks(range(shown), [str(d) for d in budgets[:shown]])
+    ax.grid(visible=False)
+    ax.set_title(
+        "Certified at (d, ε)" + ("" if shown == len(budgets) else f"; nothing beyond d = {budgets[shown - 1]}")
+    )
+    ax.set_xlabel("token budget $d$ (changed tokens)")
+    ax.set_ylabel(r"pixel budget ε ($\ell_2$, in the unit of the inputs)")
+
+
+def plot_comparison(runs: Sequence[Compared]) -> Any:
+    """Several results in one figure: certified share and mean radius against the token budget, a line per run."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(11.6, 4.9), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.84, len(runs)))
+        for place, (run, shade) in enumerate(zip(runs, shades, strict=True)):
+            d = run.result.budget_numbers
+            look = {"color": shade, "marker": "osD^vP*X<>"[place % 10], "markersize": 5, "linewidth": 2}
+            look["linestyle"] = ("-", "--", "-.", ":")[place % 4]  # lines that lie on each other can be told apart
+            left.plot(d, 100 * run.certified / len(run.result), label=f"{run.name}: {run.noise}", **look)
+            right.plot(d, run.mean_radius, **look)
+        for ax, name, unit in (
+            (left, "Certified share", "inputs certified (%)"),
+            (right, "Mean certified radius", r"mean $r$ (not certified = 0)"),
+        ):
+            every = np.array(sorted({d for run in runs for d in run.result.budget_numbers}))
+            ax.set_title(name)
+            ax.set_xlabel("token budget $d$ (changed tokens)")
+            ax.set_ylabel(unit)
+            ax.set_ylim(bottom=0)
+            _integer_ticks(ax, every, 0.35)
+        figure.legend(frameon=False, fontsize=9, loc="outside lower left", ncols=1)
+    return figure
 
 
 def plot_certified_share(ax: Any, budgets: Sequence[int], radius: np.ndarray) -> None:

@@ -14,7 +14,8 @@ from hybrid_rs_jax._tables import Table, read_table
 from hybrid_rs_jax._text import joined, span_text
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.results._ledger_counts import ledger_counts
-from hybrid_rs_jax.results.counts import Column, Counts
+from hybrid_rs_jax.results.columns import Column, read_columns
+from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.runs import read_run
 from hybrid_rs_jax.sampling.design import Design
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE
@@ -43,7 +44,8 @@ def read_counts(path: Path, *, partial: bool = False) -> Counts:
     run = None
     if kind_of(path) == "folder":
         if kind_of(path / LEDGER_FILE) == "file":
-            return ledger_counts(path, partial)
+            counts = ledger_counts(path, partial)
+            return dataclasses.replace(counts, others=read_columns(path, counts.ids))
         run = read_run(path)
         path = path / "counts.csv"
     _refuse_results(path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from hybrid_rs_jax.certificate.samples import Sample, samples_for
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.results.columns import Column
 from hybrid_rs_jax.results.runs import Run
 from hybrid_rs_jax.results.statement import Provisional
 
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.confidence import SamplingPlan
 
 __all__ = ["Column", "Counts"]
-
-
-class Column(NamedTuple):
-    """A column of a table that has nothing to do with certificates, and goes through them as it is."""
-
-    name: str
-    values: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from hybrid_rs_jax.results.summary import summary
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.result import Bounds, Result
 
-__all__ = ["latex_table"]
+__all__ = ["caption", "latex_table", "latex_tabular"]
 
 #: More inputs than this are summed up, one line per budget.
 MOST_ROWS = 60
@@ -34,6 +34,11 @@ def latex_table(result: Result) -> str:
     Radii are floored to three decimals, lower bounds down and upper bounds up; a dash stands for "not certified".
     """
     header, rows = _input_rows(result) if len(result) <= MOST_ROWS else _summary_rows(result)
+    return _tabular(header, rows, caption(result))
+
+
+def caption(result: Result) -> str:
+    """The guarantee of a result and what else belongs to it, in sentences."""
     statements = result.statements
     ties = 0 if result.counts.ties is None else int(result.counts.ties.sum())
     said = [
@@ -43,11 +48,21 @@ def latex_table(result: Result) -> str:
     ]
     if statements[0].noise.pixels:
         said.append("Radii are l2 norms in the unit of the inputs, as sigma is; all numbers err on the safe side.")
+    return " ".join(said)
+
+
+def latex_tabular(header: Sequence[str], rows: Sequence[Sequence[str]], said: str) -> str:
+    """A `table` of plain cells, the first column flush left."""
+    return _tabular([escaped(cell) for cell in header], [[escaped(cell) for cell in row] for row in rows], said)
+
+
+def _tabular(header: Sequence[str], rows: Sequence[Sequence[str]], said: str) -> str:
+    """Cells that are LaTeX already."""
     lines = [
         r"% \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escaped(' '.join(said))}}}",
+        rf"\caption{{{escaped(said)}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
         r"\toprule",
         _line(header),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -42,8 +42,13 @@ def record(result: Result) -> Object:
     return {"statement": statement_record(result), "certificates": certificates}
 
 
-def json_lines(result: Result) -> Iterator[str]:
-    """The text of `record`, a field or certificate per line; equal certificates are turned into text once."""
+def json_lines(result: Result, more: Mapping[str, object] | None = None) -> Iterator[str]:
+    """The text of `record`, a field or certificate per line; equal certificates are turned into text once.
+
+    Args:
+      result: certificates.
+      more: further fields of the object, at its end.
+    """
     fields = (f"    {_text(name)}: {_text(value)}" for name, value in statement_record(result).items())
     yield '{\n  "statement": {\n' + ",\n".join(fields) + '\n  },\n  "certificates": [\n'
     between = ""
@@ -51,7 +56,10 @@ def json_lines(result: Result) -> Iterator[str]:
         for line in _row_texts(part):
             yield f"{between}    {line}"
             between = ",\n"
-    yield "\n  ]\n}"
+    yield "\n  ]"
+    for name, value in (more or {}).items():
+        yield f",\n  {_text(name)}: {_text(value)}"
+    yield "\n}"
 
 
 def blocks(result: Result) -> Iterator[Result]:

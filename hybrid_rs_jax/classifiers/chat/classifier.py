@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import os
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
+from hybrid_rs_jax.classifiers._asking import Threads, check_url, png_text
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
 from hybrid_rs_jax.classifiers.chat.endpoint import ChatStatistics, Endpoint
 from hybrid_rs_jax.classifiers.chat.reply import Decision, FirstTokenDecision, UnreadableReplyError
@@ -100,7 +97,7 @@ class ChatClassifier:
         served_model: str | None = None,
         options: Mapping[str, Any] | None = None,
     ):
-        _check_url(base_url)
+        check_url(base_url, "base_url", "http://localhost:8000/v1")
         for name, number in (("concurrency", concurrency), ("attempts", attempts)):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}.")
@@ -114,8 +111,7 @@ class ChatClassifier:
         key = _checked_key(os.environ.get("OPENAI_API_KEY") if api_key is None else api_key)
         waits = {"timeout": timeout, "backoff": backoff, "longest_wait": longest_wait}
         self._endpoint = Endpoint(base_url, key, served_model, attempts=attempts, **waits)
-        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="chat")
-        self._given_up: set[threading.Event] = set()  # one for each batch under way
+        self._threads = Threads(concurrency, "chat")
 
     def __call__(self, tokens: Any, images: Any) -> np.ndarray:
         """Ask about each pair.
@@ -131,24 +127,7 @@ class ChatClassifier:
           ValueError: shapes, dtypes or pixels do not fit, or `decode` returned no text.
           ChatError: the endpoint could not be used; the other requests of the batch are given up.
         """
-        tokens, images = host_pairs(tokens, images)
-        given_up = threading.Event()
-        self._given_up.add(given_up)
-        votes: list[Future[bool]] = []
-        try:
-            for pair in zip(tokens, images, strict=True):
-                votes.append(self._threads.submit(self._vote, *pair, given_up))
-            wait(votes, return_when=FIRST_EXCEPTION)
-        finally:
-            self._given_up.discard(given_up)
-            given_up.set()
-            for vote in votes:
-                vote.cancel()
-        errors = [error for vote in votes if not vote.cancelled() and (error := vote.exception()) is not None]
-        # the threads that were called off have no news
-        for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
-            raise error
-        return np.array([vote.result() for vote in votes], bool)
+        return self._threads.votes(self._ask, *host_pairs(tokens, images))
 
     @property
     def statistics(self) -> ChatStatistics:
@@ -178,8 +157,7 @@ class ChatClassifier:
 
     def cancel(self) -> None:
         """Give up the batches under way: the threads that wait for them get a CancelledError."""
-        for given_up in tuple(self._given_up):
-            given_up.set()
+        self._threads.cancel()
 
     def close(self) -> None:
         """Give up what is under way and end the threads; the classifier cannot be called again.
@@ -187,8 +165,7 @@ class ChatClassifier:
         Requests that are on their way are waited for, until their answer or the time-out: a connection that is closed
         under them would be lost.
         """
-        self.cancel()
-        self._threads.shutdown()
+        self._threads.close()
         self._endpoint.close()
 
     def __enter__(self) -> ChatClassifier:
@@ -199,14 +176,6 @@ class ChatClassifier:
 
     def __repr__(self) -> str:
         return f"ChatClassifier({self.base_url!r}, {self.model!r}, concurrency={self.concurrency})"
-
-    def _vote(self, tokens: np.ndarray, image: np.ndarray, given_up: threading.Event) -> bool:
-        """One pair, in one of the threads; the first error gives up the batch before another request is begun."""
-        try:
-            return self._ask(tokens, image, given_up)
-        except BaseException:
-            given_up.set()
-            raise
 
     def _ask(self, tokens: np.ndarray, image: np.ndarray, given_up: threading.Event) -> bool:
         text = self._decode(tokens)
@@ -228,19 +197,6 @@ class ChatClassifier:
         return bool(unsafe)
 
 
-def _check_url(base_url: str) -> None:
-    # such an address may hold a secret, so it is not shown
-    if set(base_url) & set("@?#"):
-        raise ValueError("base_url must hold no user name, password, query or fragment; give the key as api_key.")
-    try:
-        parts = urlsplit(base_url)
-        legal = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        legal = False
-    if not legal:
-        raise ValueError(f"base_url must be an address like 'http://localhost:8000/v1', got {base_url!r}.")
-
-
 def _checked_key(api_key: str | None) -> str | None:
     key = (api_key or "").strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
@@ -259,20 +215,8 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _messages(policy: str, text: str, image: np.ndarray) -> list[dict[str, Any]]:
     """The policy as the system's message, text and picture as the user's."""
-    parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": _png_url(image)}}]
+    parts = [
+        {"type": "text", "text": text},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + png_text(image)}},
+    ]
     return [{"role": "system", "content": policy}, {"role": "user", "content": parts}]
-
-
-def _png_url(image: np.ndarray) -> str:
-    """A picture [h, w, c], grey (c = 1) or RGB (c = 3), as a data URL; nothing but the rounding is lost."""
-    from PIL import Image
-
-    if image.shape[-1] not in (1, 3):
-        raise ValueError(f"images must have 1 or 3 channels, got {image.shape[-1]}.")
-    if not np.isfinite(image).all():
-        raise ValueError(f"images must be finite, got {image[~np.isfinite(image)][0]}.")
-    pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    # noise does not compress, so trying hard costs time only
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,103 @@
+"""Questions to a server, one per noisy pair, in threads: all are answered, or the first error calls off the rest."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
+
+import numpy as np
+
+__all__ = ["Question", "Threads", "check_url", "png_text"]
+
+#: One pair and the event that says whether its batch was given up: True for Unsafe.
+Question = Callable[[np.ndarray, np.ndarray, threading.Event], bool]
+
+
+class Threads:
+    """At most so many questions at once, over all batches.
+
+    Args:
+      concurrency: threads.
+      name: how they are called.
+    """
+
+    def __init__(self, concurrency: int, name: str):
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix=name)
+        self._given_up: set[threading.Event] = set()  # one for each batch under way
+
+    def votes(self, question: Question, tokens: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """bool[b], the answers for each pair; the first error is raised, and the other questions are given up."""
+        given_up = threading.Event()
+        self._given_up.add(given_up)
+        votes: list[Future[bool]] = []
+        try:
+            for pair in zip(tokens, images, strict=True):
+                votes.append(self._threads.submit(_ask, question, *pair, given_up))
+            wait(votes, return_when=FIRST_EXCEPTION)
+        finally:
+            self._given_up.discard(given_up)
+            given_up.set()
+            for vote in votes:
+                vote.cancel()
+        errors = [error for vote in votes if not vote.cancelled() and (error := vote.exception()) is not None]
+        # the threads that were called off have no news
+        for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
+            raise error
+        return np.array([vote.result() for vote in votes], bool)
+
+    def cancel(self) -> None:
+        """Give up the batches under way: the threads that wait for them get a CancelledError."""
+        for given_up in tuple(self._given_up):
+            given_up.set()
+
+    def close(self) -> None:
+        """Give up what is under way, wait for what is on its way, and end the threads."""
+        self.cancel()
+        self._threads.shutdown()
+
+
+def _ask(question: Question, tokens: np.ndarray, image: np.ndarray, given_up: threading.Event) -> bool:
+    """One pair, in one of the threads; the first error gives up the batch before another request is begun."""
+    try:
+        return question(tokens, image, given_up)
+    except BaseException:
+        given_up.set()
+        raise
+
+
+def png_text(image: np.ndarray) -> str:
+    """A picture [h, w, c], grey (c = 1) or RGB (c = 3), as a PNG in base64; nothing but the rounding is lost.
+
+    Raises:
+      ValueError: for another number of channels, or pixels that are not finite.
+    """
+    from PIL import Image
+
+    if image.shape[-1] not in (1, 3):
+        raise ValueError(f"images must have 1 or 3 channels, got {image.shape[-1]}.")
+    if not np.isfinite(image).all():
+        raise ValueError(f"images must be finite, got {image[~np.isfinite(image)][0]}.")
+    pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    # noise does not compress, so trying hard costs time only
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", compress_level=1)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def check_url(url: str, name: str, example: str) -> None:
+    """Raise a ValueError unless `url` is an http(s) address without secrets in it; `name` is the argument's."""
+    from urllib.parse import urlsplit
+
+    # such an address may hold a secret, so it is not shown
+    if set(url) & set("@?#"):
+        raise ValueError(f"{name} must hold no user name, password, query or fragment; give the key as api_key.")
+    try:
+        parts = urlsplit(url)
+        legal = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        legal = False
+    if not legal:
+        raise ValueError(f"{name} must be an address like {example!r}, got {url!r}.")

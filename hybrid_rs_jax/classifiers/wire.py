@@ -1,0 +1,192 @@
+"""A classifier behind an address: one request per noisy pair, JSON in and JSON out."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import os
+import random
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
+
+import numpy as np
+
+from hybrid_rs_jax._files import parse_json
+from hybrid_rs_jax.classifiers._asking import Threads, check_url, png_text
+from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
+from hybrid_rs_jax.classifiers.chat.endpoint import RESUME, ChatError
+
+__all__ = ["WireClassifier"]
+
+_LONGEST_ANSWER, _LONGEST_QUOTE = 1 << 20, 200
+_AGAIN = (408, 409, 425, 429)
+
+
+class WireClassifier:
+    """Asks a service about each noisy pair: POST `{"text": ..., "image": <base64 PNG>}`, and reads one decision.
+
+    The answer is a JSON object with `"unsafe": true` or `false`, or, with `threshold`, a number `"score"`, above which
+    a pair is Unsafe. Pixels are clipped to [0, 1] and rounded to 8 bits; this, the decoding and everything the service
+    does belong to the base classifier. An answer may be random; it must depend on its own pair alone, and the service
+    must stay the same for the whole run.
+
+    Status 408, 409, 425, 429 and 5xx, time-outs and broken connections are tried again after a wait that doubles (a
+    Retry-After in seconds is obeyed); anything else, a redirect included, ends the run at once, which can be resumed.
+
+    Args:
+      url: address of the service, without user name, password or query.
+      decode: turns the tokens of one input, int32 [l], into text; called from several threads.
+      threshold: a score above it is Unsafe; None: the answer says "unsafe" itself.
+      api_key: sent as `Authorization: Bearer`; None takes the environment variable HYBRID_RS_API_KEY, if there is one.
+      concurrency: most requests at once, at least 1.
+      attempts: most attempts per request, at least 1.
+      timeout: seconds until an attempt has failed.
+      backoff: seconds before the first repetition; longest_wait: no wait is longer.
+
+    Raises:
+      ValueError: for an argument out of range.
+
+    >>> from hybrid_rs_jax.data import demo
+    >>> WireClassifier("http://localhost:8000/classify", demo.decode, threshold=0.5).describe()["threshold"]
+    0.5
+    """
+
+    on_host = True
+    max_in_flight = 2
+
+    def __init__(
+        self,
+        url: str,
+        decode: Callable[[np.ndarray], str],
+        *,
+        threshold: float | None = None,
+        api_key: str | None = None,
+        concurrency: int = 8,
+        attempts: int = 8,
+        timeout: float = 60.0,
+        backoff: float = 0.5,
+        longest_wait: float = 60.0,
+    ):
+        check_url(url, "url", "http://localhost:8000/classify")
+        for name, number in (("concurrency", concurrency), ("attempts", attempts)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}.")
+        for name, seconds in (("timeout", timeout), ("backoff", backoff), ("longest_wait", longest_wait)):
+            if not 0 < seconds < math.inf:
+                raise ValueError(f"{name} must be a positive number of seconds, got {seconds}.")
+        if threshold is not None and not math.isfinite(threshold):
+            raise ValueError(f"threshold must be a finite number, got {threshold}.")
+        self.url, self.threshold = url, threshold
+        self._decode, self._attempts, self._timeout = decode, attempts, timeout
+        self._backoff, self._longest_wait = backoff, longest_wait
+        key = os.environ.get("HYBRID_RS_API_KEY") if api_key is None else api_key
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self._open = urllib.request.build_opener(_NoRedirect).open
+        self._threads = Threads(concurrency, "wire")
+
+    def __call__(self, tokens: Any, images: Any) -> np.ndarray:
+        """Ask about each pair: tokens int [b, l] and images float [b, h, w, 1 or 3] to bool [b], True for Unsafe.
+
+        Raises:
+          ChatError: the service could not be used; the other requests of the batch are given up.
+        """
+        return self._threads.votes(self._ask, *host_pairs(tokens, images))
+
+    def describe(self) -> dict[str, Any]:
+        """Address, decoding and rule, for a run's header."""
+        return {
+            "name": "hybrid_rs_jax.classifiers.WireClassifier",
+            "url": self.url,
+            "threshold": self.threshold,
+            "decode": qualified_name(self._decode),
+        }
+
+    def cancel(self) -> None:
+        """Give up the batches under way."""
+        self._threads.cancel()
+
+    def close(self) -> None:
+        """Give up what is under way and end the threads; the classifier cannot be called again."""
+        self._threads.close()
+
+    def __repr__(self) -> str:
+        return f"WireClassifier({self.url!r})"
+
+    def _ask(self, tokens: np.ndarray, image: np.ndarray, given_up: threading.Event) -> bool:
+        body = json.dumps({"text": self._decode(tokens), "image": png_text(image)}).encode()
+        for attempt in range(self._attempts):
+            if given_up.is_set():
+                raise CancelledError
+            found = self._send(body)
+            if isinstance(found, bytes):
+                return self._decision(found)
+            fault, pause = found
+            if pause > self._longest_wait:
+                raise self._error(f"asks for a pause of {pause:.0f} s, longer than {self._longest_wait:g} s: {fault}")
+            doubled = min(self._backoff * 2.0 ** min(attempt, 60), self._longest_wait) * (1 - random.random() / 2)
+            if attempt + 1 < self._attempts:
+                given_up.wait(max(doubled, pause))
+        raise self._error(f"failed {self._attempts} times in a row, at last with {fault}")
+
+    def _send(self, body: bytes) -> bytes | tuple[str, float]:
+        """The body of the answer; or why there is none, and the pause that is asked for, if it may pass."""
+        request = urllib.request.Request(self.url, body, self._headers, method="POST")
+        try:
+            with self._open(request, timeout=self._timeout) as answer:
+                return bytes(answer.read(_LONGEST_ANSWER))
+        except urllib.error.HTTPError as error:
+            with error:
+                fault = f"status {error.code}, {_quoted(error.read(_LONGEST_QUOTE))}"
+                if error.code not in _AGAIN and error.code < 500:
+                    raise self._error(f"refused the request: {fault}") from None
+                return fault, _seconds(error.headers.get("Retry-After"))
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+            return f"a broken connection ({reason})", 0.0
+
+    def _decision(self, content: bytes) -> bool:
+        wanted = "unsafe" if self.threshold is None else "score"
+        try:
+            answer = parse_json(content.decode(), "the answer")
+            value = answer[wanted] if isinstance(answer, dict) else None
+            if value is None:
+                raise KeyError(wanted)
+        except (ValueError, KeyError):
+            legal = '{"unsafe": true}' if self.threshold is None else '{"score": 0.7}'
+            hint = "; a score needs a threshold" if b'"score"' in content and self.threshold is None else ""
+            raise self._error(f"must answer {legal}, got {_quoted(content)}{hint}") from None
+        if self.threshold is None:
+            if value is True or value is False:
+                return bool(value)
+            raise self._error(f'must say true or false for "unsafe", got {value!r:.80}')
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self._error(f'must give a finite number for "score", got {value!r:.80}')
+        return bool(value > self.threshold)
+
+    def _error(self, reason: str) -> ChatError:
+        return ChatError(f"The endpoint {self.url} {reason}. {RESUME}")
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would turn the question into a request without one."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Refuse it: its status is an error then."""
+
+
+def _seconds(value: str | None) -> float:
+    try:
+        seconds = float(value or 0)
+    except ValueError:
+        return 0.0
+    return seconds if 0 < seconds < math.inf else 0.0
+
+
+def _quoted(content: bytes) -> str:
+    line = " ".join(content.decode("utf-8", "replace").split())
+    return repr(line if len(line) <= _LONGEST_QUOTE else line[:_LONGEST_QUOTE] + "...")

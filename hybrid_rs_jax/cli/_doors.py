@@ -1,0 +1,64 @@
+"""The flags of one's own models and endpoints, and of texts and pictures for any of them."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from cyclopts import Group, Parameter
+
+from hybrid_rs_jax._text import joined
+from hybrid_rs_jax.cli._values import flag, integer
+from hybrid_rs_jax.errors import BadInputError
+
+__all__ = ["ModelOptions"]
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"must be a finite number, got {text}")
+    return value
+
+
+@Parameter(name="*", group=Group("Own model or endpoint (--model package.module:name or http://...)"))
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """How a model that is no checkpoint is asked; None where a flag was not given."""
+
+    on_host: bool = False
+    """call a function on the host, without a trial whether JAX can compile it"""
+    threshold: Annotated[float, flag(_finite, "X")] | None = None
+    """a score above X is Unsafe, where the model returns scores; of an estimator the probability of its second class"""
+    features: Literal["tokens", "pixels", "both"] | None = None
+    """what an estimator with predict gets (default: whatever has the number of features that it was fitted on)"""
+    wire: Literal["chat", "json"] | None = None
+    """how an address is asked: chat completions, or POST {"text", "image"} for {"unsafe": true} or {"score": 0.7}
+    (default: chat)"""
+    model_name: Annotated[str, Parameter(metavar="NAME")] | None = None
+    """model of a chat endpoint, as the server knows it; its instruction is --policy FILE"""
+    concurrency: Annotated[int, flag(integer(1, 4096), "K")] | None = None
+    """most requests to an address at once (default: 8)"""
+    tokenizer: Literal["words", "bytes"] | None = None
+    """alphabet of texts: the words of the data set, or 256 bytes; PAD belongs to both (default: words);
+    --text-length and --image-size below serve texts and pictures of every model"""
+
+    def given(self) -> list[str]:
+        """The flags that were given, but for that of the data."""
+        values = {
+            "--on-host": self.on_host or None,
+            "--threshold": self.threshold,
+            "--features": self.features,
+            "--wire": self.wire,
+            "--model-name": self.model_name,
+            "--concurrency": self.concurrency,
+        }
+        return [name for name, value in values.items() if value is not None]
+
+    def refuse(self, model: str, *but: str, what: str) -> None:
+        """Raise one sentence where flags were given that mean nothing to the model, those of `but` left aside."""
+        if idle := [name for name in self.given() if name not in but]:
+            verb = "means" if len(idle) == 1 else "mean"
+            raise BadInputError(f"{joined(idle)} {verb} nothing to {what}, got --model {model}.")
