@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.classifiers.demo_guard import DemoGuard
     from hybrid_rs_jax.classifiers.denoised import Denoised
     from hybrid_rs_jax.classifiers.host import HostClassifier
+    from hybrid_rs_jax.classifiers.onnx import OnnxClassifier
     from hybrid_rs_jax.classifiers.own import own_classifier
     from hybrid_rs_jax.classifiers.vlm import VlmGuard
     from hybrid_rs_jax.classifiers.wire import WireClassifier
@@ -32,6 +33,7 @@ __all__ = [
     "Denoised",
     "FirstTokenDecision",
     "HostClassifier",
+    "OnnxClassifier",
     "TextDecision",
     "VlmGuard",
     "WireClassifier",
@@ -44,6 +46,7 @@ _HOMES = {
     "demo_guard": "DemoGuard",
     "denoised": "Denoised",
     "host": "HostClassifier",
+    "onnx": "OnnxClassifier",
     "own": "own_classifier",
     "vlm": "VlmGuard",
     "wire": "WireClassifier",

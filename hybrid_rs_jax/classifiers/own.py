@@ -14,7 +14,7 @@ import numpy as np
 from hybrid_rs_jax.classifiers._pairs import qualified_name
 from hybrid_rs_jax.classifiers.host import HostClassifier
 
-__all__ = ["Features", "own_classifier"]
+__all__ = ["Features", "decisions", "own_classifier"]
 
 Features = Literal["tokens", "pixels", "both"]
 Decode = Callable[[np.ndarray], str]
@@ -27,6 +27,7 @@ def own_classifier(
     on_host: bool = False,
     threshold: float | None = None,
     features: Features | None = None,
+    unsafe: tuple[int, ...] | None = None,
 ) -> Any:
     """A model as a base classifier.
 
@@ -46,6 +47,7 @@ def own_classifier(
       on_host: call a function on the host, without a trial whether JAX can trace it.
       threshold: a score above it is Unsafe; of an estimator the probability of its second class.
       features: what an estimator gets; None: what fits its number of features.
+      unsafe: the classes that are Unsafe, by number, of a module or a function that returns classes or a column each.
 
     Returns:
       The base classifier, see `BaseClassifier`.
@@ -63,17 +65,22 @@ def own_classifier(
     if features is not None and not _is_estimator(model):
         raise ValueError(f"features mean something to an estimator with predict only, got {qualified_name(model)}")
     if _is_torch(model):
-        return _Own(model, _torch_call(model), threshold, _state_digest(model), getattr(model, "classes", None))
+        classes = None if unsafe else getattr(model, "classes", None)
+        return _Own(model, _torch_call(model), threshold, _state_digest(model), classes, unsafe=unsafe)
     if _is_estimator(model):
+        if unsafe is not None:
+            raise ValueError(f"unsafe classes mean nothing to an estimator, got {qualified_name(model)}")
         return _estimator(model, threshold, features)
     if not callable(model):
         raise ValueError(
             "the model must be a classifier, called with (tokens, images), a torch module or an estimator with "
             f"predict, got {model!r:.80}"
         )
-    classes = getattr(model, "classes", None)
+    classes = None if unsafe else getattr(model, "classes", None)
     if getattr(model, "takes_text", False):
-        return _Own(model, _text_call(model, decode), threshold, None, classes)
+        return _Own(model, _text_call(model, decode), threshold, None, classes, unsafe=unsafe)
+    if unsafe is not None:
+        return _Own(model, model, threshold, None, None, unsafe=unsafe)
     if threshold is not None and (hasattr(model, "functional") or hasattr(model, "margin")):
         raise ValueError(f"{qualified_name(model)} has a margin of its own and no use for a threshold")
     if threshold is not None and not on_host and getattr(model, "on_host", None) is not True:
@@ -94,16 +101,18 @@ class _Own(HostClassifier):
         digest: str | None,
         classes: int | None,
         settings: dict[str, Any] | None = None,
+        unsafe: tuple[int, ...] | None = None,
     ):
         super().__init__(
-            lambda tokens, images: _decisions(call(tokens, images), threshold, classes),
+            lambda tokens, images: decisions(call(tokens, images), threshold, classes, unsafe),
             name=qualified_name(model),
             digest=digest,
             classes=classes,
             max_in_flight=int(getattr(model, "max_in_flight", 1)),
         )
         described = model.describe() if hasattr(model, "describe") else {}
-        self._settings = {"threshold": threshold, **(settings or {}), **described}
+        own = {} if unsafe is None else {"unsafe": list(unsafe)}
+        self._settings = {"threshold": threshold, **(settings or {}), **own, **described}
 
     def describe(self) -> dict[str, Any]:
         """As a host classifier, with the settings of the model."""
@@ -128,13 +137,27 @@ class _Above:
         return {"name": self.name, **described, "threshold": self._threshold}
 
 
-def _decisions(returned: Any, threshold: float | None, classes: int | None) -> np.ndarray:
-    """Decisions from labels [b], scores [b] or [b, 1], or one column per class."""
+def decisions(
+    returned: Any, threshold: float | None, classes: int | None, unsafe: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """Decisions from labels [b], scores [b] or [b, 1], or one column per class.
+
+    Args:
+      returned: what a model returned.
+      threshold: a score above it is Unsafe; with `unsafe` the sum of their columns.
+      classes: number of classes, where the class is certified.
+      unsafe: the classes that are Unsafe; the largest column, or the label, says which class it is.
+
+    Raises:
+      ValueError: for another shape, scores without a threshold, or what is not finite.
+    """
     if isinstance(returned, dict):
         returned = returned.get("logits", returned)
     found = _array(getattr(returned, "logits", returned))
     if found.ndim == 2 and found.shape[1] == 1:
         found = found[:, 0]
+    if unsafe is not None:
+        return _of_classes(found, threshold, unsafe)
     if found.ndim == 2:
         if classes == found.shape[1] or (classes is None and threshold is None and found.shape[1] == 2):
             _check_finite(found)
@@ -157,6 +180,18 @@ def _decisions(returned: Any, threshold: float | None, classes: int | None) -> n
             "from where on one is Unsafe (a threshold)."
         )
     return found
+
+
+def _of_classes(found: np.ndarray, threshold: float | None, unsafe: tuple[int, ...]) -> np.ndarray:
+    """Whether the class is among the unsafe ones."""
+    if found.ndim == 1 and found.dtype.kind in "iu" and threshold is None:
+        return np.isin(found, unsafe)
+    if found.ndim != 2 or max(unsafe) >= found.shape[1]:
+        raise ValueError(f"The model must return a column for each class 0..{max(unsafe)}, got shape {found.shape}.")
+    _check_finite(found)
+    if threshold is None:
+        return np.isin(found.argmax(axis=1), unsafe)
+    return found[:, list(unsafe)].sum(axis=1) > threshold
 
 
 def _check_finite(found: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Group, Parameter
 
 from hybrid_rs_jax._text import joined
-from hybrid_rs_jax.cli._values import flag, integer
+from hybrid_rs_jax.cli._values import flag, integer, integer_grid
 from hybrid_rs_jax.errors import BadInputError
 
 __all__ = ["ModelOptions"]
@@ -23,7 +23,11 @@ def _finite(text: str) -> float:
     return value
 
 
-@Parameter(name="*", group=Group("Own model or endpoint (--model package.module:name or http://...)"))
+def _classes(text: str) -> tuple[int, ...]:
+    return tuple(integer_grid(0, 2**20)(text).tolist())
+
+
+@Parameter(name="*", group=Group("Own model or endpoint (--model package.module:name, FILE.onnx or http://...)"))
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """How a model that is no checkpoint is asked; None where a flag was not given."""
@@ -34,6 +38,10 @@ class ModelOptions:
     """a score above X is Unsafe, where the model returns scores; of an estimator the probability of its second class"""
     features: Literal["tokens", "pixels", "both"] | None = None
     """what an estimator with predict gets (default: whatever has the number of features that it was fitted on)"""
+    unsafe_classes: Annotated[tuple[int, ...], flag(_classes, "K,K,...")] | None = None
+    """classes that are Unsafe, by number from 0, where the model returns a class or a column for each"""
+    output: Annotated[str, Parameter(metavar="NAME")] | None = None
+    """output of an ONNX file that decides (default: its first one)"""
     wire: Literal["chat", "json"] | None = None
     """how an address is asked: chat completions, or POST {"text", "image"} for {"unsafe": true} or {"score": 0.7}
     (default: chat)"""
@@ -51,6 +59,8 @@ class ModelOptions:
             "--on-host": self.on_host or None,
             "--threshold": self.threshold,
             "--features": self.features,
+            "--unsafe-classes": self.unsafe_classes,
+            "--output": self.output,
             "--wire": self.wire,
             "--model-name": self.model_name,
             "--concurrency": self.concurrency,

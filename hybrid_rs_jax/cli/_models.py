@@ -18,9 +18,13 @@ from hybrid_rs_jax.cli._doors import ModelOptions
 from hybrid_rs_jax.cli.options import GuardOptions
 from hybrid_rs_jax.errors import BadInputError
 
-__all__ = ["LEGAL_MODELS", "found_object", "imported", "is_address", "opened_address"]
+__all__ = ["LEGAL_MODELS", "found_object", "imported", "is_address", "is_onnx", "opened_address", "opened_onnx"]
 
-LEGAL_MODELS = "--model must be demo, package.module:name of a model, an address http://..., or a checkpoint's folder"
+LEGAL_MODELS = (
+    "--model must be demo, package.module:name of a model, an ONNX file, an address http://..., or the folder of a "
+    "checkpoint"
+)
+_IMPORTED = ("--on-host", "--threshold", "--features", "--unsafe-classes")
 Decode = Callable[[np.ndarray], str]
 
 
@@ -35,17 +39,36 @@ def imported(
     """What `found_object` found as a classifier, and what a header says of it."""
     from hybrid_rs_jax.classifiers.own import own_classifier
 
-    options.refuse(name, "--on-host", "--threshold", "--features", what="a model that is imported")
+    options.refuse(name, *_IMPORTED, what="a model that is imported")
     model, source = found
     try:
         classifier = own_classifier(
-            model, decode=decode, on_host=options.on_host, threshold=options.threshold, features=options.features
+            model,
+            decode=decode,
+            on_host=options.on_host,
+            threshold=options.threshold,
+            features=options.features,
+            unsafe=options.unsafe_classes,
         )
     except ValueError as error:
         raise BadInputError(f"--model {name}: {str(error).rstrip('.')}.") from error
     described = classifier.describe() if hasattr(classifier, "describe") else {}
     digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
     return classifier, {"name": name, "source_sha256": digest, **described}
+
+
+def is_onnx(model: str) -> bool:
+    """Whether `--model` names an ONNX file."""
+    return model.lower().endswith(".onnx")
+
+
+def opened_onnx(path: str, options: ModelOptions) -> tuple[Any, dict[str, Any]]:
+    """The classifier of an ONNX file, and what a header says of it."""
+    from hybrid_rs_jax.classifiers.onnx import OnnxClassifier
+
+    options.refuse(path, "--threshold", "--output", "--unsafe-classes", what="an ONNX file")
+    classifier = OnnxClassifier(path, output=options.output, threshold=options.threshold, unsafe=options.unsafe_classes)
+    return classifier, classifier.describe()
 
 
 def opened_address(

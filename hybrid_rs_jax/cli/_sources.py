@@ -14,7 +14,15 @@ import numpy as np
 from hybrid_rs_jax._files import kind_of, path_text, read_text
 from hybrid_rs_jax._tables import SUFFIXES
 from hybrid_rs_jax.cli._doors import ModelOptions
-from hybrid_rs_jax.cli._models import LEGAL_MODELS, found_object, imported, is_address, opened_address
+from hybrid_rs_jax.cli._models import (
+    LEGAL_MODELS,
+    found_object,
+    imported,
+    is_address,
+    is_onnx,
+    opened_address,
+    opened_onnx,
+)
 from hybrid_rs_jax.cli.options import GuardOptions, ThreatOptions
 from hybrid_rs_jax.data.index import Dataset
 from hybrid_rs_jax.data.inputs import ArrayInputs, Inputs, load_npz
@@ -126,17 +134,20 @@ def open_source(
         raise BadInputError(f"{name} means something to texts and pictures only, got --data {path_text(data)}.")
     found: tuple[Any, str | None] = (None, None)
     if not address:
-        _refuse_lost_folder(model)
+        if not is_onnx(model):
+            _refuse_lost_folder(model)
         plain.refuse(model)
         if model == "demo":
             own.refuse(model, what="the demo's guard")
-        else:
+        elif not is_onnx(model):
             found = found_object(model)
     opened = open_arrays(data, guard, pixel_range, threat, own.tokenizer)
     if address:
         classifier, described = opened_address(model, own, guard, opened.decode)
     elif model == "demo":
         classifier, described = _demo_guard()
+    elif is_onnx(model):
+        classifier, described = opened_onnx(model, own)
     else:
         classifier, described = imported(model, found, own, opened.decode)
     return Source(

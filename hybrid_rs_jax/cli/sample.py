@@ -114,7 +114,7 @@ def sample(
     ----------
     model
         demo, package.module:name (a function of JAX, NumPy or texts, a torch module, an estimator with predict), an
-        address http://..., or the folder of a vision-language checkpoint
+        ONNX file, an address http://..., or the folder of a vision-language checkpoint
     data
         demo (unsafe inputs), demo-safe, a NumPy archive (.npz) with tokens, images, ids, eligible, or texts and
         pictures: .csv, .jsonl or .parquet (id, text, image; label, group), or a folder (a.png with a.txt)
