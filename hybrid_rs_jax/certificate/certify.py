@@ -27,7 +27,7 @@ from hybrid_rs_jax.confidence import (
     clopper_pearson_upper_bound,
 )
 from hybrid_rs_jax.kernels import Edits, HybridSmoothing
-from hybrid_rs_jax.kernels.deletion import Budget, budget_numbers
+from hybrid_rs_jax.kernels.edits import Budget, budget_numbers
 
 __all__ = [
     "CertifiedCounts",

@@ -13,7 +13,7 @@ from hybrid_rs_jax.certificate.certify import as_lanes, largest_budget, shifted
 from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.confidence import clopper_pearson_bound, clopper_pearson_upper_bound
 from hybrid_rs_jax.kernels import HybridSmoothing
-from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.kernels.edits import Budget
 
 __all__ = [
     "CertifiedClasses",

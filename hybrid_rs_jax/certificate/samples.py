@@ -23,7 +23,7 @@ from hybrid_rs_jax.certificate.certify import (
 )
 from hybrid_rs_jax.confidence import SamplingPlan
 from hybrid_rs_jax.kernels import HybridSmoothing
-from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.kernels.edits import Budget
 
 __all__ = ["Sample", "certified_samples", "needed_by_sample", "samples_for", "worst_case_of_samples"]
 

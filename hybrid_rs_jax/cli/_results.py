@@ -13,7 +13,7 @@ from hybrid_rs_jax._text import span_text
 from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer
 from hybrid_rs_jax.cli.options import ALPHA, TAU, RiskOptions, check_fields
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.kernels.deletion import budget_numbers
+from hybrid_rs_jax.kernels.edits import budget_numbers
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.kernels import HybridSmoothing

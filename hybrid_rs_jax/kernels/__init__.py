@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.kernels.base import DiscreteKernel
     from hybrid_rs_jax.kernels.categorical import CategoricalKernel
     from hybrid_rs_jax.kernels.conditional import Conditional
-    from hybrid_rs_jax.kernels.deletion import DeletionKernel, Edits
+    from hybrid_rs_jax.kernels.deletion import DeletionKernel
+    from hybrid_rs_jax.kernels.edits import Edits
     from hybrid_rs_jax.kernels.grid import GRID_STEP, off_grid_radius
     from hybrid_rs_jax.kernels.smoothing import HybridSmoothing
     from hybrid_rs_jax.kernels.uniform import UniformKernel
@@ -35,7 +36,8 @@ _HOMES = {
     "base": "DiscreteKernel",
     "categorical": "CategoricalKernel",
     "conditional": "Conditional",
-    "deletion": "DeletionKernel Edits",
+    "deletion": "DeletionKernel",
+    "edits": "Edits",
     "grid": "GRID_STEP off_grid_radius",
     "smoothing": "HybridSmoothing",
     "uniform": "UniformKernel",

@@ -26,7 +26,8 @@ from hybrid_rs_jax.kernels._threefry import TOKEN_HITS, TOKEN_SYMBOLS, Words, ke
 from hybrid_rs_jax.kernels._trinomial import log_binomial_power
 from hybrid_rs_jax.kernels.absorbing import AbsorbingKernel, MaskingNoise
 from hybrid_rs_jax.kernels.categorical import CategoricalKernel
-from hybrid_rs_jax.kernels.deletion import DeletingNoise, DeletionKernel, Edits, edit_ratio
+from hybrid_rs_jax.kernels.deletion import DeletingNoise, DeletionKernel, edit_ratio
+from hybrid_rs_jax.kernels.edits import Edits
 from hybrid_rs_jax.kernels.uniform import ReplacingNoise, UniformKernel, below
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, compose_all, identity
 

@@ -5,74 +5,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
-from hybrid_rs_jax._checks import LARGEST_BUDGET, check_budget, check_tokens, check_whole
+from hybrid_rs_jax._checks import check_budget, check_tokens, check_whole
 from hybrid_rs_jax.kernels._threefry import Words
 from hybrid_rs_jax.kernels.base import drawn_probability, hit_limits, hits, sample_tokens
+from hybrid_rs_jax.kernels.edits import Edits
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
 
-__all__ = ["Budget", "DeletingNoise", "DeletionKernel", "Edits", "budget_numbers", "edit_ratio"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Edits:
-    """A budget of edits: at most so many tokens substituted, inserted and deleted, anywhere in the text.
-
-    Every edit script is: the tokens at a set of positions disappear, then others are inserted anywhere; a substitution
-    is one of each. So `removed` tokens disappear at most and `added` ones appear at most.
-
-    Args:
-      substituted, inserted, deleted: non-negative integers.
-
-    Raises:
-      ValueError: if one of them is not.
-
-    >>> Edits(substituted=1, inserted=2).added
-    3
-    """
-
-    substituted: int = 0
-    inserted: int = 0
-    deleted: int = 0
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = check_whole(field.name, getattr(self, field.name), 0, LARGEST_BUDGET)
-            object.__setattr__(self, field.name, value)
-
-    def __str__(self) -> str:
-        parts = [f"{count} {name}" for name, count in dataclasses.asdict(self).items() if count]
-        return " + ".join(parts) or "no edit"
-
-    @property
-    def removed(self) -> int:
-        """Tokens of the clean text that disappear at most."""
-        return self.substituted + self.deleted
-
-    @property
-    def added(self) -> int:
-        """Tokens of the attacked text that are new at most."""
-        return self.substituted + self.inserted
-
-    def covers(self, other: Edits) -> bool:
-        """Is every attack within `other` one within this budget?"""
-        return all(a >= b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True))
-
-    @classmethod
-    def of(cls, budget: object) -> Edits:
-        """A budget as edits: a number of tokens is that many insertions."""
-        return budget if isinstance(budget, Edits) else cls(inserted=check_budget(budget))
-
-
-#: A discrete budget: a number of tokens, or edits.
-Budget: TypeAlias = int | Edits
+__all__ = ["DeletingNoise", "DeletionKernel", "edit_ratio"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,11 +100,6 @@ class DeletionKernel:
     def check_tokens(self, tokens: object) -> None:
         """Every integer token is covered: deletion draws from no alphabet."""
         check_tokens(tokens)
-
-
-def budget_numbers(budgets: Sequence[Budget]) -> tuple[int, ...]:
-    """Budgets as numbers: tokens, or of `Edits` the place in the list, 0 for the first."""
-    return tuple(place if isinstance(budget, Edits) else budget for place, budget in enumerate(budgets))
 
 
 def edit_ratio(p_delete: float, removed: int, added: int) -> LikelihoodRatio:

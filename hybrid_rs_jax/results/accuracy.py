@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from hybrid_rs_jax._text import percent_text, setting_text
-from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.kernels.edits import Budget
 from hybrid_rs_jax.results.classes import ClassCertificate
 from hybrid_rs_jax.results.result import Result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hybrid_rs_jax.kernels import CategoricalKernel, DeletionKernel, HybridSmoothing
-from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.kernels.edits import Budget
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.statement import (
     Drawn,

@@ -21,7 +21,7 @@ from hybrid_rs_jax.certificate.certify import Side, certified_counts, worst_case
 from hybrid_rs_jax.certificate.samples import certified_samples, samples_for, worst_case_of_samples
 from hybrid_rs_jax.confidence import FixedSample, SamplingPlan
 from hybrid_rs_jax.kernels import HybridSmoothing
-from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.kernels.edits import Budget
 from hybrid_rs_jax.results.building import build_statement
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.exits import Exits

@@ -16,7 +16,7 @@ from hybrid_rs_jax.certificate.classes import (
 )
 from hybrid_rs_jax.certificate.samples import samples_for
 from hybrid_rs_jax.kernels import HybridSmoothing
-from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.kernels.edits import Budget
 from hybrid_rs_jax.results.building import build_statement
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.exits import Exits

@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid_rs_jax.certificate.samples import Sample, samples_for
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.kernels.edits import Budget
 from hybrid_rs_jax.results.columns import Column
 from hybrid_rs_jax.results.runs import Run
 from hybrid_rs_jax.results.statement import Provisional

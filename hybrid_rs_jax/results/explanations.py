@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid_rs_jax._text import ceil_probability_text, counted, down_text, setting_text, span_text, up_text
 from hybrid_rs_jax.confidence import samples_for_share
-from hybrid_rs_jax.kernels.deletion import budget_numbers
+from hybrid_rs_jax.kernels.edits import budget_numbers
 from hybrid_rs_jax.results.sentences import certified, too_few_draws
 from hybrid_rs_jax.results.statement import Statement
 

@@ -19,7 +19,7 @@ from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.confidence import plan_from
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.kernels import Edits, HybridSmoothing
-from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.kernels.edits import Budget
 from hybrid_rs_jax.kernels.record import build_smoothing, describe_smoothing
 from hybrid_rs_jax.results.building import build_statement
 from hybrid_rs_jax.results.certificate import Certificate, Decisions

@@ -11,7 +11,7 @@ import numpy as np
 
 from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.kernels import Edits
-from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.kernels.edits import Budget
 from hybrid_rs_jax.kernels.record import describe_smoothing
 from hybrid_rs_jax.results.explanations import draws_at_share, silent_rows
 from hybrid_rs_jax.results.facts import thawed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
-from hybrid_rs_jax.kernels.deletion import Budget, budget_numbers
+from hybrid_rs_jax.kernels.edits import Budget, budget_numbers
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.statement import Statement
 

@@ -13,7 +13,7 @@ from hybrid_rs_jax._text import DASH, counted, down_text, joined, setting_text, 
 from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.confidence import detection_threshold
 from hybrid_rs_jax.kernels import AbsorbingKernel, Conditional, DeletionKernel, Edits
-from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.kernels.edits import Budget
 from hybrid_rs_jax.results.statement import Denoising, Noise, Provisional, Risk, Statement, Threat
 
 __all__ = [

@@ -13,7 +13,7 @@ import numpy as np
 
 from hybrid_rs_jax._version import __version__
 from hybrid_rs_jax.kernels import HybridSmoothing
-from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.kernels.edits import Budget
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.certificate.certify import Side

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hybrid_rs_jax._text import DASH, floor_text, mean, percent_text, radius_text
-from hybrid_rs_jax.kernels.deletion import Budget
+from hybrid_rs_jax.kernels.edits import Budget
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.result import Result
