@@ -11,7 +11,7 @@ import pytest
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax import cli
-from hybrid_rs_jax.results import counts as counts_room
+from hybrid_rs_jax.results import count_files as counts_room
 
 COUNTS = "id,successes,n\na,10000,10000\nb,9990,10000\nc,8000,10000\nd,0,10000\n"
 UNIFORM = ["--kernel", "uniform", "--beta", "0.25", "--vocab-size", "32000"]
