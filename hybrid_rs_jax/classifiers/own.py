@@ -18,6 +18,8 @@ __all__ = ["Features", "decisions", "own_classifier"]
 
 Features = Literal["tokens", "pixels", "both"]
 Decode = Callable[[np.ndarray], str]
+#: Tokens, images, and whether columns have names: a data frame, or an array.
+Rows = Callable[[np.ndarray, np.ndarray, bool], Any]
 
 
 def own_classifier(
@@ -28,6 +30,7 @@ def own_classifier(
     threshold: float | None = None,
     features: Features | None = None,
     unsafe: tuple[int, ...] | None = None,
+    rows: Rows | None = None,
 ) -> Any:
     """A model as a base classifier.
 
@@ -48,6 +51,7 @@ def own_classifier(
       threshold: a score above it is Unsafe; of an estimator the probability of its second class.
       features: what an estimator gets; None: what fits its number of features.
       unsafe: the classes that are Unsafe, by number, of a module or a function that returns classes or a column each.
+      rows: of a table of features, its rows from (tokens, images, with names of columns): what an estimator gets.
 
     Returns:
       The base classifier, see `BaseClassifier`.
@@ -70,7 +74,7 @@ def own_classifier(
     if _is_estimator(model):
         if unsafe is not None:
             raise ValueError(f"unsafe classes mean nothing to an estimator, got {qualified_name(model)}")
-        return _estimator(model, threshold, features)
+        return _estimator(model, threshold, features, rows)
     if not callable(model):
         raise ValueError(
             "the model must be a classifier, called with (tokens, images), a torch module or an estimator with "
@@ -264,7 +268,7 @@ def _text_call(model: Any, decode: Decode | None) -> Callable[[Any, Any], Any]:
     return lambda tokens, images: model([decode(row) for row in tokens], images)
 
 
-def _estimator(model: Any, threshold: float | None, features: Features | None) -> Any:
+def _estimator(model: Any, threshold: float | None, features: Features | None, table: Rows | None) -> Any:
     known = getattr(model, "classes_", None)
     labels = None if known is None else np.asarray(known)
     if labels is not None and labels.ndim != 1:
@@ -276,7 +280,10 @@ def _estimator(model: Any, threshold: float | None, features: Features | None) -
         raise ValueError(f"{qualified_name(model)} knows one class only, {labels.tolist()}")
 
     def call(tokens: np.ndarray, images: np.ndarray) -> Any:
-        rows = _features(model, tokens, images, features)
+        if table is not None and features is None:
+            rows = table(tokens, images, hasattr(model, "feature_names_in_"))
+        else:
+            rows = _features(model, tokens, images, features)
         if threshold is not None and hasattr(model, "predict_proba"):
             return np.asarray(model.predict_proba(rows))[:, 1].astype(np.float64)
         found = np.asarray(model.predict(rows))
@@ -284,7 +291,10 @@ def _estimator(model: Any, threshold: float | None, features: Features | None) -
             return found
         return np.searchsorted(labels, found) if classes is not None else found == labels[1]
 
-    settings: dict[str, Any] = {"features": features or "those that it was fitted on"}
+    fitted = "those that it was fitted on" if table is None else "the columns of the table"
+    settings: dict[str, Any] = {"features": features or fitted}
+    if labels is not None:
+        settings["class_names"] = [str(label) for label in labels]
     if labels is not None and classes is None:
         settings["unsafe"] = str(labels[1])
     try:

@@ -27,6 +27,13 @@ def _classes(text: str) -> tuple[int, ...]:
     return tuple(integer_grid(0, 2**20)(text).tolist())
 
 
+def _columns(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise ValueError(f"must be names of columns like age,sex, got {text}")
+    return names
+
+
 @Parameter(name="*", group=Group("Own model or endpoint (--model package.module:name, FILE.onnx or http://...)"))
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -52,6 +59,17 @@ class ModelOptions:
     tokenizer: Literal["words", "bytes"] | None = None
     """alphabet of texts: the words of the data set, or 256 bytes; PAD belongs to both (default: words);
     --text-length and --image-size below serve texts and pictures of every model"""
+
+    label_column: Annotated[str, Parameter(metavar="COLUMN")] | None = None
+    """--data is a table of features, and this column the label: other columns are fields (categories of the table) and
+    numbers (in standard deviations of the table)"""
+    categorical: Annotated[tuple[str, ...], flag(_columns, "NAME,NAME")] | None = None
+    """columns of such a table that hold numbers and are categories all the same"""
+
+    @property
+    def table(self) -> bool:
+        """The data are a table of features."""
+        return self.label_column is not None or self.categorical is not None
 
     def given(self) -> list[str]:
         """The flags that were given, but for that of the data."""

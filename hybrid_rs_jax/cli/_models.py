@@ -34,7 +34,7 @@ def is_address(model: str) -> bool:
 
 
 def imported(
-    name: str, found: tuple[Any, str | None], options: ModelOptions, decode: Decode | None
+    name: str, found: tuple[Any, str | None], options: ModelOptions, decode: Decode | None, rows: Any = None
 ) -> tuple[Any, dict[str, Any]]:
     """What `found_object` found as a classifier, and what a header says of it."""
     from hybrid_rs_jax.classifiers.own import own_classifier
@@ -49,6 +49,7 @@ def imported(
             threshold=options.threshold,
             features=options.features,
             unsafe=options.unsafe_classes,
+            rows=rows,
         )
     except ValueError as error:
         raise BadInputError(f"--model {name}: {str(error).rstrip('.')}.") from error

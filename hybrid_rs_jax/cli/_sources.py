@@ -51,6 +51,7 @@ CHECKPOINT_UNIT = (
     "pixels in [0, 1] at {height}x{width}, added before the checkpoint's own image processing, not clipped"
 )
 TEXTS_UNIT = "pixels in [0, 1] at {height}x{width}, added to the picture that the classifier gets, not clipped"
+FEATURES_UNIT = "standard deviations of the table's columns, added to the numbers that the model gets"
 DEMO_UNIT = "pixels in [0, 1] at 8x8, added to the picture that the classifier gets, not clipped"
 
 
@@ -65,6 +66,7 @@ class Source:
       batch_size: noisy copies per step where the user does not say.
       pad_token: the id that is no token, for deletion noise.
       columns: further columns of the data, label and group for two, a value per input.
+      cardinalities: symbols of each field, of a table of features.
     """
 
     classifier: Any
@@ -76,6 +78,7 @@ class Source:
     batch_size: int = 2000
     pad_token: int = 0
     columns: Mapping[str, Sequence[str | None]] = dataclasses.field(default_factory=dict)
+    cardinalities: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,7 @@ class OpenedData:
 
     Attributes:
       decode: the text of token ids; None: they are of the user's own.
+      rows: of a table of features, its rows again.
     """
 
     inputs: Inputs
@@ -93,6 +97,8 @@ class OpenedData:
     decode: Callable[[np.ndarray], str] | None = None
     pad_token: int = 0
     columns: Mapping[str, Sequence[str | None]] = dataclasses.field(default_factory=dict)
+    cardinalities: tuple[int, ...] | None = None
+    rows: Callable[..., Any] | None = None
 
 
 def open_source(
@@ -126,10 +132,14 @@ def open_source(
         own.refuse(model, what="a checkpoint")
         if own.tokenizer is not None:
             raise BadInputError(f"--tokenizer means nothing to a checkpoint, which has its own, got --model {model}.")
+        if own.table:
+            raise BadInputError(f"--label-column means nothing to a checkpoint, got --model {model}.")
         return _checkpoint(model, data, guard, threat, share_image)
     texts: dict[str, Any] = {"text_length": None, "image_size": None}
     plain = dataclasses.replace(guard, **texts)
-    if not _holds_texts(data) and plain != guard:
+    if own.table and address:
+        raise BadInputError(f"--model {model} is asked with texts and pictures, not with a table of features.")
+    if (own.table or not _holds_texts(data)) and plain != guard:
         name = "--image-size" if guard.text_length is None else "--text-length"
         raise BadInputError(f"{name} means something to texts and pictures only, got --data {path_text(data)}.")
     found: tuple[Any, str | None] = (None, None)
@@ -141,7 +151,7 @@ def open_source(
             own.refuse(model, what="the demo's guard")
         elif not is_onnx(model):
             found = found_object(model)
-    opened = open_arrays(data, guard, pixel_range, threat, own.tokenizer)
+    opened = _features(data, own) if own.table else open_arrays(data, guard, pixel_range, threat, own.tokenizer)
     if address:
         classifier, described = opened_address(model, own, guard, opened.decode)
     elif model == "demo":
@@ -149,7 +159,7 @@ def open_source(
     elif is_onnx(model):
         classifier, described = opened_onnx(model, own)
     else:
-        classifier, described = imported(model, found, own, opened.decode)
+        classifier, described = imported(model, found, own, opened.decode, opened.rows)
     return Source(
         classifier,
         opened.inputs,
@@ -159,6 +169,7 @@ def open_source(
         opened.described,
         pad_token=opened.pad_token,
         columns=opened.columns,
+        cardinalities=opened.cardinalities,
     )
 
 
@@ -231,6 +242,25 @@ def open_arrays(
     # each input has its own digest in the ledger, so that data may grow between two sessions
     named = {"name": "npz", "file": path.name} | ({} if pixel_range is None else {"pixel_range": list(pixel_range)})
     return OpenedData(arrays, None, PLAIN_UNIT, named, columns=arrays.columns)
+
+
+def _features(data: str, own: ModelOptions) -> OpenedData:
+    """A table of features."""
+    from hybrid_rs_jax.data.fields import open_table
+
+    if data in DEMO_DATA or not data.lower().endswith(SUFFIXES):
+        raise BadInputError(f"--label-column needs a table as --data (.csv, .jsonl, .parquet), got {path_text(data)}.")
+    inputs, schema = open_table(Path(data), own.label_column, own.categorical or ())
+    described = {"name": "table", "file": Path(data).name, "columns": schema.describe()}
+    return OpenedData(
+        inputs,
+        None,
+        FEATURES_UNIT,
+        described,
+        columns=inputs.columns,
+        cardinalities=schema.cardinalities,
+        rows=schema.rows,
+    )
 
 
 def _holds_texts(data: str) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from cyclopts import Group, Parameter
 
 from hybrid_rs_jax._files import kind_of
-from hybrid_rs_jax._text import counted
+from hybrid_rs_jax._text import counted, joined
 from hybrid_rs_jax.cli import _values
 from hybrid_rs_jax.cli._denoiser import DenoiserName, denoised_source, open_denoiser
 from hybrid_rs_jax.cli._doors import ModelOptions
@@ -61,7 +61,13 @@ examples:
   hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --dtype bfloat16 --out run
   hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --denoiser ./ddpm-256 --out run
   hybrid-rs sample --model my_filter:torch_module --data memes.jsonl --image-size 64x64 --sigma 0.25 --out run
+<<<<<<< HEAD
   hybrid-rs sample --model http://localhost:8000/classify --wire json --data memes.jsonl --sigma 0.25 --out run"""
+=======
+  hybrid-rs sample --model my_tree:pipeline --data adult.csv --label-column income --sigma 0.25 --out run
+  hybrid-rs sample --model http://localhost:8000/classify --wire json --data memes.jsonl --sigma 0.25 --out run
+  hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --dtype bfloat16 --out run"""
+>>>>>>> doors
 
 DEMO_SIGMA = 0.25
 
@@ -297,6 +303,13 @@ def _threat_name(smoothing: HybridSmoothing, threat: ThreatOptions, source: Sour
 
 def _smoothing(noise: NoiseOptions, source: Source, threat: ThreatOptions, demo: bool) -> HybridSmoothing:
     """The noise of the flags; beta, and for the demo sigma, have defaults, and the data know their alphabet."""
+    fields = source.cardinalities
+    if fields is not None:
+        noise = noise.or_default(kernel="categorical" if fields else "none")
+    if fields and noise.kernel == "categorical":
+        noise = noise.or_default(cardinalities=fields)
+        if noise.cardinalities != fields:
+            raise BadInputError(f"--cardinalities contradicts the table, whose fields have {joined(fields)} symbols.")
     noise = noise.or_default(kernel="deletion" if threat.name == "insert" else "uniform")
     if (noise.kernel == "deletion") != (threat.name == "insert"):
         raise BadInputError(

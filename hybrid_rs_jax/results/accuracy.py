@@ -9,6 +9,7 @@ import numpy as np
 from hybrid_rs_jax._text import percent_text, setting_text
 from hybrid_rs_jax.kernels.edits import Budget
 from hybrid_rs_jax.results.classes import ClassCertificate
+from hybrid_rs_jax.results.facts import Facts
 from hybrid_rs_jax.results.result import Result
 
 __all__ = ["AccuracyTable", "accuracy_table"]
@@ -88,7 +89,8 @@ class AccuracyTable:
 def accuracy_table(result: Result, epsilon: object) -> AccuracyTable:
     """Certified shares of a result, and with a column `label` the share that is certified and right.
 
-    Labels say unsafe or safe (1 or 0, true or false, yes or no), or for votes per class the number of the class.
+    Labels say unsafe or safe (1 or 0, true or false, yes or no), or for votes per class the number of the class. Where
+    a run knows the names that its estimator has for the classes, labels are these names.
 
     Args:
       result: certificates.
@@ -124,10 +126,20 @@ def accuracy_table(result: Result, epsilon: object) -> AccuracyTable:
 
 def _label(cell: str, result: Result) -> int | None:
     """1 for Unsafe and 0 for Safe, or a class; None for what is neither."""
-    text = cell.strip().casefold()
+    text, names = cell.strip().casefold(), _names(result)
+    if text in names:
+        return names[text]
     if isinstance(result, ClassCertificate):
         return int(text) if text.isdecimal() else None
     return 1 if text in _UNSAFE else 0 if text in _SAFE else None
+
+
+def _names(result: Result) -> dict[str, int]:
+    """Names of the classes in the run's header, with their numbers."""
+    run = result.counts.run
+    described = None if run is None else run.facts.get("classifier")
+    names = described.get("class_names") if isinstance(described, Facts) else None
+    return {str(name).casefold(): number for number, name in enumerate(names)} if isinstance(names, tuple) else {}
 
 
 def _said(result: Result) -> list[int]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hybrid_rs_jax.cli import main
-from hybrid_rs_jax.results.counts import read_counts
+from hybrid_rs_jax.results.count_files import read_counts
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -1,0 +1,162 @@
+"""A table of features as inputs: categorical columns become fields of symbols, numbers are standardised."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hybrid_rs_jax._tables import Table, read_table, whole_number
+from hybrid_rs_jax._text import joined
+from hybrid_rs_jax.data.inputs import ArrayInputs
+from hybrid_rs_jax.errors import BadInputError
+
+__all__ = ["Schema", "open_table"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """What the columns of a table are.
+
+    Attributes:
+      order: names of all features, as the table has them.
+      categories: of each categorical column its values, sorted: the symbols 0, 1, ...; an attacker's are among them.
+      numbers: of each numeric column mean and standard deviation, so that sigma and eps are in standard deviations.
+      constants: columns with one value, which no noise changes.
+    """
+
+    order: tuple[str, ...]
+    categories: Mapping[str, tuple[str, ...]]
+    numbers: Mapping[str, tuple[float, float]]
+    constants: Mapping[str, str]
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Symbols of each field."""
+        return tuple(map(len, self.categories.values()))
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The schema as a run's header has it, an object per column."""
+        return [{"name": name, **self._column(name)} for name in self.order]
+
+    def _column(self, name: str) -> dict[str, Any]:
+        if name in self.categories:
+            return {"values": list(self.categories[name])}
+        if name in self.constants:
+            return {"constant": self.constants[name]}
+        mean, std = self.numbers[name]
+        return {"mean": mean, "standard_deviation": std}
+
+    def columns(self, tokens: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Noisy inputs as the columns of the table again: numbers in their own unit, categories as they are written.
+
+        Args:
+          tokens: int[b, F].
+          images: float[b, 1, 1, N].
+        """
+        values = images.reshape(len(images), -1).astype(np.float64)
+        found = {name: values[:, place] * std + mean for place, (name, (mean, std)) in enumerate(self.numbers.items())}
+        for place, (name, symbols) in enumerate(self.categories.items()):
+            found[name] = _written(symbols)[tokens[:, place]]
+        for name, value in self.constants.items():
+            found[name] = np.repeat(_written((value,)), len(tokens))
+        return {name: found[name] for name in self.order}
+
+    def rows(self, tokens: np.ndarray, images: np.ndarray, named: bool) -> Any:
+        """The columns as a data frame (`named`, with pandas), or as an array with a row per input."""
+        columns = self.columns(tokens, images)
+        if named:
+            import pandas
+
+            return pandas.DataFrame(columns)
+        return np.column_stack([column if self._all_numbers else column.astype(object) for column in columns.values()])
+
+    @property
+    def _all_numbers(self) -> bool:
+        texts = [*self.categories.values(), *((value,) for value in self.constants.values())]
+        return all(_written(symbols).dtype.kind != "O" for symbols in texts)
+
+
+def open_table(path: Path, label: str | None, categorical: Collection[str] = ()) -> tuple[ArrayInputs, Schema]:
+    """A table of features as inputs: tokens int32[B, F], numbers float32[B, 1, 1, N].
+
+    A column is numeric if each of its cells is a finite number, and categorical otherwise; a column `id` names the
+    inputs. Where a kind is missing its part is one symbol, or one number, that is always 0.
+
+    Args:
+      path: CSV, JSON lines or Parquet.
+      label: the column that is no feature; kept as the label.
+      categorical: numeric columns that are categories all the same.
+
+    Raises:
+      BadInputError: one sentence with the file, and the column or the line.
+    """
+    asked = [*([label] if label else []), *categorical]
+    table = read_table(path, asked, ("id",))
+    if not len(table):
+        raise BadInputError(f"{path} holds no inputs.")
+    order = tuple(name for name in table.columns if name not in ("id", label))
+    if not order:
+        raise BadInputError(f"{path} holds no column of features besides {joined(asked) or 'id'}.")
+    categories: dict[str, tuple[str, ...]] = {}
+    numbers: dict[str, tuple[float, float]] = {}
+    constants: dict[str, str] = {}
+    tokens, values = [], []
+    for name in order:
+        cells = ["" if cell is None else str(cell).strip() for cell in table.columns[name]]
+        found = None if name in categorical else _numbers(table, name, cells)
+        if found is not None:
+            std = float(found.std()) or 1.0
+            numbers[name] = float(found.mean()), std
+            values.append((found - found.mean()) / std)
+        elif len(symbols := tuple(sorted(set(cells)))) == 1:
+            constants[name] = symbols[0]
+        else:
+            place = {symbol: number for number, symbol in enumerate(symbols)}
+            categories[name] = symbols
+            tokens.append(np.array([place[cell] for cell in cells], np.int32))
+    rows = len(table)
+    ids = table.names("id") if "id" in table.columns else [str(row) for row in range(rows)]
+    columns = {} if label is None else {"label": ["" if c is None else str(c).strip() for c in table.columns[label]]}
+    inputs = ArrayInputs(
+        ids,
+        np.column_stack(tokens) if tokens else np.zeros((rows, 1), np.int32),
+        (np.column_stack(values) if values else np.zeros((rows, 1))).astype(np.float32)[:, None, None, :],
+        np.ones(len(tokens) or 1, bool),
+        columns,
+    )
+    return inputs, Schema(order, categories, numbers, constants)
+
+
+def _numbers(table: Table, name: str, cells: Sequence[str]) -> np.ndarray | None:
+    """A column as numbers; None where it is one of categories. A number that is missing among numbers is refused."""
+    found = np.array([_number(cell) for cell in cells])
+    missing = np.array([cell.casefold() in ("", "nan") for cell in cells])
+    if not np.isfinite(found[~missing]).all() or missing.all():
+        return None
+    if missing.any():
+        row = int(np.argmax(missing))
+        raise BadInputError(
+            f"{table.place(row)}: {name} must be a finite number, got nothing; fill it in, leave the row out, or say "
+            f"--categorical {name}."
+        )
+    return found
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _written(symbols: Sequence[str]) -> np.ndarray:
+    """Values of a category as a table's reader would have them: integers where all are."""
+    whole = [whole_number(symbol) for symbol in symbols]
+    if all(number is not None and abs(number) < 2**63 for number in whole):
+        return np.array(whole, np.int64)
+    return np.array(symbols, object)
