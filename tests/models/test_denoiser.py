@@ -271,6 +271,9 @@ def test_flops_are_those_of_the_layers():
         ("unet/config.json", {"mid_block_type": "UNetMidBlock2DCrossAttn"}, "mid_block_type must be one of"),
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "_class_name must be UNet2DModel, got"),
         ("unet/config.json", {"time_embedding_type": "fourier"}, "time_embedding_type must be positional, got fourier"),
+        ("unet/config.json", {"sample_size": 0}, "sample_size must be an integer of at least 1 or two of them, got 0"),
+        ("unet/config.json", {"sample_size": [8, "8"]}, "sample_size must be an integer"),
+        ("unet/config.json", {"sample_size": True}, "sample_size must be an integer"),
         ("unet/config.json", {"num_class_embeds": 10}, "num_class_embeds must be null, got 10"),
         (
             "unet/config.json",
@@ -399,3 +402,12 @@ def test_a_folder_without_a_scheduler_is_refused(folder):
 def test_other_dtypes_are_refused(folder, dtype):
     with pytest.raises(ValueError, match="dtype must be float32 or bfloat16, got"):
         load_denoiser(folder, dtype=dtype)
+
+
+@pytest.mark.parametrize(("written", "size"), [(28, (28, 28)), ([16, 24], (16, 24)), (None, None)])
+def test_the_size_that_a_denoiser_was_trained_on_is_read_and_written(folder, tmp_path, written, size):
+    change(folder / "unet/config.json", sample_size=written)
+    found = load_denoiser(folder)
+    assert found.size == size
+    save_denoiser(found, tmp_path / "again")
+    assert load_denoiser(tmp_path / "again").size == size

@@ -69,7 +69,8 @@ def test_the_newer_order_of_attention_is_converted_too(tmp_path):
 def test_diffusers_reads_what_was_converted(tmp_path):
     diffusers = pytest.importorskip("diffusers", reason="diffusers is the oracle: pip install hybrid-rs-jax[parity]")
     made = random_network("as published")
-    main([saved(made, tmp_path / "model.pt"), str(tmp_path / "out"), "--head-channels", "16"])
+    main([saved(made, tmp_path / "model.pt"), str(tmp_path / "out"), "--head-channels", "16", "--size", "8"])
+    assert load_denoiser(tmp_path / "out").size == (8, 8)
     theirs = diffusers.UNet2DModel.from_pretrained(tmp_path / "out" / "unet")
     pixels, time = torch.randn(1, 3, 8, 8), torch.tensor([100.0])
     with torch.no_grad():
@@ -85,6 +86,7 @@ def test_the_large_network_has_its_published_size_and_cost():
     from flax import nnx
     from hybrid_rs_jax.models.denoiser._flops import count_flops
 
+    from hybrid_rs_jax.models._flops import count_flops
     from hybrid_rs_jax.models.denoiser import UNetConfig
 
     plain, attention = "ResnetDownsampleBlock2D", "AttnDownBlock2D"
