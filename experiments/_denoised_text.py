@@ -144,5 +144,5 @@ def plot(path: Path, rows: Sequence[dict[str, Any]], colours: dict[str, str], wh
         axes[0][1].plot(BUDGETS, row["mean_radius"], **style)
     axes[0][0].set(xlabel="appended words d (eps = 0)", ylabel="share certified", ylim=(0, 1), xticks=BUDGETS)
     axes[0][1].set(xlabel="appended words d", ylabel="mean certified radius", ylim=(0, None), xticks=BUDGETS)
-    axes[0][0].legend(frameon=False, fontsize=8)
+    axes[0][1].legend(*axes[0][0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="upper right")
     common.save_figure(figure, path, "A prompt and a picture: the denoiser carries over to hybrid certificates", where)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from hybrid_rs_jax.cli._sources import Source, first_readable
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.classifiers import Denoised
+    from hybrid_rs_jax.cli._sources import Source
     from hybrid_rs_jax.kernels import HybridSmoothing
     from hybrid_rs_jax.models import Denoiser
 
@@ -47,6 +47,7 @@ def denoised_source(source: Source, denoiser: Denoiser | None, smoothing: Hybrid
       BadInputError: if the denoiser cannot take the pictures, or the classifier was made for other noise.
     """
     from hybrid_rs_jax.classifiers.base import for_smoothing
+    from hybrid_rs_jax.cli._sources import first_readable
 
     if denoiser is None:
         with library_sentences():
