@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float32, Int32
 from hybrid_rs_jax.classifiers._votes import votes_from_margins
 from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.data.inputs import Input
+from hybrid_rs_jax.data.pictures import fit
 from hybrid_rs_jax.models.demo_guard import DemoGuardConfig, DemoGuardNetwork, load_weights
 
 __all__ = ["DemoGuard"]
@@ -80,7 +81,7 @@ class DemoGuard:
 
         Args:
             trusted: up to 8 words of the demo's vocabulary.
-            image: pixels in [0, 1], [8, 8, 1].
+            image: pixels in [0, 1], [8, 8, 1]; a colour picture becomes grey, and 8 by 8 pixels.
             appended: up to 8 more words, which may be an attacker's.
 
         Raises:
@@ -89,7 +90,10 @@ class DemoGuard:
         tokens = demo.encode(trusted)
         if appended:
             tokens[demo.PROMPT_LENGTH :] = demo.encode(appended)[: demo.SUFFIX_LENGTH]
-        return Input(tokens, np.asarray(image, np.float32), demo.suffix_mask())
+        pixels = np.asarray(image, np.float32)
+        if pixels.ndim == 3 and pixels.shape[-1] == 3:
+            pixels = fit(pixels, 8, 8).mean(axis=-1, keepdims=True)
+        return Input(tokens, pixels, demo.suffix_mask())
 
     def describe(self) -> dict[str, str]:
         """Name, and SHA-256 of the weights: of their file for the guard of the package, else of the parameters."""

@@ -127,39 +127,18 @@ def open_source(
       BadInputError: if one of them cannot be opened, or a flag does not fit the model.
     """
     threat, own = threat or ThreatOptions(), own or ModelOptions()
-    address = is_address(model)
-    if not address and is_checkpoint(model):
-        own.refuse(model, what="a checkpoint")
-        if own.tokenizer is not None:
-            raise BadInputError(f"--tokenizer means nothing to a checkpoint, which has its own, got --model {model}.")
-        if own.table:
-            raise BadInputError(f"--label-column means nothing to a checkpoint, got --model {model}.")
+    _refuse_flags(model, data, guard, own)
+    if not is_address(model) and is_checkpoint(model):
         return _checkpoint(model, data, guard, threat, share_image)
-    texts: dict[str, Any] = {"text_length": None, "image_size": None}
-    plain = dataclasses.replace(guard, **texts)
-    if own.table and address:
-        raise BadInputError(f"--model {model} is asked with texts and pictures, not with a table of features.")
-    if (own.table or not _holds_texts(data)) and plain != guard:
-        name = "--image-size" if guard.text_length is None else "--text-length"
-        raise BadInputError(f"{name} means something to texts and pictures only, got --data {path_text(data)}.")
-    found: tuple[Any, str | None] = (None, None)
-    if not address:
-        if not is_onnx(model):
-            _refuse_lost_folder(model)
-        plain.refuse(model)
-        if model == "demo":
-            own.refuse(model, what="the demo's guard")
-        elif not is_onnx(model):
-            found = found_object(model)
+    named = not (is_address(model) or is_onnx(model) or model == "demo")
+    found = found_object(model) if named else (None, None)  # the user's own module first: it may fail at once
     opened = _features(data, own) if own.table else open_arrays(data, guard, pixel_range, threat, own.tokenizer)
-    if address:
-        classifier, described = opened_address(model, own, guard, opened.decode)
-    elif model == "demo":
-        classifier, described = _demo_guard()
-    elif is_onnx(model):
-        classifier, described = opened_onnx(model, own)
-    else:
+    if named:
         classifier, described = imported(model, found, own, opened.decode, opened.rows)
+    elif is_address(model):
+        classifier, described = opened_address(model, own, guard, opened.decode)
+    else:
+        classifier, described = opened_onnx(model, own) if is_onnx(model) else _demo_guard()
     return Source(
         classifier,
         opened.inputs,
@@ -173,6 +152,7 @@ def open_source(
     )
 
 
+<<<<<<< HEAD
 def open_encoder(
     encoder: str,
     data: str,
@@ -213,6 +193,36 @@ def _encoder(name: str, pooling: str) -> tuple[Any, dict[str, Any]]:
     described = made.describe() if hasattr(made, "describe") else {}
     digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
     return made, {"name": name, "source_sha256": digest, **described}
+=======
+def _refuse_flags(model: str, data: str, guard: GuardOptions, own: ModelOptions) -> None:
+    """Refuse flags that mean nothing to this kind of model or of data."""
+    address = is_address(model)
+    if not address and is_checkpoint(model):
+        own.refuse(model, what="a checkpoint")
+        for name, value in (("--tokenizer", own.tokenizer), ("--label-column", own.label_column)):
+            if value is not None:
+                raise BadInputError(f"{name} means nothing to a checkpoint, got --model {model}.")
+        return
+    if own.table and address:
+        raise BadInputError(f"--model {model} is asked with texts and pictures, not with a table of features.")
+    if own.table and own.tokenizer is not None:
+        raise BadInputError("--tokenizer means nothing to a table of features, which --label-column asks for.")
+    texts = not own.table and _holds_texts(data) and model != "demo"
+    plain = dataclasses.replace(guard, text_length=None, image_size=None)
+    if not address:
+        if not is_onnx(model):
+            _refuse_lost_folder(model)
+        if plain.given():
+            (plain if texts else guard).refuse(model)
+    if model == "demo" and (own.table or _holds_texts(data)):
+        legal = "demo, demo-safe or a NumPy archive (.npz) with its tokens and pictures"
+        raise BadInputError(f"--data must be {legal} for --model demo, got {path_text(data)}.")
+    if not texts and plain != guard:
+        name = "--image-size" if guard.text_length is None else "--text-length"
+        raise BadInputError(f"{name} means something to texts and pictures only, got --data {path_text(data)}.")
+    if model == "demo":
+        own.refuse(model, what="the demo's guard")
+>>>>>>> doors
 
 
 def open_arrays(

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from hybrid_rs_jax._files import kind_of, path_text
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
 
-__all__ = ["fit", "read_image"]
+__all__ = ["decode_image", "fit", "read_image"]
 
 #: Formats that are pictures and nothing else: Pillow would hand others (EPS, for one) to a program of its own.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -44,8 +44,12 @@ def read_image(path: Path) -> Float32[np.ndarray, "h w 3"]:
         (32-bit numbers beyond 16 bits, floats beyond [0, 1], Lab), and above Pillow's limit of about 89 million pixels.
       BadInputError: if Pillow is not installed.
     """
+    return decode_image(_content(path), path_text(path))
+
+
+def decode_image(content: bytes, name: str) -> Float32[np.ndarray, "h w 3"]:
+    """The pixels of an image file's content, see `read_image`; `name` says which one it is, in sentences."""
     image = _pillow()
-    content = _content(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about broken metadata, which does not matter here
@@ -56,11 +60,11 @@ def read_image(path: Path) -> Float32[np.ndarray, "h w 3"]:
                 opened.load()
                 return _upright(_pixels(opened, content), _orientation(opened))
     except UnreadableInputError as error:
-        raise UnreadableInputError(f"The image {path_text(path)} cannot be used: {error}.") from error
+        raise UnreadableInputError(f"The image {name} cannot be used: {error}.") from error
     except Exception as error:  # on broken bytes the decoders raise whatever they stumble over
         foreign = "cannot identify image file" in str(error)
         reason = "it is no picture of a known format" if foreign else _first_line(error)
-        raise UnreadableInputError(f"The image {path_text(path)} cannot be decoded: {reason}.") from error
+        raise UnreadableInputError(f"The image {name} cannot be decoded: {reason}.") from error
 
 
 def fit(

@@ -277,7 +277,8 @@ def test_a_chat_endpoint_is_a_flag(folder, monkeypatch):
         ("other_models:reads", ["--wire", "json"], "--wire means nothing to a model that is imported"),
         ("other_models:reads", ["--policy", "x"], "--policy mean something to a vision-language checkpoint only"),
         ("other_models:reads", ["--data", "a.npz", "--image-size", "4x4"], "--image-size means something to texts"),
-        ("demo", ["--threshold", "1"], "--threshold means nothing to the demo's guard"),
+        ("demo", [], "for --model demo, got data.jsonl"),
+        ("demo", ["--data", "demo", "--threshold", "1"], "--threshold means nothing to the demo's guard"),
         ("other_models:reads", ["--text-length", "2"], "text_length has room for 2"),
     ],
 )

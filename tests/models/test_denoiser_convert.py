@@ -84,7 +84,6 @@ def test_the_large_network_has_its_published_size_and_cost():
     import jax
     import jax.numpy as jnp
     from flax import nnx
-    from hybrid_rs_jax.models.denoiser._flops import count_flops
 
     from hybrid_rs_jax.models._flops import count_flops
     from hybrid_rs_jax.models.denoiser import UNetConfig
