@@ -152,7 +152,6 @@ def open_source(
     )
 
 
-<<<<<<< HEAD
 def open_encoder(
     encoder: str,
     data: str,
@@ -193,7 +192,8 @@ def _encoder(name: str, pooling: str) -> tuple[Any, dict[str, Any]]:
     described = made.describe() if hasattr(made, "describe") else {}
     digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
     return made, {"name": name, "source_sha256": digest, **described}
-=======
+
+
 def _refuse_flags(model: str, data: str, guard: GuardOptions, own: ModelOptions) -> None:
     """Refuse flags that mean nothing to this kind of model or of data."""
     address = is_address(model)
@@ -222,7 +222,6 @@ def _refuse_flags(model: str, data: str, guard: GuardOptions, own: ModelOptions)
         raise BadInputError(f"{name} means something to texts and pictures only, got --data {path_text(data)}.")
     if model == "demo":
         own.refuse(model, what="the demo's guard")
->>>>>>> doors
 
 
 def open_arrays(

@@ -42,11 +42,8 @@ _COMMANDS = {
     "pack": "Turn texts and pictures into a NumPy archive that every model takes",
     "status": "How far a run is: inputs done, begun, left, and skipped with their reasons",
     "merge": "Join runs over disjoint inputs or disjoint draws into one",
-<<<<<<< HEAD
     "features": "Certify the features of an encoder: the cosine between clean and attacked smoothed features",
-=======
     "serve": "The smoothed filter behind an address: flag a request when K of M noisy copies are unsafe",
->>>>>>> doors
     "doctor": "Try a vision-language checkpoint out: labels, shapes, memory, two noisy copies, speed",
     "curate": "Keep the inputs that a checkpoint calls unsafe only as a pair of text and picture",
 }
