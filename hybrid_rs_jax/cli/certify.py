@@ -8,6 +8,7 @@ its own). alpha is chosen before the counts are seen; tau may be chosen afterwar
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +16,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from hybrid_rs_jax._files import atomic_file, check_target, kind_of, path_text
+from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli._results import ResultOptions, certified
 from hybrid_rs_jax.cli._values import flag, number_grid
 from hybrid_rs_jax.cli.options import NoiseOptions
@@ -46,6 +48,7 @@ def certify(
     decision: Literal["unsafe", "safe", "both"] | None = None,
     draws: Literal["ordinary", "conditional"] | None = None,
     epsilon: Annotated[np.ndarray, flag(epsilons, "GRID")] | None = None,
+    by: Annotated[str, Parameter(metavar="COLUMN")] | None = None,
     format: Literal["table", "json", "csv", "latex", "markdown"] = "table",
     json: bool = False,
     out: Annotated[Path, Parameter(metavar="FILE")] | None = None,
@@ -66,6 +69,8 @@ def certify(
     epsilon
         also the share of inputs certified at each (d, eps), and with a column label those that are certified and right:
         0,0.5,1 or 0:2:5; --format csv, latex and markdown print this table alone
+    by
+        with --epsilon: one table more for each value of this column of the data, group for one
     format
         what is printed (default: table)
     json
@@ -91,12 +96,14 @@ def certify(
     table = read_counts(counts, partial=asked.partial).of_draws(draws, path_text(counts))
     smoothing = noise.smoothing() if table.run is None else noise.repeated(table.run.smoothing)
     result = certified(table, smoothing, asked, decision)
-    shares = None if epsilon is None else _shares(result, epsilon)
+    if by is not None and epsilon is None:
+        raise BadInputError("--by has a meaning with --epsilon only.")
+    shares = None if epsilon is None else _shares(result, epsilon, by)
     if out is not None:
         with atomic_file(out, force) as path:
             write(result, path, out.suffix.lower())
     if json or format == "json":
-        sys.stdout.writelines(json_lines(result, None if shares is None else {"accuracy": shares.record()}))
+        sys.stdout.writelines(json_lines(result, None if shares is None else _record(shares)))
         print()
     elif shares is not None and format != "table":
         print(_text_of(shares, result, format), end="")
@@ -114,36 +121,56 @@ def certify(
             say(f"\nWrote {out}.")
 
 
-def _shares(result: Result, epsilon: np.ndarray) -> AccuracyTable:
-    from hybrid_rs_jax.results.accuracy import accuracy_table
+def _shares(result: Result, epsilon: np.ndarray, by: str | None) -> dict[str, AccuracyTable]:
+    """The (d, eps) table of all inputs, under "", and one for each value of a column."""
+    from hybrid_rs_jax.results.accuracy import accuracy_by, accuracy_table
 
-    found = accuracy_table(result, epsilon)
-    if found.labels_are:
-        say(found.labels_are, stderr=True)
-    return found
+    found = {"": accuracy_table(result, epsilon)}
+    if found[""].labels_are:
+        say(found[""].labels_are, stderr=True)
+    if by is None:
+        return found
+    try:
+        groups = accuracy_by(result, epsilon, by)
+    except ValueError as error:
+        raise BadInputError(f"--by {by}: {error}.") from error
+    return found | {f"{by} = {value or 'none'}": table for value, table in groups.items()}
 
 
-def _print_shares(table: AccuracyTable) -> None:
-    say("\nInputs certified at (d, eps):\n")
-    print_table(*table.table())
-    if table.right is not None:
-        say(f"\nOf {table.labelled} with a label, certified to be what it says:\n")
-        print_table(*table.table(right=True))
+def _titled(shares: Mapping[str, AccuracyTable]) -> Iterator[tuple[str, tuple[list[str], list[list[str]]]]]:
+    """Each table with its title: certified, and where labels are known certified and right."""
+    for name, table in shares.items():
+        of = f" ({name}: {counted(table.inputs, 'input')})" if name else ""
+        yield f"Inputs certified at (d, eps){of}", table.table()
+        if table.right is not None:
+            yield f"Of {table.labelled} with a label, certified to be what it says{of}", table.table(right=True)
 
 
-def _text_of(table: AccuracyTable, result: Result, format: str) -> str:
-    """The (d, eps) table alone, as CSV, LaTeX or Markdown."""
+def _print_shares(shares: Mapping[str, AccuracyTable]) -> None:
+    for title, body in _titled(shares):
+        say(f"\n{title}:\n")
+        print_table(*body)
+
+
+def _text_of(shares: Mapping[str, AccuracyTable], result: Result, format: str) -> str:
+    """The (d, eps) tables alone, as CSV, LaTeX or Markdown."""
     from hybrid_rs_jax._files import csv_text
     from hybrid_rs_jax.report.markdown import markdown_table
     from hybrid_rs_jax.results.latex import latex_tabular
     from hybrid_rs_jax.results.sentences import guarantee
 
     if format == "csv":
-        return csv_text(*table.long())
-    parts = [("Share of inputs certified at each (d, eps).", table.table())]
-    if table.right is not None:
-        parts.append(("Share of labelled inputs that are certified and right.", table.table(right=True)))
+        header, _ = shares[""].long()
+        rows = [(name, *row) for name, table in shares.items() for row in table.long()[1]]
+        return (
+            csv_text(header, [row[1:] for row in rows]) if len(shares) == 1 else csv_text(["inputs of", *header], rows)
+        )
     said = guarantee(result.statements)
     if format == "latex":
-        return "\n".join(latex_tabular(*body, f"{title} {said}") for title, body in parts)
-    return "\n".join(f"{title}\n\n{markdown_table(*body)}" for title, body in parts) + f"\n{said}\n"
+        return "\n".join(latex_tabular(*body, f"{title}. {said}") for title, body in _titled(shares))
+    return "\n".join(f"{title}:\n\n{markdown_table(*body)}" for title, body in _titled(shares)) + f"\n{said}\n"
+
+
+def _record(shares: Mapping[str, AccuracyTable]) -> dict[str, object]:
+    groups = {name: table.record() for name, table in shares.items() if name}
+    return {"accuracy": shares[""].record() | ({"groups": groups} if groups else {})}

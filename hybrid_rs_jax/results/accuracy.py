@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
-from hybrid_rs_jax._text import percent_text, setting_text
+from hybrid_rs_jax._text import joined, percent_text, setting_text
 from hybrid_rs_jax.kernels.edits import Budget
 from hybrid_rs_jax.results.classes import ClassCertificate
 from hybrid_rs_jax.results.facts import Facts
 from hybrid_rs_jax.results.result import Result
 
-__all__ = ["AccuracyTable", "accuracy_table"]
+__all__ = ["AccuracyTable", "accuracy_by", "accuracy_table"]
 
 _UNSAFE, _SAFE = ("unsafe", "1", "true", "yes"), ("safe", "0", "false", "no")
 
@@ -112,24 +113,41 @@ def accuracy_table(result: Result, epsilon: object) -> AccuracyTable:
     column = next((column.values for column in result.counts.others if column.name.casefold() == "label"), None)
     if column is None or not any(cell.strip() for cell in column):
         return table
-    labels = [_label(cell, result) for cell in column]
+    names, classes = _names(result), isinstance(result, ClassCertificate)
+    labels = [_label(cell, names, classes) for cell in column]
     odd = [cell for cell, label in zip(column, labels, strict=True) if label is None and cell.strip()]
     if odd:
-        legal = "the number of a class" if isinstance(result, ClassCertificate) else "unsafe or safe (1 or 0)"
-        return dataclasses.replace(
-            table, labels_are=f"The labels are not used: each must be {legal}, got {odd[0]!r:.60}."
-        )
+        legal = "the number of a class" if classes else "unsafe or safe (1 or 0)"
+        if names:
+            legal += f" or one of {joined(names)}"
+        why = f"The labels are not used: each must be {legal}, got {odd[0]!r:.60}."
+        return dataclasses.replace(table, labels_are=why)
     known = np.array([label is not None for label in labels])
     same = np.array([label == said for label, said in zip(labels, _said(result), strict=True)]) & known
     return dataclasses.replace(table, labelled=int(known.sum()), right=proven[same].sum(axis=0))
 
 
-def _label(cell: str, result: Result) -> int | None:
+def accuracy_by(result: Result, epsilon: object, column: str) -> dict[str, AccuracyTable]:
+    """A table for the inputs of each value of a column of the data (group, say), in order; "" where there is none.
+
+    Raises:
+      ValueError: if there is no such column.
+    """
+    names = [each.name for each in result.counts.others]
+    if column not in names:
+        raise ValueError(f"there is no column {column!r}; the inputs have {joined(names) or 'none'}")
+    cells = np.array(result.counts.others[names.index(column)].values, object)
+    return {
+        value: accuracy_table(result.taken(np.flatnonzero(cells == value)), epsilon) for value in sorted(set(cells))
+    }
+
+
+def _label(cell: str, names: Mapping[str, int], classes: bool) -> int | None:
     """1 for Unsafe and 0 for Safe, or a class; None for what is neither."""
-    text, names = cell.strip().casefold(), _names(result)
+    text = cell.strip().casefold()
     if text in names:
         return names[text]
-    if isinstance(result, ClassCertificate):
+    if classes:
         return int(text) if text.isdecimal() else None
     return 1 if text in _UNSAFE else 0 if text in _SAFE else None
 

@@ -68,7 +68,7 @@ def test_formats_of_the_d_eps_table(capsys):
     assert rows[0]["right"] == "2"
     markdown = done(capsys, *ask, "--format", "markdown")
     assert "| d | eps = 0 | eps = 0.5 |\n|---|---:|---:|\n| 0 | 3 (75.0 %) |" in markdown
-    assert "certified and right" in markdown
+    assert "certified to be what it says" in markdown
     latex = done(capsys, *ask, "--format", "latex")
     assert latex.count(r"\begin{table}") == 2
     assert r"3 (75.0 \%)" in latex
@@ -76,6 +76,24 @@ def test_formats_of_the_d_eps_table(capsys):
     assert "Inputs certified at (d, eps):" in table
     assert "Of 4 with a label, certified to be what it says:" in table
     assert "must hold numbers of at least 0, got -1.0" in refused(capsys, *ask[:-1], "-1")
+
+
+def test_a_table_for_each_group(capsys):
+    Path("groups.csv").write_text(
+        "id,successes,n,label,group\na,10000,10000,unsafe,x\nb,9990,10000,safe,y\nc,9000,10000,1,y\n"
+    )
+    ask = ("certify", "groups.csv", *NOISE, "--max-budget", "0", "--epsilon", "0", "--by", "group")
+    rows = list(csv.DictReader(io.StringIO(done(capsys, *ask, "--format", "csv"))))
+    assert [(row["inputs of"], row["inputs"], row["right"]) for row in rows] == [
+        ("", "3", "2"),
+        ("group = x", "1", "1"),
+        ("group = y", "2", "1"),
+    ]
+    groups = json.loads(done(capsys, *ask, "--json"))["accuracy"]["groups"]
+    assert groups["group = y"]["certified"] == [[2]]
+    assert "Inputs certified at (d, eps) (group = y: 2 inputs):" in done(capsys, *ask)
+    assert "--by sex: there is no column 'sex'; the inputs have label and group." in refused(capsys, *ask[:-1], "sex")
+    assert "--by has a meaning with --epsilon only" in refused(capsys, *ask[:-4], "--by", "group")
 
 
 def test_markdown_of_a_result_has_its_guarantee(capsys):
