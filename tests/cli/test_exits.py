@@ -13,7 +13,8 @@ import hybrid_rs_jax as hrs
 from hybrid_rs_jax.cli import main
 from hybrid_rs_jax.data import load_npz
 from hybrid_rs_jax.results.accuracy import accuracy_table
-from hybrid_rs_jax.results.counts import Column, read_counts
+from hybrid_rs_jax.results.columns import Column
+from hybrid_rs_jax.results.count_files import read_counts
 from hybrid_rs_jax.results.reading import read_certificates
 
 COUNTS = "id,successes,n,label\na,10000,10000,unsafe\nb,9990,10000,Safe\nc,9000,10000,1\nd,0,10000,unsafe\n"

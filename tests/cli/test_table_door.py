@@ -11,7 +11,7 @@ import pytest
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.cli import main
 from hybrid_rs_jax.data.fields import open_table
-from hybrid_rs_jax.results.counts import read_counts
+from hybrid_rs_jax.results.count_files import read_counts
 
 pytest.importorskip("pandas")
 MODEL = """
