@@ -81,7 +81,7 @@ class FilterServer(ThreadingHTTPServer):
                 f'hybrid_rs_requests_total{{answer="{name}"}} {self.answers[name]}'
                 for name in ("unsafe", "safe", "refused", "busy", "failed")
             ]
-            return "\n".join([*lines, f"hybrid_rs_seconds_total {self.seconds:.6f}", ""])
+            return "\n".join([*lines, f"hybrid_rs_seconds_total {self.seconds!r}", ""])
 
     def _add(self, answer: str, seconds: float = 0.0) -> None:
         with self._count:

@@ -38,7 +38,7 @@ from hybrid_rs_jax.cli.options import (
     StoppingOptions,
     ThreatOptions,
 )
-from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.errors import BadInputError, LedgerError, library_sentences
 from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
 
@@ -156,7 +156,14 @@ def sample(
     if design is not None:
         say(design_text(design))
     new = not resume or kind_of(out / LEDGER_FILE) is None
-    with terminated_as_interrupted(), library_sentences(), _as_sentence(), _ledger(out, header, new) as ledger:
+    with (
+        _no_empty_run(out) as made,
+        terminated_as_interrupted(),
+        library_sentences(),
+        _as_sentence(),
+        _ledger(out, header, new) as ledger,
+    ):
+        made += [new]
         groups = (StreamGroup(plan),) if design is None else design.groups(plan if conditional else None)
         write_columns(out, source.inputs.ids, indices, source.columns)
         progress = _draw(ledger, out, source, indices, smoothing, groups, work)
@@ -359,15 +366,41 @@ def summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts, design
 
 def _refuse_all(folder: Path, skipped: Sequence[tuple[str, str]], new: bool) -> NoReturn:
     """Not one input could be used: one cause, and no new run is left that the mended command would stumble over."""
+    if new:
+        _remove_run(folder)
+    raise BadInputError(f"None of the {counted(len(skipped), 'input')} can be used; the first one: {skipped[0][1]}")
+
+
+@contextlib.contextmanager
+def _no_empty_run(folder: Path) -> Iterator[list[bool]]:
+    """A new run that was refused before its first draw leaves nothing that the mended command would stumble over.
+
+    Gives a list, to which is added whether this session has made the run.
+    """
+    from hybrid_rs_jax.sampling.ledger import Ledger
+
+    made: list[bool] = []
+    try:
+        yield made
+    except LedgerError:
+        raise  # says itself what is kept
+    except BadInputError:
+        if any(made):
+            with Ledger.open(folder) as ledger:
+                empty = not ledger.counts().draws
+            if empty:
+                _remove_run(folder)
+        raise
+
+
+def _remove_run(folder: Path) -> None:
     from hybrid_rs_jax.results.columns import COLUMNS_FILE
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, LOCK_FILE
 
-    if new:
-        for name in (LEDGER_FILE, LOCK_FILE, COLUMNS_FILE):
-            (folder / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # something else is in it
-            folder.rmdir()
-    raise BadInputError(f"None of the {counted(len(skipped), 'input')} can be used; the first one: {skipped[0][1]}")
+    for name in (LEDGER_FILE, LOCK_FILE, COLUMNS_FILE):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else is in it
+        folder.rmdir()
 
 
 @contextlib.contextmanager

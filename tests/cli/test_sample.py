@@ -226,3 +226,14 @@ def test_what_is_drawn_stays_where_a_resumed_run_can_use_no_input_any_more(own, 
 def test_a_sample_per_budget_is_no_longer_drawn(own, capsys):
     assert main([*own, "--model", "own_filter:classify", "--per-budget", "2", "--out", "run"]) == 2
     assert "--per-budget" in capsys.readouterr().err
+
+
+def test_a_run_that_is_refused_before_its_first_draw_leaves_no_folder(own, tmp_path, capsys):
+    code = "import numpy as np\n\ndef classify(tokens, images):\n    return np.full(len(tokens), 7)\n"
+    (tmp_path / "scores.py").write_text(code)
+    run = tmp_path / "refused"
+    assert main([*own, "--model", "scores:classify", "--out", str(run)]) == 2
+    assert not run.exists()
+    assert main([*own, "--model", "own_filter:classify", "--out", str(run)]) == 0
+    assert main([*own, "--model", "scores:classify", "--out", str(run)]) == 2
+    assert counts(run), "a run that was there stays"
