@@ -21,7 +21,8 @@ from hybrid_rs_jax.confidence.score_law import ScoreLaw
 from hybrid_rs_jax.features.base import Encoder
 from hybrid_rs_jax.features.units import unit_features
 from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel
-from hybrid_rs_jax.kernels.grid import round_to_grid
+from hybrid_rs_jax.kernels._threefry import key_words
+from hybrid_rs_jax.kernels.grid import draw_levels, round_to_grid, to_pixels
 
 __all__ = ["AttackedFeatures", "FeatureAttackSettings", "attack_features", "score_upper_bound"]
 
@@ -170,13 +171,16 @@ def _cosines(
     key: Any,
 ) -> Any:
     """Mean cosine of noisy copies of each input, differentiable in the images."""
-    inputs, sigma = len(images), jnp.float32(0.0 if smoothing.sigma is None else smoothing.sigma)
+    inputs = len(images)
     repeated = jnp.repeat(tokens, copies, axis=0)
     if smoothing.discrete is not None:
         keys = jax.random.split(jax.random.fold_in(key, 0), inputs * copies)
         repeated = jax.vmap(smoothing.discrete.sample)(keys, repeated, jnp.repeat(eligible, copies, axis=0))
-    noise = sigma * jax.random.normal(jax.random.fold_in(key, 1), (inputs * copies, *images.shape[1:]), jnp.float32)
-    features = apply(parameters, repeated, jnp.repeat(images, copies, axis=0) + noise).astype(jnp.float32)
+    noisy, table = jnp.repeat(images, copies, axis=0), smoothing.noise(jnp.float32).pixels
+    if table is not None:
+        keys = jax.random.split(jax.random.fold_in(key, 1), inputs * copies)
+        noisy += jax.vmap(lambda own: to_pixels(draw_levels(key_words(own), images.shape[1:], table), table))(keys)
+    features = apply(parameters, repeated, noisy).astype(jnp.float32)
     length = jnp.sqrt(jnp.maximum((features * features).sum(axis=1), jnp.float32(1e-30)))
     return ((features * jnp.repeat(unit, copies, axis=0)).sum(axis=1) / length).reshape(inputs, copies).mean(axis=1)
 

@@ -92,7 +92,8 @@ def kill_until_done(folder, seed, uninterrupted, how=signal.SIGKILL):
 
 
 def test_runs_killed_at_random_moments_resume_to_the_uninterrupted_counts(folder, uninterrupted):
-    assert sum(kill_until_done(folder, seed, uninterrupted) for seed in range(1)) > 0
+    # a run may be done before its moment comes: then another one is tried
+    assert any(kill_until_done(folder, seed, uninterrupted) for seed in range(20))
 
 
 @pytest.mark.slow

@@ -159,6 +159,7 @@ ROOT = Path(__file__).parents[2]
 #: Weights are drawn, networks trained, and costs compared, with normals: no certificate rests on them.
 TRAINING = {
     "experiments/_fashion_model.py",
+    "experiments/_fashion_vit.py",
     "experiments/bench/engine.py",
     "hybrid_rs_jax/models",
     "experiments/make_random_checkpoint.py",
