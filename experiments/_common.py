@@ -224,11 +224,17 @@ def certified(
 
 
 def certified_samples(
-    counts: Counts, smoothing: hrs.HybridSmoothing, pixels: int, budgets: Sequence[int]
+    counts: Counts,
+    smoothing: hrs.HybridSmoothing,
+    pixels: int,
+    budgets: Sequence[int],
+    *,
+    tau: float = TAU,
+    alpha: float = ALPHA,
 ) -> hrs.Certificate:
     """`certified` for counts that know their samples, conditional ones among them."""
     whole = dataclasses.replace(counts, total_variation=smoothing.total_variation(pixels))
-    return certify_counts(whole, smoothing, TAU, ALPHA, budgets)
+    return certify_counts(whole, smoothing, tau, alpha, budgets)
 
 
 def suffix_and_all() -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,6 @@ import numpy as np
 from _fashion import CLASSES, Pictures
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.results.certificate import certify_counts
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.sampling.design import design_draws
 
@@ -88,11 +87,12 @@ def measure(
         parts = np.stack([draw(part.draws, part.sets and part.sets[0]) for part in design.parts], axis=1)
         n = np.broadcast_to(np.array([part.draws for part in design.parts]), parts.shape)
         ways = {
-            "ordinary": Counts(ids, plain, np.full_like(plain, samples), total_variation=delta),
-            "both": Counts(ids, parts, n, samples=design.samples, total_variation=delta),
+            "ordinary": Counts(ids, plain, np.full_like(plain, samples)),
+            "both": Counts(ids, parts, n, samples=design.samples),
         }
         for way, counts in ways.items():
-            radius = certify_counts(counts, smoothing, TAU, ALPHA, BUDGETS).radius
+            settings = (smoothing, pictures.images[0].size, BUDGETS)
+            radius = common.certified_samples(counts, *settings, tau=TAU, alpha=ALPHA).radius
             found = {
                 "certified": common.shares((radius >= 0).mean(axis=0)),
                 "mean_radius": common.shares(np.maximum(radius, 0).mean(axis=0)),

@@ -32,6 +32,7 @@ from _common import (
     ORANGE,
     SOFT,
     STYLE,
+    certified,
     check_whole,
     is_finished,
     new_parser,
@@ -97,7 +98,7 @@ def measure(
     one = hrs.certify_features(similarity, smoothing, ALPHA, reference="fixed", total_variation=delta)
     laws = {"similarity": similarity, "margin": margin, "total_variation": delta}
     decision = hrs.certificate.certify_prototypes(clean, head.prototypes, smoothing, ALPHA, **laws)
-    plain = hrs.certify(voted, n, smoothing, TAU, ALPHA, budgets=(0,)).radius[:, 0]
+    plain = certified(voted, n, smoothing, images[0].size, (0,), tau=TAU, alpha=ALPHA).radius[:, 0]
     radius, mean_radius = one.radius(0.5)[:, 0], one.mean_radius(0.5)[:, 0]
     curves = {
         "law": np.stack([one.similarity(e * sigma)[:, 0] for e in EPSILONS]),
