@@ -23,6 +23,9 @@ if TYPE_CHECKING:
         certify_features,
         core,
         frontier_table,
+        joint_radius,
+        joint_worst_case,
+        l2_of_linf,
         largest_probability,
         required_probability,
         required_samples,
@@ -85,6 +88,9 @@ __all__ = [
     "data_mesh",
     "detection_threshold",
     "frontier_table",
+    "joint_radius",
+    "joint_worst_case",
+    "l2_of_linf",
     "largest_probability",
     "mean_lower_bound",
     "plot",
@@ -100,7 +106,7 @@ __all__ = [
 
 _HOMES = {
     "certificate": (
-        "FeatureCertificate FrontierTable certified_budget certified_radius certify_features core frontier_table "
+        "FeatureCertificate FrontierTable certified_budget certified_radius certify_features core frontier_table joint_radius joint_worst_case l2_of_linf "
         "largest_probability required_probability required_samples worst_case_probability"
     ),
     "classifiers": "BaseClassifier ChatClassifier HostClassifier VlmGuard",

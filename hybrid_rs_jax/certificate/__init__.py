@@ -10,6 +10,7 @@ from hybrid_rs_jax.certificate.bounds import (
     worst_case_probability,
 )
 from hybrid_rs_jax.certificate.frontier import FrontierTable, frontier_table
+from hybrid_rs_jax.certificate.parts import joint_radius, joint_worst_case, l2_of_linf
 from hybrid_rs_jax.certificate.prototypes import PrototypeCertificate, certify_prototypes
 from hybrid_rs_jax.certificate.similarity import FeatureCertificate, certify_features
 
@@ -23,6 +24,9 @@ __all__ = [
     "certify_prototypes",
     "core",
     "frontier_table",
+    "joint_radius",
+    "joint_worst_case",
+    "l2_of_linf",
     "largest_probability",
     "required_probability",
     "required_samples",
