@@ -106,7 +106,8 @@ __all__ = [
 
 _HOMES = {
     "certificate": (
-        "FeatureCertificate FrontierTable certified_budget certified_radius certify_features core frontier_table joint_radius joint_worst_case l2_of_linf "
+        "FeatureCertificate FrontierTable certified_budget certified_radius certify_features core frontier_table "
+        "joint_radius joint_worst_case l2_of_linf "
         "largest_probability required_probability required_samples worst_case_probability"
     ),
     "classifiers": "BaseClassifier ChatClassifier HostClassifier VlmGuard",
