@@ -13,7 +13,7 @@ import conditional
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("conditional")
-    assert conditional.main(["--out", str(folder), "--inputs", "3", "--samples", "300"]) == 0
+    assert conditional.main(["--out", str(folder), "--inputs", "2", "--attacked", "1", "--samples", "300"]) == 0
     return json.loads((folder / "result.json").read_text())
 
 

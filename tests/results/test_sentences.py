@@ -341,7 +341,7 @@ def test_no_sentence_about_draws_that_were_stopped_says_more_than_their_certific
         )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.integers(0, len(SMOOTHINGS) - 1),
     st.lists(st.lists(st.integers(0, 1000), min_size=3, max_size=3), min_size=1, max_size=3),
