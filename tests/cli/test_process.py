@@ -161,7 +161,8 @@ def test_as_a_program_a_full_disk_ends_with_2_and_one_sentence():
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 143), ("SIGINT", 130)])
 def test_a_signal_during_a_write_leaves_no_temporary_file(name, status):
     code = (
-        "import sys, time, pathlib\n"
+        "import signal, sys, time, pathlib\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from hybrid_rs_jax import _files\n"
         "from hybrid_rs_jax.cli import _process\n"
         "def command():\n"

@@ -80,6 +80,7 @@ def test_a_checkpoint_in_shards_holds_the_same_weights(tiny, tmp_path):
         pytest.param("7b", 7_615_616_512 + 2 * 64 * 3584, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_published_shapes_have_the_tensors_of_the_published_networks(shape, decoder):
     torch = pytest.importorskip("torch", reason="transformers needs PyTorch for the network")
     transformers = pytest.importorskip("transformers")

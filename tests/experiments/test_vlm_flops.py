@@ -89,6 +89,7 @@ def test_a_cached_prefix_costs_its_attention_alone():
     assert found == expected.total + hidden
 
 
+@pytest.mark.slow
 def test_published_sizes_cost_what_their_weights_say():
     settings, _ = abstract_network("0.5b")
     flops = forward_flops(settings, 1, 1485, 300)

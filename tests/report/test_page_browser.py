@@ -122,6 +122,7 @@ def test_without_scripts_the_whole_table_stays(show, many):
     assert page.locator(".charts svg").count() == 2
 
 
+@pytest.mark.slow
 def test_ten_thousand_inputs_open_sort_and_filter(show):
     counts = np.random.default_rng(0).integers(0, 1001, 10_000)
     page = show(result_of(counts=counts, budgets=range(3)))
