@@ -224,18 +224,9 @@ def _strongest(
             families += [(size, sets)] if len(sets) <= copies else []
     if not families:
         return None
-    agreeing = np.array([copies // len(sets) for _, sets in families])
-    radius = np.diagonal(
-        certified_counts(
-            np.broadcast_to(agreeing, (len(families), len(families))),
-            np.broadcast_to(agreeing, (len(families), len(families))),
-            deployed,
-            tau,
-            risk,
-            [size for size, _ in families],
-            total_variation=delta,
-        ).radius
-    )
+    agreeing = np.array([[copies // len(sets) for _, sets in families]])
+    sizes = [size for size, _ in families]
+    radius = certified_counts(agreeing, agreeing, deployed, tau, risk, sizes, total_variation=delta).radius[0]
     best = int(np.argmax(radius))  # of equal ones (no pixel noise) the smallest sets
     return families[best] if radius[best] >= 0 else None
 
