@@ -20,7 +20,6 @@ closed forms; and text alone, the fractional knapsack beside the 0-1 one, which 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from typing import Any
 
@@ -31,7 +30,7 @@ import numpy as np
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax import attacks
 from hybrid_rs_jax.classifiers import DemoGuard
-from hybrid_rs_jax.confidence import clopper_pearson_bound
+from hybrid_rs_jax.confidence import clopper_pearson_bound, copies_needed
 from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.sampling.design import Design, design_draws
@@ -201,7 +200,7 @@ def run_time() -> list[dict[str, Any]]:
         budgets = list(range(MAX_BUDGET + 1))
         p, rest = (np.full(len(budgets), float(part)) for part in (score.p, score.complement))
         kept = hrs.worst_case_probability(p, budgets, SIGMA, smoothing, complement=rest)
-        copies = [math.floor(math.log(MISS) / math.log1p(-s)) + 1 if s > 0 else -1 for s in np.asarray(kept)]
+        copies = [copies_needed(float(np.nextafter(score, 0)), MISS) for score in np.asarray(kept)]
         rows.append({"beta": beta, "kept": np.asarray(kept).tolist(), "copies": copies})
     return rows
 

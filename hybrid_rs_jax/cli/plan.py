@@ -10,7 +10,6 @@ one (d, epsilon) costs, exactly, for inputs of different clean scores.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -266,7 +265,7 @@ def _conditional(
     Deletion noise needs none: nothing of the text disappears by an insertion.
     """
     from hybrid_rs_jax.certificate.bounds import required_samples, worst_case_bounds
-    from hybrid_rs_jax.confidence import clopper_pearson_bound
+    from hybrid_rs_jax.confidence import clopper_pearson_bound, copies_needed
     from hybrid_rs_jax.kernels import DeletionKernel
 
     if smoothing.discrete is None or isinstance(smoothing.discrete, DeletionKernel):
@@ -279,16 +278,9 @@ def _conditional(
         kept, _ = worst_case_bounds(next(own), budgets, epsilon, drawn, complement=next(own))
     return {
         "required_conditional": draws.tolist(),
-        "runtime_copies": [_copies(float(score), miss_probability) for score in kept],
+        # the score that is kept must exceed the threshold
+        "runtime_copies": [copies_needed(float(np.nextafter(score, 0)), miss_probability) for score in kept],
     }
-
-
-def _copies(score: float, miss_probability: float) -> int:
-    """The fewest copies whose threshold lies below a score; -1 where it is 0, or they are beyond 2^53."""
-    if score <= 0:
-        return -1
-    copies = math.log(miss_probability) / math.log1p(-score) if score < 1 else 1.0
-    return math.floor(copies * (1 + 1e-9)) + 1 if copies < MOST_DRAWS else -1
 
 
 def affordable_failures(samples: int, p: float, complement: float, alpha: float) -> int:

@@ -8,7 +8,7 @@ from hybrid_rs_jax.confidence._clopper_pearson import (
     clopper_pearson_upper,
     clopper_pearson_upper_bound,
 )
-from hybrid_rs_jax.confidence._deployment import detection_threshold, miss_probability_at
+from hybrid_rs_jax.confidence._deployment import copies_needed, detection_threshold, miss_probability_at
 from hybrid_rs_jax.confidence._describe import plan_from
 from hybrid_rs_jax.confidence._fixed import FixedSample, samples_for_share
 from hybrid_rs_jax.confidence._mean import mean_lower_bound, mean_lower_bound_from_histogram
@@ -31,6 +31,7 @@ __all__ = [
     "clopper_pearson_bound",
     "clopper_pearson_upper",
     "clopper_pearson_upper_bound",
+    "copies_needed",
     "detection_threshold",
     "law_band",
     "mean_lower_bound",

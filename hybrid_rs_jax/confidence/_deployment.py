@@ -11,7 +11,7 @@ from scipy import special
 
 from hybrid_rs_jax._checks import MOST_DRAWS, MOST_FLAGS, check_open_unit, check_probability, check_whole
 
-__all__ = ["detection_threshold", "miss_probability_at"]
+__all__ = ["copies_needed", "detection_threshold", "miss_probability_at"]
 
 # 50 digits: a tail of 100,000 terms has lost fewer than ten of them, `_OUTWARDS` covers far more than that.
 _CONTEXT = decimal.Context(prec=50, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
@@ -60,6 +60,32 @@ def detection_threshold(samples: int, miss_probability: float, flags: int = 1) -
     while (middle := low + (high - low) / 2) not in (low, high):
         low, high = (low, middle) if kept(middle) else (middle, high)
     return high
+
+
+def copies_needed(score: float, miss_probability: float) -> int:
+    """The fewest copies m of a filter "flag at one unsafe copy" whose `detection_threshold` is at most `score`.
+
+    Args:
+      score: smoothed score, in [0, 1].
+      miss_probability: a, in (0, 1).
+
+    Returns:
+      m; -1 where the score is 0 or would need 2^53 copies or more. From 2^41 copies on a relative 2^-40 more.
+
+    >>> copies_needed(4.6e-5, 0.01)
+    100111
+    """
+    a = float(check_open_unit("miss_probability", miss_probability))
+    score = float(check_probability("score", score))
+    if score in (0.0, 1.0):
+        return 1 if score else -1
+    copies = math.log(a) / math.log1p(-score) * (1 - 1e-12)
+    if copies >= MOST_DRAWS:
+        return -1
+    number = max(math.ceil(copies), 1)
+    while detection_threshold(number, a) > score:
+        number += max(number >> 40, 1)
+    return number
 
 
 def miss_probability_at(score: float, samples: int, flags: int = 1) -> float:

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from hybrid_rs_jax._text import DASH, counted, down_text, joined, setting_text, span_text, sum_text, up_text
 from hybrid_rs_jax.certificate.samples import Sample
-from hybrid_rs_jax.confidence import detection_threshold
+from hybrid_rs_jax.confidence import copies_needed
 from hybrid_rs_jax.kernels import AbsorbingKernel, Conditional, DeletionKernel, Edits
 from hybrid_rs_jax.kernels.edits import Budget
 from hybrid_rs_jax.results.statement import Denoising, Noise, Provisional, Risk, Statement, Threat
@@ -336,12 +336,9 @@ def run_time_text(tau: float, miss_probability: float, alpha: float | None = Non
 
 def _copies(tau: float, miss_probability: float) -> str:
     """The smallest number of copies whose own threshold is at most tau."""
-    copies = math.log(miss_probability) / math.log1p(-tau) * (1 - 1e-12)
-    if copies >= 2**53:
-        return up_text(copies * (1 + 1e-9))
-    number = max(math.ceil(copies), 1)
-    while detection_threshold(number, miss_probability) > tau:
-        number += max(number >> 40, 1)
+    number = copies_needed(tau, miss_probability)
+    if number < 0:
+        return up_text(math.log(miss_probability) / math.log1p(-tau) * (1 + 1e-9))
     return f"{number:,}"
 
 
