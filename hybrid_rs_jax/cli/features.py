@@ -22,10 +22,9 @@ from hybrid_rs_jax._text import counted, setting_text
 from hybrid_rs_jax.cli import _values
 from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer, number_grid
 from hybrid_rs_jax.cli.options import ALPHA, SAMPLES, Count, Level, NoiseOptions, ThreatOptions
-from hybrid_rs_jax.cli.sample import WorkOptions, summary, terminated_as_interrupted
+from hybrid_rs_jax.cli.sample import WorkOptions, reported, summary, terminated_as_interrupted
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.feature_tables import print_certificates, print_curve
-from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
 
 if TYPE_CHECKING:
@@ -261,12 +260,7 @@ def _draw(
     from hybrid_rs_jax.sampling.features_run import sample_features_run
     from hybrid_rs_jax.sampling.run import InterruptedRun
 
-    with progress_bar("sampling", len(indices) * samples, "draws", log=True) as advance:
-
-        def report(progress: Progress) -> None:
-            note = f"{progress.finished + progress.skipped:,} of {counted(progress.inputs, 'input')}"
-            advance(progress.settled, note, progress.classified)
-
+    with reported(len(indices) * samples) as report:
         try:
             return sample_features_run(
                 ledger,

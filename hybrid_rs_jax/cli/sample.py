@@ -11,7 +11,7 @@ import dataclasses
 import signal
 import threading
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -191,12 +191,7 @@ def _draw(
 
     total = len(indices) * sum(group.plan.max_samples * len(group.streams) for group in groups)
     unit = "input" if len(groups) == 1 and groups[0].sets is None else "sample"
-    with progress_bar("sampling", total, "draws", log=True) as advance:
-
-        def report(progress: Progress) -> None:
-            note = f"{progress.finished + progress.skipped:,} of {counted(progress.inputs, unit)}"
-            advance(progress.settled, note, progress.classified)
-
+    with reported(total, unit) as report:
         try:
             return sample_run(
                 ledger,
@@ -219,6 +214,18 @@ def _draw(
                 stderr=True,
             )
             raise
+
+
+@contextlib.contextmanager
+def reported(total: int, unit: str = "input") -> Iterator[Callable[[Progress], None]]:
+    """A bar over so many draws, as the callback of a run."""
+    with progress_bar("sampling", total, "draws", log=True) as advance:
+
+        def report(progress: Progress) -> None:
+            note = f"{progress.finished + progress.skipped:,} of {counted(progress.inputs, unit)}"
+            advance(progress.settled, note, progress.classified)
+
+        yield report
 
 
 def _ledger(out: Path, header: dict[str, Any], new: bool) -> Ledger:
