@@ -288,6 +288,11 @@ class VlmGuard:
             raise ValueError("decision must be logit_mass for a function of the margin, got generate.")
         return self.prompt.forward, self.prompt.parameters
 
+    @property
+    def shared_picture(self) -> Callable[[], Callable[..., Array]] | None:
+        """Gives `functional` for several texts with each picture; None where answers are generated."""
+        return None if self.on_host else lambda: self.prompt.forward.of_pictures
+
     def describe(self) -> dict[str, Any]:
         """Everything that decisions depend on, with digests; the weights are read once for theirs."""
         return self._description
