@@ -69,3 +69,65 @@ def test_decisions_with_a_shared_prefix_are_those_without(way, offset, checkpoin
     clear = np.abs(margins) > 4 * rms(apart)
     assert clear.mean() > 0.1
     np.testing.assert_array_equal((margins + shared > 0)[clear], (margins + apart > 0)[clear])
+
+
+def several_texts(guard, pictures=4, texts=9, seed=0):
+    """Noisy pictures, and texts without PADs for each."""
+    random = np.random.default_rng(seed)
+    tokens = jnp.asarray(random.integers(1, guard.vocab_size, (pictures, texts, guard.text_length)), jnp.int32)
+    return tokens, jnp.asarray(random.normal(0.5, 0.5, (pictures, SIDE, SIDE, 3)), jnp.float32)
+
+
+def of_pictures(guard, tokens, images):
+    apply, parameters = guard.shared_picture(), guard.functional()[1]
+    return np.asarray(jax.jit(apply)(parameters, tokens, images))
+
+
+@pytest.mark.parametrize(
+    "chosen", [{}, pytest.param({"template": "policy_first", "share_image": True}, marks=pytest.mark.slow)]
+)
+def test_texts_that_share_a_picture_have_the_margins_of_separate_passes(chosen, checkpoint):
+    folder, weights = checkpoint
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    guard = VlmGuard.from_pretrained(folder, policy=folder / "policy.txt", text_length=24, **chosen)
+    tokens, images = several_texts(guard)
+    tokens = tokens.at[:, ::2, 15:].set(0)  # shorter texts among longer ones
+    together = of_pictures(guard, tokens, images)
+    apart = guard.margin(tokens.reshape(-1, 24), jnp.repeat(images, 9, axis=0))
+    np.testing.assert_allclose(together.reshape(-1), apart, rtol=0, atol=1e-5)
+    assert together.std() > 0.01
+    same = jnp.broadcast_to(images[:1], images.shape)  # noise on texts alone
+    apart = guard.margin(tokens.reshape(-1, 24), jnp.repeat(same, 9, axis=0))
+    np.testing.assert_allclose(of_pictures(guard, tokens, same).reshape(-1), apart, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "offset", [0, pytest.param(32, marks=pytest.mark.slow), pytest.param(512, marks=pytest.mark.slow), 2048]
+)
+def test_in_bfloat16_they_are_no_farther_from_the_truth_than_pytorch(offset, checkpoint):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder, weights = checkpoint
+    save_file(with_offset(weights, offset), folder / "model.safetensors", {"format": "pt"})
+    guard = VlmGuard.from_pretrained(folder, policy=folder / "policy.txt", text_length=24, dtype="bfloat16")
+    tokens, images = several_texts(guard, 8, 9, offset)
+    layout = guard.prompt.layout
+    front = [*layout.before, *[layout.tokens.image_token] * guard.prompt.image_tokens, *layout.between]
+    shown = np.asarray(guard.alphabet.table)[np.asarray(tokens).reshape(-1, 24)].tolist()
+    inputs = {
+        "input_ids": torch.tensor([[*front, *row, *layout.after, *layout.beginning] for row in shown]),
+        "image_sizes": torch.tensor([guard.image_size] * 72),
+    }
+    pixels = np.moveaxis(np.asarray(layout.pixels(jnp.repeat(images, 9, axis=0))), -1, -3)
+
+    def margin(dtype):
+        network = transformers.LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
+        with torch.inference_mode():
+            logits = network(**inputs, pixel_values=torch.tensor(pixels).to(dtype), logits_to_keep=1).logits[:, -1]
+        logits = logits.float()
+        unsafe, safe = (logits[:, list(ids)].logsumexp(dim=1) for ids in (layout.unsafe, layout.safe))
+        return (unsafe - safe).numpy()
+
+    exact, theirs = margin(torch.float32), margin(torch.bfloat16)
+    rms = lambda found: float(np.sqrt(np.mean((found.reshape(-1) - exact) ** 2)))
+    assert rms(of_pictures(guard, tokens, images)) <= rms(theirs)

@@ -85,10 +85,10 @@ class Forward:
     def _last_hidden(
         self,
         parameters: Any,
-        words: Int32[Array, "batch total"],
-        lengths: Int32[Array, " batch"],
-        images: Float32[Array, "batch height width 3"],
-    ) -> Float[Array, "batch hidden"]:
+        words: Int32[Array, "rows total"],
+        lengths: Int32[Array, " rows"],
+        images: Float32[Array, "pictures height width 3"],
+    ) -> Float[Array, "rows hidden"]:
         """Hidden state of each copy's last token; rows that share a picture follow each other."""
         network = nnx.merge(self.graph, parameters["network"])
         decoder, rows = network.language_model, len(words)
