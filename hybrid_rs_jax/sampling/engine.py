@@ -21,6 +21,7 @@ from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.kernels.conditional import check_forced
 from hybrid_rs_jax.kernels.grid import check_pictures, chunks, round_to_grid
 from hybrid_rs_jax.sampling._backends import Backend, make_backend
+from hybrid_rs_jax.sampling._batch import batch_for
 from hybrid_rs_jax.sampling._drawing import Row, data_mesh
 from hybrid_rs_jax.sampling._schedule import Batch, Resolved, Schedule, StoppingRule
 
@@ -65,7 +66,7 @@ def sample_counts(
     forced: Bool[Array | np.ndarray, "*rows length"] | None = None,
     classes: int | None = None,
     first: int = 0,
-    batch_size: int = 2000,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Int64[np.ndarray, "inputs *classes"]:
@@ -94,7 +95,8 @@ def sample_counts(
       classes: number of classes of a classifier that returns class indices; None: what it says itself, or if it says
         nothing it returns True for unsafe.
       first: number of the first copy: the counts of copies `0..m-1` and `m..n-1` add up to those of `0..n-1`.
-      batch_size: noisy copies per step, rounded up to a multiple of the devices.
+      batch_size: noisy copies per step, rounded up to a multiple of the devices; None: as many as memory holds, 2,000
+        at most, or 2,000 for a callable that gives no `functional`.
       mesh: devices to spread a batch over, with an axis "data" (see `data_mesh`); default all of this process.
       progress: called with the number of copies classified so far.
 
@@ -146,7 +148,7 @@ def sample(
     forced: Bool[Array | np.ndarray, "*rows length"] | None = None,
     classes: int | None = None,
     first: int = 0,
-    batch_size: int = 2000,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Draws:
@@ -190,7 +192,7 @@ def stream(
     key: Key[Array, ""],
     *,
     classes: int | None = None,
-    batch_size: int = 2000,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
     texts: int = 1,
     lost: Callable[[int], None] | None = None,
@@ -210,7 +212,8 @@ def stream(
         a number is out of range.
     """
     classifier = for_smoothing(classifier, smoothing)
-    batch_size = check_whole("batch_size", batch_size, 1, MOST_COPIES)
+    if batch_size is not None:
+        batch_size = check_whole("batch_size", batch_size, 1, MOST_COPIES)
     plans = tuple(plan) if isinstance(plan, Sequence) else (plan,)
     if classes is not None and max(len(each.looks) for each in plans) > 1:
         raise ValueError("A classifier with several classes needs a fixed number of draws, not early stopping.")
@@ -218,7 +221,8 @@ def stream(
     head = next(waiting, None)
     if head is None:
         return
-    total = -(-total // texts)
+    total, mesh = -(-total // texts), data_mesh() if mesh is None else mesh
+    batch_size = batch_for(classifier, head[0], texts, mesh) if batch_size is None else batch_size
     batch_size = min(batch_size, total * max(each.max_samples for each in plans))
     places = _places_for(head[0], total, plans, batch_size)
     options: dict[str, Any] = {"texts": texts, "classes": classes}

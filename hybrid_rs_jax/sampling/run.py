@@ -87,7 +87,7 @@ def sample_run(
     key: jax.Array,
     *,
     classes: int | None = None,
-    batch_size: int = 2000,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Progress:
