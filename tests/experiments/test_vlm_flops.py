@@ -140,3 +140,20 @@ def test_a_frontier_of_nine_budgets_costs_at_most_1_3_passes_at_the_published_si
     assert (found["shape"], found["budgets"]) == ("0.5b", 9)
     assert 1 < found["passes"] <= 1.3
     assert "cost 1." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_card_runs_without_one_and_says_so(tmp_path):
+    pytest.importorskip("torch", reason="PyTorch is what the benchmark compares with")
+    pytest.importorskip("transformers")
+    import gpu
+
+    out = tmp_path / "gpu.json"
+    assert gpu.main(["--shapes", "tiny", "--batch", "2", "--repeats", "1", "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    (case,) = record["shapes"]
+    assert record["note"] == gpu.NO_GPU
+    assert set(case["copies_per_second"]) == {"ours", "ours, shared picture", "torch"}
+    assert case["same_decisions"] == {"ours": 1, "torch": 1}
+    assert 0 < case["largest_change_by_rounding"] < case["tie_tolerance"]
+    assert all(0 < share < 1 for share in case["share_of_peak"].values())
