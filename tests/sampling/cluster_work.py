@@ -25,17 +25,16 @@ def by_rule(tokens, images):
 
 
 class Slow:
-    """The same on the host; with a folder so slowly that a run can be caught at work, and it says there who is at it."""
+    """The same, on the host, so slowly that a run can be caught at work; says in a folder who is at it."""
 
     on_host = True
 
-    def __init__(self, folder=None):
+    def __init__(self, folder):
         self.folder = folder
 
     def __call__(self, tokens, images):
-        if self.folder is not None:
-            Path(self.folder, str(os.getpid())).touch()
-            time.sleep(0.2)
+        Path(self.folder, str(os.getpid())).touch()
+        time.sleep(0.2)
         return np.asarray(by_rule(tokens, images))
 
 
