@@ -1,9 +1,9 @@
 """A run on many machines: workers of Ray draw slices of it, and one driver owns the ledger.
 
-A slice is some inputs of one group of streams, or of all groups where these share noisy pictures, for a minute or so. What it has counted then goes to the ledger, and
-what it has not comes again as another slice, exactly as a run goes on that was stopped. So a worker that dies, however
-it dies, costs its slice alone; and because the noise of a draw belongs to (seed, input, draw), not to the worker, the
-counts are those of one process.
+A slice is some inputs of one group of streams, or of all groups where they share noisy pictures, for a minute or so.
+What it has counted then goes to the ledger, and what it has not comes again as another slice, exactly as a run goes on
+that was stopped. So a worker that dies, however it dies, costs its slice alone; and because the noise of a draw belongs
+to (seed, input, draw), not to the worker, the counts are those of one process.
 """
 
 from __future__ import annotations
