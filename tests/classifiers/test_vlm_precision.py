@@ -10,6 +10,12 @@ from safetensors.numpy import load_file, save_file
 from vlm_checkpoint import POLICY, SIDE, make_checkpoint, picture
 
 from hybrid_rs_jax.classifiers import VlmGuard
+from hybrid_rs_jax.confidence import FixedSample
+from hybrid_rs_jax.data.inputs import ArrayInputs
+from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel, run_key
+from hybrid_rs_jax.sampling.design import StreamGroup
+from hybrid_rs_jax.sampling.ledger import Ledger
+from hybrid_rs_jax.sampling.run import sample_run
 
 HEAD, ROWS = 8, 48
 #: The slowest pair of features that the rotation turns, which at this base does not turn at all.
@@ -131,3 +137,27 @@ def test_in_bfloat16_they_are_no_farther_from_the_truth_than_pytorch(offset, che
     exact, theirs = margin(torch.float32), margin(torch.bfloat16)
     rms = lambda found: float(np.sqrt(np.mean((found.reshape(-1) - exact) ** 2)))
     assert rms(of_pictures(guard, tokens, images)) <= rms(theirs)
+
+
+@pytest.mark.slow
+def test_a_run_of_a_guard_has_the_counts_of_its_streams_drawn_alone(checkpoint, tmp_path):
+    folder, weights = checkpoint
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    guard = VlmGuard.from_pretrained(folder, policy=folder / "policy.txt", text_length=12)
+
+    class Alone:
+        shared_picture, functional, tie_tolerance = None, guard.functional, guard.tie_tolerance
+        __call__ = guard.__call__
+
+    encoded = [guard.encode(text, picture(seed=number)) for number, text in enumerate(["hello", "how are you"])]
+    arrays = [np.stack([getattr(each, name) for each in encoded]) for name in ("tokens", "image", "eligible")]
+    smoothing = HybridSmoothing(UniformKernel(0.25, guard.vocab_size), 0.25)
+    groups = tuple(StreamGroup(FixedSample(20 + d), (tuple(range(d)),)) for d in range(1, 5))
+    counts = []
+    for classifier in (Alone(), guard):
+        with Ledger.create(tmp_path / str(len(counts)), {}) as ledger:
+            inputs = ArrayInputs(("a", "b"), *arrays)
+            sample_run(ledger, classifier, inputs, range(2), smoothing, groups, run_key(1), batch_size=8)
+            counts.append({(row.index, row.stream): (row.draws, row.counts, row.ties) for row in ledger.rows()})
+    assert counts[0] == counts[1]
+    assert len(counts[0]) == 8
