@@ -10,7 +10,9 @@ from hybrid_rs_jax.models.denoiser import Denoiser, load_denoiser
 from hybrid_rs_jax.models.image_processing import ImagePlan, ImagePreprocessor
 from hybrid_rs_jax.models.llama import Llama
 from hybrid_rs_jax.models.llava import Llava
+from hybrid_rs_jax.models.llava_next import LlavaNext
 from hybrid_rs_jax.models.llava_onevision import LlavaOnevision, LlavaOnevisionConfig
+from hybrid_rs_jax.models.mistral import Mistral
 from hybrid_rs_jax.models.projector import Projector
 from hybrid_rs_jax.models.qwen2 import Qwen2
 from hybrid_rs_jax.models.sharding import make_mesh, shard
@@ -26,8 +28,10 @@ __all__ = [
     "Llava",
     "ImagePlan",
     "ImagePreprocessor",
+    "LlavaNext",
     "LlavaOnevision",
     "LlavaOnevisionConfig",
+    "Mistral",
     "PrefixCache",
     "Projector",
     "Qwen2",

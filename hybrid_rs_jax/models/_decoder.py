@@ -84,12 +84,15 @@ class DecoderConfig:
             raise ValueError(f"head_dim must be even for rotary embeddings, got {self.head_dim}.")
 
 
-def decoder_sizes(fields: Fields, vocab_size: int, intermediate_size: int) -> dict[str, Any]:
-    """The fields of a `DecoderConfig` that all decoders read in the same way, with two defaults that differ."""
+def decoder_sizes(
+    fields: Fields, vocab_size: int, intermediate_size: int, key_value_heads: int | None = None
+) -> dict[str, Any]:
+    """The fields of a `DecoderConfig` that all decoders read in the same way, with three defaults that differ."""
     width, heads = (
         fields.integer("hidden_size", 4096, high=2**18),
         fields.integer("num_attention_heads", 32, high=2**12),
     )
+    groups = heads if key_value_heads is None or fields.is_null("num_key_value_heads") else key_value_heads
     positions = fields.integer("max_position_embeddings", 0, low=0)
     return {
         "vocab_size": fields.integer("vocab_size", vocab_size, high=2**24),
@@ -97,7 +100,7 @@ def decoder_sizes(fields: Fields, vocab_size: int, intermediate_size: int) -> di
         "intermediate_size": fields.integer("intermediate_size", intermediate_size, high=2**20),
         "num_layers": fields.integer("num_hidden_layers", 32, high=1024),
         "num_heads": heads,
-        "num_key_value_heads": fields.integer("num_key_value_heads", heads, high=heads),
+        "num_key_value_heads": fields.integer("num_key_value_heads", groups, high=heads),
         "head_dim": fields.integer("head_dim", max(1, width // heads), high=2**14),
         "rms_norm_eps": fields.number("rms_norm_eps", 1e-6, high=1.0),
         "rotary": rotary_config(fields),

@@ -36,11 +36,13 @@ _ONEVISION = {
     "image_std": _CLIP_STD,
     "image_grid_pinpoints": _PINPOINTS,
 }
+_NEXT = {**_CLIP, "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "CLIP": _CLIP,
     "Llava": {**_CLIP, "do_pad": False},
     "Siglip": _SIGLIP,
     "LlavaOnevision": _ONEVISION,
+    "LlavaNext": _NEXT,
 }
 
 
@@ -49,7 +51,7 @@ class ImageSettings:
     """Image processing of one checkpoint.
 
     Attributes:
-      family: "CLIP", "Llava", "Siglip" or "LlavaOnevision".
+      family: "CLIP", "Llava", "Siglip", "LlavaOnevision" or "LlavaNext".
       size: (height, width) to resize to, or one number for the shortest edge, or None for no resizing.
       crop: (height, width) of the centre crop, or None.
       border: colour in [0, 1] of a border that makes the image a square before resizing, or None for no border.
@@ -112,7 +114,7 @@ def parse_settings(content: Mapping[str, Any]) -> ImageSettings:
     mean, std = _channels(fields, "image_mean"), _channels(fields, "image_std", positive=True)
     # the processors round the border colour down to 8 bits
     border = tuple(int(channel * 255) / 255 for channel in mean)
-    normalise, tiled = fields.flag("do_normalize", True), family == "LlavaOnevision"
+    normalise, tiled = fields.flag("do_normalize", True), "image_grid_pinpoints" in _DEFAULTS[family]
     factor = fields.number("rescale_factor", 1 / 255, high=1e6) if fields.flag("do_rescale", True) else 1.0
     resized = fields.flag("do_resize", True)
     if tiled and not resized:

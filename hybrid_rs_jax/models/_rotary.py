@@ -45,11 +45,12 @@ def rotary_config(config: Mapping[str, Any]) -> RotaryConfig:
     """
     fields = Fields(config)
     scaling = fields.section("rope_scaling") or fields.section("rope_parameters") or Fields({})
+    fields.settle("rope_parameters")
     theta = scaling.number("rope_theta", fields.number("rope_theta", 10_000.0, high=1e15), high=1e15)
     for level in (scaling, fields):
         if level.number("partial_rotary_factor", 1.0) != 1.0:
             raise level.refuse("partial_rotary_factor", "1")
-    if any(isinstance(value, dict) for value in scaling.values()):
+    if any(isinstance(scaling[name], dict) for name in scaling):
         raise ValueError("rope_parameters must be the same for all layers, got one object per kind of layer.")
     kind = scaling.text("rope_type", scaling.text("type", "default"))
     if kind == "default":

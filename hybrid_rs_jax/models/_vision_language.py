@@ -1,4 +1,4 @@
-"""What LLaVA-1.5 and LLaVA-OneVision share: tower, projector, decoder, and features spliced between tokens."""
+"""What the LLaVA networks share: tower, projector, decoder, and features spliced between tokens."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from hybrid_rs_jax.models._settings import Fields
 from hybrid_rs_jax.models._vision import VisionConfig, VisionTower
 from hybrid_rs_jax.models.clip import Clip
 from hybrid_rs_jax.models.llama import Llama
+from hybrid_rs_jax.models.mistral import Mistral
 from hybrid_rs_jax.models.projector import Projector
 from hybrid_rs_jax.models.qwen2 import Qwen2
 from hybrid_rs_jax.models.siglip import Siglip
 
 __all__ = ["DECODERS", "TOWERS", "VisionLanguageConfig", "VisionLanguageModel", "read_joint_config"]
 
-DECODERS: dict[str, type[Any]] = {"qwen2": Qwen2, "llama": Llama}
+DECODERS: dict[str, type[Any]] = {"qwen2": Qwen2, "llama": Llama, "mistral": Mistral}
 TOWERS: dict[str, type[Any]] = {"siglip_vision_model": Siglip, "clip_vision_model": Clip}
 
 # Layouts in the order in which they appeared: the original LLaVA repository; transformers up to 4.51, whose names
@@ -51,7 +52,7 @@ class VisionLanguageConfig:
     Attributes:
       tower: "siglip_vision_model" or "clip_vision_model".
       vision: sizes of the tower.
-      decoder: "qwen2" or "llama".
+      decoder: "qwen2", "llama" or "mistral".
       text: sizes of the decoder.
       image_token_id: the token that holds the place of one image feature.
       drop_first: whether the tower's first token is dropped (the class token; strategy "default").

@@ -24,12 +24,19 @@ from hybrid_rs_jax.models._settings import Fields, read_json_object
 from hybrid_rs_jax.models._vision_language import DECODERS, TOWERS
 from hybrid_rs_jax.models.image_processing import ImagePreprocessor
 from hybrid_rs_jax.models.llava import Llava
+from hybrid_rs_jax.models.llava_next import LlavaNext
 from hybrid_rs_jax.models.llava_onevision import LlavaOnevision
 from hybrid_rs_jax.models.sharding import named_parameters, parameter_shardings
 
 __all__ = ["ARCHITECTURES", "from_config", "from_pretrained", "load_config", "load_preprocessor"]
 
-ARCHITECTURES: dict[str, type[Any]] = {"llava_onevision": LlavaOnevision, "llava": Llava, **DECODERS, **TOWERS}
+ARCHITECTURES: dict[str, type[Any]] = {
+    "llava_onevision": LlavaOnevision,
+    "llava_next": LlavaNext,
+    "llava": Llava,
+    **DECODERS,
+    **TOWERS,
+}
 _MOST_FAULTS = 8
 
 
@@ -87,7 +94,7 @@ def from_config(
       seed: of the random weights.
 
     Returns:
-      A `LlavaOnevision`, `Llava`, `Qwen2`, `Llama`, `Siglip` or `Clip`.
+      A network of `ARCHITECTURES`.
 
     Raises:
       ValueError: for an architecture or a setting that is not supported.

@@ -41,6 +41,7 @@ class Qwen2(Decoder):
 
 def _has_window(fields: Fields, layers: int) -> bool:
     """Whether any layer sees a window only: those from `max_window_layers` on, unless `layer_types` says which."""
+    fields.settle("sliding_window", "max_window_layers", "use_sliding_window")  # any window is refused
     if "layer_types" in fields:
         return any(kind != "full_attention" for kind in fields.texts("layer_types"))
     first = fields.integer("max_window_layers", 28, low=0)

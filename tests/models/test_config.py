@@ -209,7 +209,7 @@ def test_canvases_of_the_original_are_width_by_height(tmp_path):
         ({"mm_vision_select_feature": "cls"}, r"mm_vision_select_feature must be one of patch, cls_patch, got 'cls'\."),
         ({"mm_patch_merge_type": "flat"}, r"mm_patch_merge_type must be one of spatial_unpad, got 'flat'\."),
         ({"image_aspect_ratio": "stretch"}, r"image_aspect_ratio must be square, pad, anyres [^\n]*, got 'stretch'\."),
-        ({"architectures": ["LlavaMistralForCausalLM"]}, r"The decoder of an original [^\n]*, got mistral\."),
+        ({"architectures": ["LlavaMixtralForCausalLM"]}, r"The decoder of an original [^\n]*, got mixtral\."),
         ({"image_grid_pinpoints": "(1x1),...,(9999x9999)"}, r"image_grid_pinpoints must be [^\n]*"),
     ],
 )

@@ -69,6 +69,7 @@ def processors():
             "LlavaOnevisionImageProcessor",
             {"size": {"height": 32, "width": 32}, "image_grid_pinpoints": PINPOINTS},
         ),
+        "next": ("LlavaNextImageProcessor", {**clip, "image_grid_pinpoints": PINPOINTS}),
         "onevision-few": (
             "LlavaOnevisionImageProcessor",
             {"size": {"height": 32, "width": 32}, "image_grid_pinpoints": [[64, 32], [32, 128], [160, 160]]},

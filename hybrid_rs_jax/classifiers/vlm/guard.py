@@ -44,7 +44,7 @@ __all__ = ["Checkpoint", "VlmGuard"]
 
 #: A text (or its symbols) or None for no text, and an image or None for no image; never both None.
 Pair = tuple[str | np.ndarray | None, np.ndarray | None]
-_FAMILIES = ("llava_onevision", "llava")
+_FAMILIES = ("llava_onevision", "llava_next", "llava")
 # Changes of margins between batches of 1, 3, 7, 16 and 64 on a CPU, for random networks of 2 layers of width 32 and of
 # 8 layers of width 256, whose margins span 0.2 and 8: at most 2.5e-5 in float32 and 0.29 in bfloat16. Not measured on a
 # GPU, nor on trained weights.
