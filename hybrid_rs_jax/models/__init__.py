@@ -7,6 +7,7 @@ from hybrid_rs_jax.models.checkpoint import from_config, from_pretrained, load_c
 from hybrid_rs_jax.models.clip import Clip
 from hybrid_rs_jax.models.demo_guard import DemoGuardConfig, DemoGuardNetwork, load_weights, save_weights
 from hybrid_rs_jax.models.denoiser import Denoiser, load_denoiser
+from hybrid_rs_jax.models.gemma3 import Gemma3
 from hybrid_rs_jax.models.image_processing import ImagePlan, ImagePreprocessor
 from hybrid_rs_jax.models.llama import Llama
 from hybrid_rs_jax.models.llava import Llava
@@ -15,6 +16,7 @@ from hybrid_rs_jax.models.llava_onevision import LlavaOnevision, LlavaOnevisionC
 from hybrid_rs_jax.models.mistral import Mistral
 from hybrid_rs_jax.models.projector import Projector
 from hybrid_rs_jax.models.qwen2 import Qwen2
+from hybrid_rs_jax.models.qwen2_5_vl import Qwen25VL
 from hybrid_rs_jax.models.sharding import make_mesh, shard
 from hybrid_rs_jax.models.siglip import Siglip
 
@@ -24,6 +26,7 @@ __all__ = [
     "DemoGuardConfig",
     "DemoGuardNetwork",
     "Denoiser",
+    "Gemma3",
     "Llama",
     "Llava",
     "ImagePlan",
@@ -35,6 +38,7 @@ __all__ = [
     "PrefixCache",
     "Projector",
     "Qwen2",
+    "Qwen25VL",
     "Siglip",
     "VisionConfig",
     "VisionLanguageConfig",

@@ -7,7 +7,7 @@ static length; attention is causal, so padding needs no mask and `lengths` only 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
+from hybrid_rs_jax.models._activations import activation
 from hybrid_rs_jax.models._attention import Implementation, attend, attend_with_prefix, check_implementation
 from hybrid_rs_jax.models._keys import KERNEL, Key, KeyTable
+from hybrid_rs_jax.models._place import Place
 from hybrid_rs_jax.models._rotary import RotaryConfig, rotary_config, rotary_tables, rotate
 from hybrid_rs_jax.models._settings import Fields
 
@@ -85,12 +87,22 @@ class DecoderConfig:
 
 
 def decoder_sizes(
-    fields: Fields, vocab_size: int, intermediate_size: int, key_value_heads: int | None = None
+    fields: Fields,
+    vocab_size: int,
+    intermediate_size: int,
+    key_value_heads: int | None = None,
+    *,
+    hidden_size: int = 4096,
+    layers: int = 32,
+    heads: int = 32,
+    head_dim: int | None = None,
+    eps: float = 1e-6,
+    rotary: RotaryConfig | None = None,
 ) -> dict[str, Any]:
-    """The fields of a `DecoderConfig` that all decoders read in the same way, with three defaults that differ."""
+    """The fields of a `DecoderConfig` that all decoders read in the same way, with the defaults that differ."""
     width, heads = (
-        fields.integer("hidden_size", 4096, high=2**18),
-        fields.integer("num_attention_heads", 32, high=2**12),
+        fields.integer("hidden_size", hidden_size, high=2**18),
+        fields.integer("num_attention_heads", heads, high=2**12),
     )
     groups = heads if key_value_heads is None or fields.is_null("num_key_value_heads") else key_value_heads
     positions = fields.integer("max_position_embeddings", 0, low=0)
@@ -98,12 +110,12 @@ def decoder_sizes(
         "vocab_size": fields.integer("vocab_size", vocab_size, high=2**24),
         "hidden_size": width,
         "intermediate_size": fields.integer("intermediate_size", intermediate_size, high=2**20),
-        "num_layers": fields.integer("num_hidden_layers", 32, high=1024),
+        "num_layers": fields.integer("num_hidden_layers", layers, high=1024),
         "num_heads": heads,
         "num_key_value_heads": fields.integer("num_key_value_heads", groups, high=heads),
-        "head_dim": fields.integer("head_dim", max(1, width // heads), high=2**14),
-        "rms_norm_eps": fields.number("rms_norm_eps", 1e-6, high=1.0),
-        "rotary": rotary_config(fields),
+        "head_dim": fields.integer("head_dim", head_dim or max(1, width // heads), high=2**14),
+        "rms_norm_eps": fields.number("rms_norm_eps", eps, high=1.0),
+        "rotary": rotary_config(fields) if rotary is None else rotary,
         "tied": fields.flag("tie_word_embeddings") if "tie_word_embeddings" in fields else None,
         "positions": positions or None,
     }
@@ -174,20 +186,17 @@ class SelfAttention(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """`down(silu(gate(x)) * up(x))`."""
+    """`down(act(gate(x)) * up(x))`, where the activation is silu unless a network names another."""
 
-    def __init__(self, config: DecoderConfig, dtype: Any, param_dtype: Any, rngs: Any):
+    def __init__(self, width: int, inner: int, bias: bool, dtype: Any, param_dtype: Any, rngs: Any, act: str = "silu"):
         def linear(inputs: int, outputs: int) -> Any:
-            return nnx.Linear(
-                inputs, outputs, use_bias=config.mlp_bias, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-            )
+            return nnx.Linear(inputs, outputs, use_bias=bias, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
-        self.gate_proj = linear(config.hidden_size, config.intermediate_size)
-        self.up_proj = linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = linear(config.intermediate_size, config.hidden_size)
+        self.gate_proj, self.up_proj, self.down_proj = linear(width, inner), linear(width, inner), linear(inner, width)
+        self.act = activation(act)
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
-        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
 
 
 class DecoderLayer(nnx.Module):
@@ -197,7 +206,8 @@ class DecoderLayer(nnx.Module):
         self.input_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, param_dtype)
         self.attention = SelfAttention(config, implementation, dtype, param_dtype, rngs)
         self.post_attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, param_dtype)
-        self.mlp = SwiGLU(config, dtype, param_dtype, rngs)
+        sizes = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.mlp = SwiGLU(*sizes, dtype, param_dtype, rngs)
 
     def __call__(
         self,
@@ -225,6 +235,10 @@ class Decoder(nnx.Module):
       rngs: random numbers for the initial weights.
     """
 
+    norm_type: ClassVar[type[Any]] = RMSNorm
+    #: Where the picture stands, for decoders to which it is more than so many positions; set by `place`.
+    picture: Place | None = None
+
     def __init__(
         self,
         config: DecoderConfig,
@@ -239,10 +253,9 @@ class Decoder(nnx.Module):
         self.embed_tokens = nnx.Embed(
             config.vocab_size, config.hidden_size, dtype=dtype, param_dtype=param_dtype, rngs=rngs
         )
-        self.layers = nnx.List(
-            [DecoderLayer(config, attention, dtype, param_dtype, rngs) for _ in range(config.num_layers)]
-        )
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, param_dtype)
+        options = attention, dtype, param_dtype, rngs
+        self.layers = nnx.List([self._layer(index, *options) for index in range(config.num_layers)])
+        self.norm = self.norm_type(config.hidden_size, config.rms_norm_eps, dtype, param_dtype)
         if not config.tied:
             self.lm_head = nnx.Linear(
                 config.hidden_size, config.vocab_size, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
@@ -325,9 +338,17 @@ class Decoder(nnx.Module):
             return PrefixCache(keys, values)
         return PrefixCache(_append(prefix.keys, keys), _append(prefix.values, values))
 
+    def _layer(self, index: int, implementation: Implementation, dtype: Any, param_dtype: Any, rngs: Any) -> nnx.Module:
+        """The layer of this number."""
+        return DecoderLayer(self.config, implementation, dtype, param_dtype, rngs)
+
+    def _tables(self, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and sines of the positions `start .. start + length - 1`."""
+        return rotary_tables(self.config.rotary, start, length, self.config.head_dim)
+
     def _run(self, embeddings: Array, prefix: PrefixCache | None) -> tuple[list[Array], list[tuple[Array, Array]]]:
         start = 0 if prefix is None else prefix.length
-        cosine, sine = rotary_tables(self.config.rotary, start, embeddings.shape[1], self.config.head_dim)
+        cosine, sine = self._tables(start, embeddings.shape[1])
         pairs = [None] * self.config.num_layers if prefix is None else zip(prefix.keys, prefix.values, strict=True)
         states, own = [embeddings.astype(self.dtype)], []
         for layer, pair in zip(self.layers, pairs, strict=True):

@@ -17,83 +17,21 @@ _MOST = 10_000  # entries of a list
 
 #: Fields of config.json that change no logit: bookkeeping, training, sampling of answers, and what older versions of
 #: transformers wrote into every section.
-_INERT = frozenset(
-    [
-        "_attn_implementation_autoset",
-        "_name_or_path",
-        "architectures",
-        "attn_implementation",
-        "attention_dropout",
-        "auto_map",
-        "dropout",
-        "dtype",
-        "id2label",
-        "initializer_factor",
-        "initializer_range",
-        "label2id",
-        "model_type",
-        "pretraining_tp",
-        "problem_type",
-        "projection_dim",
-        "task_specific_params",
-        "tokenizer_class",
-        "torch_dtype",
-        "torchscript",
-        "transformers_version",
-        "unsloth_fixed",
-        "unsloth_version",
-        "use_bfloat16",
-        "use_cache",
-        "use_flash_attn",
-        "vision_use_head",
-        "bos_token_id",
-        "decoder_start_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "sep_token_id",
-        "begin_suppress_tokens",
-        "suppress_tokens",
-        "bad_words_ids",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "do_sample",
-        "diversity_penalty",
-        "early_stopping",
-        "encoder_no_repeat_ngram_size",
-        "exponential_decay_length_penalty",
-        "length_penalty",
-        "max_length",
-        "min_length",
-        "no_repeat_ngram_size",
-        "num_beam_groups",
-        "num_beams",
-        "num_return_sequences",
-        "output_attentions",
-        "output_hidden_states",
-        "output_scores",
-        "prefix",
-        "remove_invalid_values",
-        "repetition_penalty",
-        "return_dict",
-        "return_dict_in_generate",
-        "temperature",
-        "tf_legacy_loss",
-        "top_k",
-        "top_p",
-        "typical_p",
-        "use_return_dict",
-        "add_cross_attention",
-        "chunk_size_feed_forward",
-        "cross_attention_hidden_size",
-        "finetuning_task",
-        "is_decoder",
-        "is_encoder_decoder",
-        "pruned_heads",
-        "tie_encoder_decoder",
-        "image_seq_length",
-        "ignore_index",
-    ]
-)
+_BOOKKEEPING = """
+    _attn_implementation_autoset _name_or_path architectures attn_implementation attention_dropout auto_map
+    cache_implementation dropout dtype id2label initializer_factor initializer_range label2id model_type
+    pretraining_tp problem_type projection_dim task_specific_params tokenizer_class torch_dtype torchscript
+    transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache use_flash_attn vision_use_head
+    bos_token_id decoder_start_token_id eos_token_id pad_token_id sep_token_id begin_suppress_tokens suppress_tokens
+    bad_words_ids forced_bos_token_id forced_eos_token_id do_sample diversity_penalty early_stopping
+    encoder_no_repeat_ngram_size exponential_decay_length_penalty length_penalty max_length min_length
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states
+    output_scores prefix remove_invalid_values repetition_penalty return_dict return_dict_in_generate temperature
+    tf_legacy_loss top_k top_p typical_p use_return_dict add_cross_attention chunk_size_feed_forward
+    cross_attention_hidden_size finetuning_task is_decoder is_encoder_decoder pruned_heads tie_encoder_decoder
+    image_seq_length ignore_index
+"""
+_INERT = frozenset(_BOOKKEEPING.split())
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -169,6 +169,12 @@ class VisionLanguageModel(nnx.Module):
         pictures = jnp.take_along_axis(features, jnp.clip(order, 0, count - 1)[..., None], axis=1)
         return jnp.where(marked[..., None], pictures.astype(words.dtype), words)
 
+    def place(self, start: int | None, view_size: tuple[int, int] | None) -> None:
+        """Say at which position the picture begins, and how high and wide its views are; None for no picture.
+
+        Networks to which a picture is nothing but so many positions have no use for it.
+        """
+
     def key_table(self) -> KeyTable:
         """Where the tensors of a checkpoint belong."""
         parts = ("vision_tower", "projector", "language_model")

@@ -22,10 +22,12 @@ from hybrid_rs_jax.models._original_llava import image_processing, is_original, 
 from hybrid_rs_jax.models._safetensors import StoredTensor, checkpoint_tensors
 from hybrid_rs_jax.models._settings import Fields, read_json_object
 from hybrid_rs_jax.models._vision_language import DECODERS, TOWERS
+from hybrid_rs_jax.models.gemma3 import Gemma3
 from hybrid_rs_jax.models.image_processing import ImagePreprocessor
 from hybrid_rs_jax.models.llava import Llava
 from hybrid_rs_jax.models.llava_next import LlavaNext
 from hybrid_rs_jax.models.llava_onevision import LlavaOnevision
+from hybrid_rs_jax.models.qwen2_5_vl import Qwen25VL
 from hybrid_rs_jax.models.sharding import named_parameters, parameter_shardings
 
 __all__ = ["ARCHITECTURES", "from_config", "from_pretrained", "load_config", "load_preprocessor"]
@@ -34,6 +36,9 @@ ARCHITECTURES: dict[str, type[Any]] = {
     "llava_onevision": LlavaOnevision,
     "llava_next": LlavaNext,
     "llava": Llava,
+    "qwen2_5_vl": Qwen25VL,
+    "gemma3": Gemma3,
+    "shieldgemma2": Gemma3,
     **DECODERS,
     **TOWERS,
 }

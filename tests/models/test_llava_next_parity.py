@@ -39,7 +39,7 @@ def drawn(seed):
         return choices[random.integers(len(choices))]
 
     groups = pick(1, 2)
-    heads, tied = groups * pick(1, 2, 3), pick(True, False)
+    heads, tied = groups * pick(1, 2, 4), pick(True, False)
     text = {"num_attention_heads": heads, "num_key_value_heads": groups, "head_dim": pick(6, 8), "num_hidden_layers": 1}
     text |= {"tie_word_embeddings": tied, "rope_parameters": pick(*ROPES), "max_position_embeddings": 4096}
     decoder = pick(llama_config(**text), mistral_config(**text, sliding_window=pick(None, 900)))

@@ -90,6 +90,8 @@ MODELS = {
     transformers.LlavaOnevisionConfig: transformers.LlavaOnevisionForConditionalGeneration,
     transformers.LlavaConfig: transformers.LlavaForConditionalGeneration,
     transformers.LlavaNextConfig: transformers.LlavaNextForConditionalGeneration,
+    transformers.Qwen2_5_VLConfig: transformers.Qwen2_5_VLForConditionalGeneration,
+    transformers.Gemma3Config: transformers.Gemma3ForConditionalGeneration,
 }
 
 
