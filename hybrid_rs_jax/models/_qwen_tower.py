@@ -96,6 +96,11 @@ class QwenVisionConfig:
         """Height and width of a picture where nothing else is asked for: 16 x 16 features."""
         return 16 * self.step
 
+    @property
+    def legal(self) -> str:
+        """Sizes of pictures that the tower takes, in words."""
+        return f"multiples of {self.step}"
+
     def takes(self, size: tuple[int, int]) -> bool:
         """Whether the tower takes pictures of this height and width."""
         return not (size[0] % self.step or size[1] % self.step)

@@ -76,6 +76,11 @@ class VisionConfig:
         return size == (self.image_size, self.image_size)
 
     @property
+    def legal(self) -> str:
+        """Sizes of views that the tower takes, in words."""
+        return f"{self.image_size} x {self.image_size}"
+
+    @property
     def states(self) -> tuple[int, ...]:
         """The feature layers, counted from the input."""
         return tuple(layer % (self.num_layers + 1) for layer in self.feature_layers)

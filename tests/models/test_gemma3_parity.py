@@ -1,4 +1,4 @@
-"""Gemma 3 against PyTorch, on configurations drawn at random: norms, windows, both ropes, pictures that look both ways."""
+"""Gemma 3 against PyTorch, on configurations drawn at random: norms, windows, ropes, pictures that look both ways."""
 
 import json
 
