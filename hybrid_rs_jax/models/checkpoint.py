@@ -183,7 +183,7 @@ def _draw(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> 
     kind = name.rsplit(".", 1)[-1]
     if kind in ("scale", "bias"):
         return np.full(shape, kind == "scale", np.float32)
-    inputs = math.prod(shape[:-1]) if kind == "kernel" else shape[-1]
+    inputs = math.prod(shape[:-1]) if kind.endswith("kernel") else shape[-1]
     return generator.standard_normal(shape, np.float32) * np.float32(inputs**-0.5)
 
 

@@ -80,7 +80,7 @@ class Qwen25VLDecoder(Qwen2):
         if has_window(fields, sizes["num_layers"]):
             raise fields.refuse("use_sliding_window", "false: sliding-window attention is not supported")
         half = sizes["hidden_size"] // sizes["num_heads"] // 2
-        sections = scaling.integers("mrope_section", (16, 24, 24))
+        sections = scaling.integers("mrope_section", (16, 24, 24), low=0)
         if 2 * half != sizes["head_dim"] or sum(sections) != half:
             raise scaling.refuse("mrope_section", f"integers with the sum {half}, half of a head's features")
         return Qwen25VLTextConfig(**sizes, qkv_bias=True, sections=sections)

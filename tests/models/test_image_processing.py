@@ -69,6 +69,7 @@ def processors():
             "LlavaOnevisionImageProcessor",
             {"size": {"height": 32, "width": 32}, "image_grid_pinpoints": PINPOINTS},
         ),
+        "gemma3": ("Gemma3ImageProcessor", {"size": {"height": 32, "width": 32}}),
         "next": ("LlavaNextImageProcessor", {**clip, "image_grid_pinpoints": PINPOINTS}),
         "onevision-few": (
             "LlavaOnevisionImageProcessor",
