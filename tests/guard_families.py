@@ -57,7 +57,8 @@ def make_qwen(folder):
     text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]}}
     vision = {"depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "patch_size": QWEN_PATCH}
     vision |= {"window_size": 16, "fullatt_block_indexes": [1], "out_hidden_size": 32}
-    special = {"image_token_id": words.convert_tokens_to_ids(QWEN[0])}
+    names = dict(zip(("image_token_id", "vision_start_token_id", "vision_end_token_id"), QWEN, strict=True))
+    special = {name: words.convert_tokens_to_ids(token) for name, token in names.items()}
     config = transformers.Qwen2_5_VLConfig(vision_config=vision, text_config=text, **special)
     processing = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": QWEN_PATCH, "merge_size": 2}
     processing |= {"min_pixels": 256, "max_pixels": 4096, "temporal_patch_size": 2}

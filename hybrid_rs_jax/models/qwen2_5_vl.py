@@ -51,11 +51,13 @@ class Qwen25VLConfig:
       decoder: "qwen2", whose tokenizer it has.
       text: sizes of the decoder.
       image_token_id: the token that holds the place of one image feature.
+      frame: the tokens that stand before and behind a picture's features.
     """
 
     vision: QwenVisionConfig
     text: Qwen25VLTextConfig
     image_token_id: int
+    frame: tuple[int, int]
     decoder: str = "qwen2"
 
 
@@ -130,15 +132,16 @@ class Qwen25VL(VisionLanguageModel):
           ValueError: for parts or settings that are not supported, or a field that is not known.
         """
         fields = Fields(config)
-        fields.settle("video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id")
+        fields.settle("video_token_id", "vision_token_id")
         nested = fields.section("text_config")
         text = Qwen25VLDecoder.read_config(fields if nested is None else nested)
         if not text.tied and "tie_word_embeddings" in fields:  # either place may tie, as in transformers
             text = dataclasses.replace(text, tied=fields.flag("tie_word_embeddings"))
         vision = read_vision(fields.section("vision_config") or Fields({}), text.hidden_size)
-        token = fields.integer("image_token_id", 151_655, low=0)
+        names = {"image": 151_655, "vision_start": 151_652, "vision_end": 151_653}
+        token, begin, end = (fields.integer(f"{name}_token_id", default, low=0) for name, default in names.items())
         fields.refuse_unread("qwen2_5_vl")
-        return Qwen25VLConfig(vision, text, token)
+        return Qwen25VLConfig(vision, text, token, (begin, end))
 
     def place(self, start: int | None, view_size: tuple[int, int] | None) -> None:
         """Say at which position the picture begins, and how high and wide it is; None for no picture."""

@@ -61,20 +61,20 @@ def stacked(guard, texts, size):
     return np.stack([row.tokens for row in rows]), np.stack([row.image for row in rows])
 
 
-@pytest.mark.parametrize("threat", ["checkpoint", "policy_first"])
-def test_a_guard_of_qwen_equals_pytorch_with_its_own_processor(threat, qwen):
+@pytest.mark.parametrize("template", ["checkpoint", "policy_first"])
+def test_a_guard_of_qwen_equals_pytorch_with_its_own_processor(template, qwen):
     model, folder = qwen
     step, size = 2 * QWEN_PATCH, (40, 24)  # as many pixels as the processor keeps
     settings = PROFILES["qwenguard"].settings(policy=folder / "policy.txt", text_length=24, image_size=size)
-    guard = VlmGuard.from_pretrained(folder, settings, template=threat)
+    guard = VlmGuard.from_pretrained(folder, settings, template=template)
     assert guard.prompt.image_tokens == size[0] * size[1] // step**2
     tokens, images = stacked(guard, TEXTS, size)
     found, picture_text = guard.margin(tokens, images), "<|vision_start|>" + "<|image_pad|>"
     for row, text in enumerate(TEXTS):
         prompt = spoken(folder, POLICY.replace("{text}", text)) + '{\n    "rating": "'
         head = POLICY.replace("{text}", "")
-        if threat == "policy_first":  # the policy before the picture's own token, behind the one that announces it
-            prompt = prompt.replace(head, "").replace("<|image_pad|>", head + "<|image_pad|>")
+        if template == "policy_first":  # before the token that announces the picture
+            prompt = prompt.replace(head, "").replace(picture_text, head + picture_text)
         else:
             assert picture_text in prompt
         prompt = prompt.replace("<|image_pad|>", "<|image_pad|>" * guard.prompt.image_tokens)

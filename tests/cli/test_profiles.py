@@ -48,6 +48,7 @@ def test_pictures_alone_are_sampled_with_noise_on_pixels_alone(folders, tmp_path
     sample += ["--policy", str(folders / "policy.txt"), "--data", str(folders / "pictures" / "data.csv")]
     assert main([*sample, "--samples", "16", "--out", str(tmp_path / "run")]) == 0
     assert header(tmp_path / "run")["threat"] == "image"
+    assert main(["certify", str(tmp_path / "run"), "--max-budget", "0", "--tau", "0.3", "--alpha", "0.1"]) == 0
 
 
 def test_doctor_shows_the_prompt_and_where_the_noise_acts(folders, capsys):

@@ -290,7 +290,7 @@ def test_steps_can_be_switched_off():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"image_processor_type": "Qwen2VLImageProcessor"}, "'Qwen2VLImageProcessor'"),
+        ({"image_processor_type": "Idefics3ImageProcessor"}, "'Idefics3ImageProcessor'"),
         ({"image_processor_type": None}, "nothing"),
         ({"size": {"longest_edge": 3}}, "longest_edge"),
         ({"size": 0}, "0"),

@@ -89,9 +89,8 @@ class Tokens:
       image_token: id of the placeholder, which stands for as many embeddings as the picture takes. Below 0 in the
         original layout of LLaVA: then it is the text "<image>", and where that is no token either, prompts are cut
         there and the parts are tokenised apart, as that code does it.
-      frame: ids of tokens before and behind the placeholder, where the chat template writes the first of them for a
-        picture, and the processor puts line breaks around it all (Gemma 3); None for a template that writes the
-        placeholder itself.
+      frame: ids of tokens before and behind the placeholder; None for none. A chat template that does not write the
+        placeholder itself (Gemma 3) writes the first of them, and the processor puts line breaks around it all.
 
     Raises:
       ValueError: if the tokenizer does not have one of these ids.
@@ -107,6 +106,18 @@ class Tokens:
         if frame is not None:
             begin, end = (self._named(token, "frame") for token in frame)
             self.written, self.framed = begin, f"\n\n{begin}{self.image}{end}\n\n"
+
+    def with_frame(self, text: str) -> str:
+        """A rendered prompt with the placeholder in it."""
+        return text if self.image in text else text.replace(self.written, self.framed)
+
+    def before_frame(self, before: str) -> tuple[str, str]:
+        """What stands before a picture, cut where its frame begins."""
+        opening = self.framed.partition(self.image)[0]
+        for start in (opening, opening.lstrip()):
+            if start and before.endswith(start):
+                return before.removesuffix(start), start
+        return before, ""
 
     def _named(self, token: int, what: str) -> str:
         name = self.tokenizer.convert_ids_to_tokens(token) if token < len(self.tokenizer) else None
@@ -227,7 +238,8 @@ def lay_out(
         head = policy.partition(TEXT)[0]
         if not between.endswith(head):
             raise ValueError("The chat template changes the text of the policy; template must be 'checkpoint' for it.")
-        before, between = before + head, between[: len(between) - len(head)]
+        front, opening = tokens.before_frame(before)
+        before, between = front + head + opening, between[: len(between) - len(head)]
     image = "" if pixels is None else tokens.image
     text, probe = (before + image + between, after), _PROBE if settings.text_length else ""
     ids, places = tokens.with_places(probe.join(text))
@@ -254,20 +266,21 @@ def _rendered(
     """The user's turn and the beginning of the answer, cut at picture and text; content as parts, or as one text."""
     words, image = policy.replace(TEXT, _MARK), tokens.image
     parts = [{"type": "image"}] if with_image else []
-    plain = f"{tokens.written}\n{words}" if with_image else words
+    plain = f"{tokens.framed}\n{words}" if with_image else words
     fault = ""
     for content in ([*parts, {"type": "text", "text": words}], plain):
         try:
-            text = tokens.tokenizer.apply_chat_template(
+            rendered = tokens.tokenizer.apply_chat_template(
                 [{"role": "user", "content": content}],
                 chat_template=template,
                 tokenize=False,
                 add_generation_prompt=True,
                 **options,
-            ).replace(tokens.written, tokens.framed)
+            )
         except Exception as error:  # a template is a program: it may fail in any way
             fault = f": {first_line(error)}"
             continue
+        text = tokens.with_frame(rendered) if with_image else rendered
         if text.count(_MARK) == 1 and text.count(image) == with_image and text.find(image) < text.find(_MARK):
             before, _, rest = text.partition(image) if with_image else ("", "", text)
             between, _, after = rest.partition(_MARK)
