@@ -265,7 +265,7 @@ def activation(name: str) -> Callable[[Array], Array]:
 
 
 def silu(x: Array) -> Array:
-    """`x * sigmoid(x)` by `sigmoid(2 h) = (1 + tanh h) / 2`: a CPU has a short tanh, and its exp and division are long."""
+    """`x sigmoid(x)` by `sigmoid(2 h) = (1 + tanh h) / 2`: on a CPU tanh is short, and exp with a division long."""
     half = 0.5 * x
     return half + half * jnp.tanh(half)
 
