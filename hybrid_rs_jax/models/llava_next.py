@@ -34,6 +34,8 @@ class LlavaNext(LlavaOnevision):
         fields.only("use_image_newline_parameter", True, "llava_next")
         fields.only("vision_aspect_ratio", "anyres", "llava_next")
         grids = pinpoints(fields, joint.vision.image_size, _CANVASES)
+        for section in (fields, fields.section("vision_config") or Fields({})):
+            section.settle("vocab_size")  # of the decoder, once more, and of the tower's counterpart for texts
         if joint.image_token_id >= 0:  # the original layout is flat, and holds the settings of its training besides
             fields.refuse_unread("llava_next")
         shared = {field.name: getattr(joint, field.name) for field in dataclasses.fields(joint)}

@@ -132,8 +132,11 @@ class Qwen25VL(VisionLanguageModel):
           ValueError: for parts or settings that are not supported, or a field that is not known.
         """
         fields = Fields(config)
-        fields.settle("video_token_id", "vision_token_id")
         nested = fields.section("text_config")
+        for section in (fields, nested or Fields({})):
+            section.settle("video_token_id", "vision_token_id")
+        if nested is not None:  # the outer ones count
+            nested.settle("image_token_id", "vision_start_token_id", "vision_end_token_id")
         text = Qwen25VLDecoder.read_config(fields if nested is None else nested)
         if not text.tied and "tie_word_embeddings" in fields:  # either place may tie, as in transformers
             text = dataclasses.replace(text, tied=fields.flag("tie_word_embeddings"))

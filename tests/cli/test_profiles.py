@@ -2,12 +2,15 @@
 
 import json
 import sqlite3
+from typing import get_args, get_type_hints
 
 import pytest
 from guard_families import make_gemma, make_qwen
 from vlm_checkpoint import POLICY, write_data
 
+from hybrid_rs_jax.classifiers.vlm.profiles import PROFILES
 from hybrid_rs_jax.cli import main
+from hybrid_rs_jax.cli.options import GuardOptions
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,10 @@ def header(run):
         rows = [row for table in tables for row in ledger.execute(f"select * from {table}")]
     texts = [cell for row in rows for cell in row if isinstance(cell, str) and cell.startswith("{")]
     return next(content for text in texts if "classifier" in (content := json.loads(text)))
+
+
+def test_every_profile_can_be_named():
+    assert {*get_args(get_args(get_type_hints(GuardOptions)["profile"])[0])} == {*PROFILES}
 
 
 def test_sample_recognises_the_guard_and_its_header_holds_what_was_resolved(folders, tmp_path, capsys):
