@@ -54,15 +54,15 @@ def make_tokenizer(folder, template=ONEVISION_TEMPLATE, corpus=CORPUS):
 
 def make_checkpoint(folder, family="onevision", seed=0, template=None, corpus=CORPUS, **text):
     """A random network with weights large enough that every part matters; returns the torch model."""
-    default = ONEVISION_TEMPLATE if family == "onevision" else LLAVA_TEMPLATE
+    default = LLAVA_TEMPLATE if family == "llava" else ONEVISION_TEMPLATE
     tokenizer = make_tokenizer(folder, default if template is None else template, corpus)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     sizes |= {"num_key_value_heads": 2, "vocab_size": 384, "max_position_embeddings": 4096} | text
     vision = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision |= {"image_size": SIDE, "patch_size": 7}
     image_token = tokenizer.convert_tokens_to_ids(IMAGE)
+    pinpoints = [[SIDE * rows, SIDE * columns] for rows in (1, 2) for columns in (1, 2)]
     if family == "onevision":
-        pinpoints = [[SIDE * rows, SIDE * columns] for rows in (1, 2) for columns in (1, 2)]
         config = transformers.LlavaOnevisionConfig(
             vision_config=transformers.SiglipVisionConfig(vision_use_head=False, **vision),
             text_config=transformers.Qwen2Config(**sizes),
@@ -72,6 +72,16 @@ def make_checkpoint(folder, family="onevision", seed=0, template=None, corpus=CO
         model, mean = transformers.LlavaOnevisionForConditionalGeneration, [0.5] * 3
         processing = {"image_processor_type": "LlavaOnevisionImageProcessor", "image_grid_pinpoints": pinpoints}
         processing |= {"size": {"height": SIDE, "width": SIDE}}
+    elif family == "next":
+        config = transformers.LlavaNextConfig(
+            vision_config=transformers.CLIPVisionConfig(**vision),
+            text_config=transformers.MistralConfig(**sizes, sliding_window=None),
+            image_token_index=image_token,
+            image_grid_pinpoints=pinpoints,
+        )
+        model, mean = transformers.LlavaNextForConditionalGeneration, [0.4, 0.5, 0.6]
+        processing = {"image_processor_type": "LlavaNextImageProcessor", "size": {"shortest_edge": SIDE}}
+        processing |= {"crop_size": {"height": SIDE, "width": SIDE}, "image_grid_pinpoints": pinpoints}
     else:
         config = transformers.LlavaConfig(
             vision_config=transformers.CLIPVisionConfig(**vision),

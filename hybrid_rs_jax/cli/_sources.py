@@ -341,7 +341,8 @@ def _checkpoint(model: str, data: str, options: GuardOptions, threat: ThreatOpti
     named = {"name": "texts and pictures", "file": Path(data).name}
     unit = CHECKPOINT_UNIT.format(height=height, width=width)
     inputs = GuardInputs(texts, guard)
-    return Source(guard, inputs, guard.vocab_size, unit, guard.describe(), named, PAD, _columns(texts))
+    pixels_alone = () if guard.text_length == 0 else None  # no fields of symbols: noise on the pixels alone
+    return Source(guard, inputs, guard.vocab_size, unit, guard.describe(), named, PAD, _columns(texts), pixels_alone)
 
 
 def _demo_guard() -> tuple[Any, dict[str, Any]]:
@@ -379,21 +380,23 @@ def open_guard(model: str, options: GuardOptions, **more: Any) -> Any:
     """The guard of a checkpoint.
 
     Args:
-      model: folder or hub id.
-      options: the flags: `alphabet` is a file, and `model_parallel` a number of devices.
+      model: folder or hub id; its profile is looked up unless the flags name one.
+      options: the flags, which win over the profile: `alphabet` is a file, and `model_parallel` a number of devices.
       more: fields of `GuardSettings` that are no flags.
 
     Raises:
       BadInputError: one sentence, whatever is wrong with the checkpoint or the settings.
     """
     from hybrid_rs_jax.classifiers import VlmGuard
+    from hybrid_rs_jax.classifiers.vlm.profiles import find_profile
 
     given = {**options.given(), **more}
     parts, alphabet = given.pop("model_parallel", None), given.pop("alphabet", None)
     if alphabet is not None:
         given["alphabet"] = _read_alphabet(alphabet)
     with library_sentences():
-        return VlmGuard.from_pretrained(model, mesh=None if parts is None else _mesh(parts), **given)
+        settings = find_profile(model, given.pop("profile", None)).settings(**given)
+        return VlmGuard.from_pretrained(model, settings, mesh=None if parts is None else _mesh(parts))
 
 
 def _read_alphabet(path: Path) -> tuple[int, ...]:

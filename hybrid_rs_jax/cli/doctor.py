@@ -132,10 +132,22 @@ def _prompt_lines(guard: Any) -> Iterator[tuple[str, str]]:
         f"{parts[0]} tokens, picture of {height}x{width} pixels as {parts[1]:,}, {parts[2]} tokens, text of up to "
         f"{parts[3]}, {parts[4]} tokens, answer of {len(layout.beginning)}: {prompt.positions:,} positions",
     )
+    yield "profile", guard.settings.profile
+    yield "prompt text", _shown_prompt(layout, guard)
     names = [", ".join(repr(tokenizer.decode([token])) for token in ids) for ids in (layout.unsafe, layout.safe)]
     yield "answer", f"begins with {tokenizer.decode(list(layout.beginning))!r}"
     yield "labels", f"unsafe goes on with {names[0]}, safe with {names[1]}"
     yield "alphabet", f"{guard.vocab_size - 1:,} tokens and PAD, V = {guard.vocab_size:,}"
+
+
+def _shown_prompt(layout: Any, guard: Any) -> str:
+    """The whole prompt as it is rendered, with a mark where picture and text stand and which of them carries noise."""
+    head, tail = layout.text
+    beginning = guard.tokenizer.decode(list(layout.beginning))
+    picture = f"[picture, {guard.prompt.image_tokens:,} positions, noise on its pixels]"
+    where = "behind the trusted text" if guard.settings.threat == "suffix" else "on all of it"
+    text = f"[text of up to {guard.text_length} tokens, noise {where}]" if guard.text_length else ""
+    return repr(head.replace(layout.tokens.image, picture) + text + tail + beginning)
 
 
 def _first_input(guard: Any, samples: Any) -> Any:

@@ -220,9 +220,12 @@ class StoppingOptions:
 class GuardOptions:
     """The flags of a vision-language guard; None where one was not given."""
 
+    profile: Literal["llavaguard", "qwenguard", "nemotron", "shieldgemma2", "generic"] | None = None
+    """how the guard was trained to be asked: policy, order, answer and labels; the other flags win over it
+    (default: what config.json, the name and the chat template tell, else generic)"""
     policy: Annotated[str, Parameter(metavar="NAME|FILE")] | None = None
-    """combination, text_only, image_only, or a text file with {text} where the user's text stands
-    (default: combination)"""
+    """combination, text_only, image_only, plain (no words around the text), or a text file with {text} where the
+    user's text stands (default: that of the profile, else combination)"""
     template: Literal["checkpoint", "policy_first"] | None = None
     """order of the prompt; policy_first computes the policy once per run (default: checkpoint)"""
     text_length: Annotated[int, flag(integer(1, 2**20), "L")] | None = None

@@ -21,15 +21,21 @@ def attend(
     *,
     causal: bool,
     implementation: Implementation = "auto",
+    key_lengths: Int[Array, " batch"] | None = None,
 ) -> Float[Array, "batch length heads size"]:
     """Softmax attention; `heads` is a multiple of `groups` (grouped queries).
 
-    Batches are padded on the right. A causal query sees no later position, so padding needs no mask: it spoils only
-    its own outputs.
+    Keys from `key_lengths` on are not seen. Batches are padded on the right. A causal query sees no later position, so
+    padding needs no mask: it spoils only its own outputs.
     """
     with jax.numpy_dtype_promotion("standard"):  # JAX's own kernels mix half precision with float32
         return jax.nn.dot_product_attention(
-            query, key, value, is_causal=causal, implementation=_choose(implementation, query)
+            query,
+            key,
+            value,
+            is_causal=causal,
+            key_value_seq_lengths=key_lengths,
+            implementation=_choose(implementation, query),
         )
 
 

@@ -7,7 +7,7 @@ static length; attention is causal, so padding needs no mask and `lengths` only 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
+from hybrid_rs_jax.models._activations import activation
 from hybrid_rs_jax.models._attention import (
     Implementation,
     attend,
@@ -22,11 +23,12 @@ from hybrid_rs_jax.models._attention import (
     attend_with_prefix,
     check_implementation,
 )
+from hybrid_rs_jax.models._decoder_sizes import DecoderConfig
 from hybrid_rs_jax.models._keys import KERNEL, Key, KeyTable
-from hybrid_rs_jax.models._rotary import RotaryConfig, rotary_config, rotary_tables, rotate
-from hybrid_rs_jax.models._settings import Fields
+from hybrid_rs_jax.models._place import Place
+from hybrid_rs_jax.models._rotary import rotary_tables, rotate
 
-__all__ = ["Decoder", "DecoderConfig", "PrefixCache", "decoder_sizes"]
+__all__ = ["KEYS", "Decoder", "PrefixCache", "RMSNorm", "SwiGLU", "at_last", "joined"]
 
 KEYS = KeyTable(
     keys=(
@@ -43,73 +45,6 @@ KEYS = KeyTable(
     renames=((r"model\.", ""),),
     ignored=(r"(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-    """Sizes of a decoder, in the words of config.json.
-
-    Attributes:
-      vocab_size: rows of the embedding.
-      hidden_size: features per position.
-      intermediate_size: features inside the SwiGLU block.
-      num_layers: decoder layers.
-      num_heads: query heads.
-      num_key_value_heads: key and value heads; divides `num_heads`.
-      head_dim: features per head.
-      rms_norm_eps: added to the mean square.
-      rotary: frequencies of the rotary embedding.
-      qkv_bias: whether the query, key and value maps have a bias.
-      output_bias: whether the attention's output map has one.
-      mlp_bias: whether the SwiGLU maps have one.
-      tied: whether the output layer is the embedding; None where config.json does not say it and the weights decide.
-      positions: positions that the decoder was made for; None where config.json does not say it.
-    """
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rms_norm_eps: float = 1e-6
-    rotary: RotaryConfig = dataclasses.field(default_factory=RotaryConfig)
-    qkv_bias: bool = False
-    output_bias: bool = False
-    mlp_bias: bool = False
-    tied: bool | None = None
-    positions: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_key_value_heads must divide num_heads = {self.num_heads}, got {self.num_key_value_heads}."
-            )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even for rotary embeddings, got {self.head_dim}.")
-
-
-def decoder_sizes(fields: Fields, vocab_size: int, intermediate_size: int) -> dict[str, Any]:
-    """The fields of a `DecoderConfig` that all decoders read in the same way, with two defaults that differ."""
-    width, heads = (
-        fields.integer("hidden_size", 4096, high=2**18),
-        fields.integer("num_attention_heads", 32, high=2**12),
-    )
-    positions = fields.integer("max_position_embeddings", 0, low=0)
-    return {
-        "vocab_size": fields.integer("vocab_size", vocab_size, high=2**24),
-        "hidden_size": width,
-        "intermediate_size": fields.integer("intermediate_size", intermediate_size, high=2**20),
-        "num_layers": fields.integer("num_hidden_layers", 32, high=1024),
-        "num_heads": heads,
-        "num_key_value_heads": fields.integer("num_key_value_heads", heads, high=heads),
-        "head_dim": fields.integer("head_dim", max(1, width // heads), high=2**14),
-        "rms_norm_eps": fields.number("rms_norm_eps", 1e-6, high=1.0),
-        "rotary": rotary_config(fields),
-        "tied": fields.flag("tie_word_embeddings") if "tie_word_embeddings" in fields else None,
-        "positions": positions or None,
-    }
 
 
 @jax.tree_util.register_dataclass
@@ -199,20 +134,17 @@ class SelfAttention(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """`down(silu(gate(x)) * up(x))`."""
+    """`down(act(gate(x)) * up(x))`, where the activation is silu unless a network names another."""
 
-    def __init__(self, config: DecoderConfig, dtype: Any, param_dtype: Any, rngs: Any):
+    def __init__(self, width: int, inner: int, bias: bool, dtype: Any, param_dtype: Any, rngs: Any, act: str = "silu"):
         def linear(inputs: int, outputs: int) -> Any:
-            return nnx.Linear(
-                inputs, outputs, use_bias=config.mlp_bias, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-            )
+            return nnx.Linear(inputs, outputs, use_bias=bias, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
-        self.gate_proj = linear(config.hidden_size, config.intermediate_size)
-        self.up_proj = linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = linear(config.intermediate_size, config.hidden_size)
+        self.gate_proj, self.up_proj, self.down_proj = linear(width, inner), linear(width, inner), linear(inner, width)
+        self.act = activation(act)
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
-        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
 
 
 class DecoderLayer(nnx.Module):
@@ -222,7 +154,8 @@ class DecoderLayer(nnx.Module):
         self.input_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, param_dtype)
         self.attention = SelfAttention(config, implementation, dtype, param_dtype, rngs)
         self.post_attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, param_dtype)
-        self.mlp = SwiGLU(config, dtype, param_dtype, rngs)
+        sizes = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.mlp = SwiGLU(*sizes, dtype, param_dtype, rngs)
 
     def __call__(
         self,
@@ -262,6 +195,10 @@ class Decoder(nnx.Module):
       rngs: random numbers for the initial weights.
     """
 
+    norm_type: ClassVar[type[Any]] = RMSNorm
+    #: Where the picture stands, for decoders to which it is more than so many positions; set by `place`.
+    picture: Place | None = None
+
     def __init__(
         self,
         config: DecoderConfig,
@@ -276,10 +213,9 @@ class Decoder(nnx.Module):
         self.embed_tokens = nnx.Embed(
             config.vocab_size, config.hidden_size, dtype=dtype, param_dtype=param_dtype, rngs=rngs
         )
-        self.layers = nnx.List(
-            [DecoderLayer(config, attention, dtype, param_dtype, rngs) for _ in range(config.num_layers)]
-        )
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, param_dtype)
+        options = attention, dtype, param_dtype, rngs
+        self.layers = nnx.List([self._layer(index, *options) for index in range(config.num_layers)])
+        self.norm = self.norm_type(config.hidden_size, config.rms_norm_eps, dtype, param_dtype)
         if not config.tied:
             self.lm_head = nnx.Linear(
                 config.hidden_size, config.vocab_size, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
@@ -325,7 +261,7 @@ class Decoder(nnx.Module):
           prefix: what the rows continue; rows that share one of several prefixes follow each other.
         """
         x, _ = self._run(embeddings, prefix, self.config.num_layers - 1)
-        tables = self._tables(embeddings, prefix)
+        tables = self._tables(0 if prefix is None else prefix.length, embeddings.shape[1])
         last = self.layers[-1].last(x[-1], *tables, None if prefix is None else prefix.pairs[-1], lengths)
         return self.norm(last[:, 0])
 
@@ -363,13 +299,21 @@ class Decoder(nnx.Module):
         keys, values = (tuple(parts) for parts in zip(*pairs, strict=True))
         if prefix is None:
             return PrefixCache(keys, values)
-        return PrefixCache(_append(prefix.keys, keys), _append(prefix.values, values))
+        return PrefixCache(joined(prefix.keys, keys), joined(prefix.values, values))
+
+    def _layer(self, index: int, implementation: Implementation, dtype: Any, param_dtype: Any, rngs: Any) -> Any:
+        """The layer of this number."""
+        return DecoderLayer(self.config, implementation, dtype, param_dtype, rngs)
+
+    def _tables(self, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and sines of the positions `start .. start + length - 1`."""
+        return rotary_tables(self.config.rotary, start, length, self.config.head_dim)
 
     def _run(
         self, embeddings: Array, prefix: PrefixCache | None, layers: int | None = None
     ) -> tuple[list[Array], list[tuple[Array, Array]]]:
         """Input and output of the first so many layers, and the keys and values of each."""
-        cosine, sine = self._tables(embeddings, prefix)
+        cosine, sine = self._tables(0 if prefix is None else prefix.length, embeddings.shape[1])
         pairs = [None] * self.config.num_layers if prefix is None else prefix.pairs
         states, own = [embeddings.astype(self.dtype)], []
         for layer, pair in list(zip(self.layers, pairs, strict=True))[:layers]:
@@ -378,22 +322,18 @@ class Decoder(nnx.Module):
             own.append(key_value)
         return states, own
 
-    def _tables(
-        self, embeddings: Array, prefix: PrefixCache | None
-    ) -> tuple[Float32[np.ndarray, "length half"], Float32[np.ndarray, "length half"]]:
-        start = 0 if prefix is None else prefix.length
-        return rotary_tables(self.config.rotary, start, embeddings.shape[1], self.config.head_dim)
-
 
 def at_last(x: Float[Array, "batch length width"], lengths: Int[Array, " batch"]) -> Float[Array, "batch 1 width"]:
     """Each row at position `lengths - 1`."""
     return jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
 
 
-def _append(prefix: tuple[Array, ...], own: tuple[Array, ...]) -> tuple[Array, ...]:
-    def joined(before: Array, behind: Array) -> Array:
+def joined(prefix: tuple[Array, ...], own: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Keys, values or the like of prefixes, each repeated for the rows that share it, and of the rows behind them."""
+
+    def both(before: Array, behind: Array) -> Array:
         rows = len(behind)
         spread = jnp.repeat(before, rows // len(before), axis=0, total_repeat_length=rows)
         return jnp.concatenate([spread, behind], axis=1)
 
-    return tuple(map(joined, prefix, own))
+    return tuple(map(both, prefix, own))

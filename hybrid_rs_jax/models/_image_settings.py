@@ -36,11 +36,17 @@ _ONEVISION = {
     "image_std": _CLIP_STD,
     "image_grid_pinpoints": _PINPOINTS,
 }
+_NEXT = {**_CLIP, "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]}
+_QWEN = {"resample": 3, "image_mean": _CLIP_MEAN, "image_std": _CLIP_STD}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "CLIP": _CLIP,
     "Llava": {**_CLIP, "do_pad": False},
     "Siglip": _SIGLIP,
     "LlavaOnevision": _ONEVISION,
+    "LlavaNext": _NEXT,
+    "Gemma3": {**_SIGLIP, "resample": 2},
+    "Qwen2VL": _QWEN,
+    "Qwen2_5_VL": _QWEN,
 }
 
 
@@ -49,7 +55,7 @@ class ImageSettings:
     """Image processing of one checkpoint.
 
     Attributes:
-      family: "CLIP", "Llava", "Siglip" or "LlavaOnevision".
+      family: "CLIP", "Llava", "Siglip", "Gemma3", "Qwen2VL", "LlavaOnevision", ...
       size: (height, width) to resize to, or one number for the shortest edge, or None for no resizing.
       crop: (height, width) of the centre crop, or None.
       border: colour in [0, 1] of a border that makes the image a square before resizing, or None for no border.
@@ -58,6 +64,8 @@ class ImageSettings:
       mean, std: three numbers each, `(scale * pixel - mean) / std`.
       pinpoints: (height, width) of the canvases that tiles may be cut from; none without tiles.
       tile: edge of the tiles, before they are resized to `size`.
+      area: least and most pixels, where `size` is None and images are resized to multiples of `step`.
+      step: see `area`.
     """
 
     family: str
@@ -70,6 +78,8 @@ class ImageSettings:
     std: tuple[float, ...]
     pinpoints: tuple[tuple[int, int], ...]
     tile: int
+    area: tuple[int, int] | None = None
+    step: int = 1
 
 
 def read_settings(folder: Path) -> ImageSettings:
@@ -100,6 +110,11 @@ def parse_settings(content: Mapping[str, Any]) -> ImageSettings:
     """
     family = _family(Fields(content))
     fields = Fields({**_DEFAULTS[family], **Fields(content)})
+    if fields.flag("do_pan_and_scan"):
+        raise fields.refuse("do_pan_and_scan", "false: one view is shown of each image")
+    area = _area(fields) if _DEFAULTS[family] is _QWEN else None
+    if area is not None:  # no fixed size
+        fields = Fields({**fields, "size": 1, "do_center_crop": False})
     size, crop = _size(fields, "size"), _size(fields, "crop_size") if "crop_size" in fields else None
     if isinstance(crop, int):
         crop = (crop, crop)
@@ -112,14 +127,14 @@ def parse_settings(content: Mapping[str, Any]) -> ImageSettings:
     mean, std = _channels(fields, "image_mean"), _channels(fields, "image_std", positive=True)
     # the processors round the border colour down to 8 bits
     border = tuple(int(channel * 255) / 255 for channel in mean)
-    normalise, tiled = fields.flag("do_normalize", True), family == "LlavaOnevision"
+    normalise, tiled = fields.flag("do_normalize", True), "image_grid_pinpoints" in _DEFAULTS[family]
     factor = fields.number("rescale_factor", 1 / 255, high=1e6) if fields.flag("do_rescale", True) else 1.0
     resized = fields.flag("do_resize", True)
-    if tiled and not resized:
-        raise ValueError("do_resize must be true where images are cut into tiles, got false.")
+    if (tiled or area) and not resized:
+        raise ValueError("do_resize must be true for images of any size, got false.")
     return ImageSettings(
         family=family,
-        size=size if resized else None,
+        size=size if resized and area is None else None,
         crop=crop if cropped else None,
         border=border if family == "Llava" and fields.flag("do_pad") else None,
         method=_METHODS[method],
@@ -128,6 +143,8 @@ def parse_settings(content: Mapping[str, Any]) -> ImageSettings:
         std=std if normalise else (1.0,) * 3,
         pinpoints=fields.pairs("image_grid_pinpoints") if tiled else (),
         tile=crop[0] if crop else size[0] if isinstance(size, tuple) else size,
+        area=area,
+        step=fields.integer("patch_size", 14, high=2**10) * fields.integer("merge_size", 2, high=64) if area else 1,
     )
 
 
@@ -138,6 +155,13 @@ def _family(fields: Fields) -> str:
             return family
     legal = ", ".join(family + _KINDS[0] for family in _DEFAULTS)
     raise fields.refuse("image_processor_type", f"one of {legal}")
+
+
+def _area(fields: Fields) -> tuple[int, int]:
+    """Least and most pixels of an image, by their own names or else as the "edges" of `size`."""
+    edges = fields.section("size") or Fields({})
+    low = fields.integer("min_pixels", edges.integer("shortest_edge", 56 * 56))
+    return low, fields.integer("max_pixels", edges.integer("longest_edge", 28 * 28 * 1280), low=low)
 
 
 def _size(fields: Fields, name: str) -> tuple[int, int] | int:

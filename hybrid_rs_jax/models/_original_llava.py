@@ -45,7 +45,7 @@ def translate(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = fields.choice("mm_vision_select_feature", ("patch", "cls_patch"), "patch") == "cls_patch"
     foreign = ("vision_config", "text_config")
     translated: dict[str, Any] = {
-        "model_type": "llava_onevision" if tiled else "llava",
+        "model_type": ("llava_onevision" if siglip else "llava_next") if tiled else "llava",
         "text_config": {name: value for name, value in config.items() if name not in foreign}
         | {"model_type": _decoder(fields)},
         "vision_config": tower,
@@ -71,7 +71,7 @@ def image_processing(config: Mapping[str, Any]) -> dict[str, Any]:
     else:
         content = {"size": {"shortest_edge": side}, "crop_size": side}
     if _is_tiled(fields):
-        tiles = {"image_processor_type": "LlavaOnevisionImageProcessor"}
+        tiles = {"image_processor_type": f"Llava{'Onevision' if siglip else 'Next'}ImageProcessor"}
         return {**content, **tiles, "image_grid_pinpoints": _pinpoints(fields, side)}
     padded = fields.text("image_aspect_ratio", "square") == "pad"
     return {**content, "image_processor_type": "LlavaImageProcessor", "do_pad": padded}
@@ -100,9 +100,11 @@ def _decoder(fields: Fields) -> str:
     named = " ".join([fields.text("model_type", "llava"), *fields.texts("architectures")]).lower()
     if "qwen" in named:
         return "qwen2"
-    if other := re.search(r"mistral|mixtral|mpt|gemma|phi", named):
-        raise ValueError(f"The decoder of an original LLaVA checkpoint must be Qwen2 or Llama, got {other.group()}.")
-    return "llama"
+    if other := re.search(r"mixtral|mpt|gemma|phi", named):
+        raise ValueError(
+            f"The decoder of an original LLaVA checkpoint must be Qwen2, Llama or Mistral, got {other.group()}."
+        )
+    return "mistral" if "mistral" in named else "llama"
 
 
 def _pinpoints(fields: Fields, tile: int) -> list[list[int]]:

@@ -33,26 +33,34 @@ class RotaryConfig:
     bands: tuple[float, float, int] | None = None
 
 
-def rotary_config(config: Mapping[str, Any]) -> RotaryConfig:
+def rotary_config(
+    config: Mapping[str, Any], theta: float = 10_000.0, plain: tuple[str, ...] = ("default",)
+) -> RotaryConfig:
     """Read `rope_scaling` or, where it is absent, `rope_parameters`, with what stands beside them.
 
     Priorities are those of transformers 5: `rope_scaling` (older files, and what users add by hand) replaces
     `rope_parameters` as a whole; `rope_theta` inside wins over one beside it; an `original_max_position_embeddings`
     beside it wins over one inside.
 
+    Args:
+      config: with these fields.
+      theta: base where none is given.
+      plain: kinds that leave the frequencies as they are.
+
     Raises:
       ValueError: for a scaling other than default, linear or llama3, a partial rotation, or a number out of range.
     """
     fields = Fields(config)
     scaling = fields.section("rope_scaling") or fields.section("rope_parameters") or Fields({})
-    theta = scaling.number("rope_theta", fields.number("rope_theta", 10_000.0, high=1e15), high=1e15)
+    fields.settle("rope_parameters")
+    theta = scaling.number("rope_theta", fields.number("rope_theta", theta, high=1e15), high=1e15)
     for level in (scaling, fields):
         if level.number("partial_rotary_factor", 1.0) != 1.0:
             raise level.refuse("partial_rotary_factor", "1")
-    if any(isinstance(value, dict) for value in scaling.values()):
+    if any(isinstance(scaling[name], dict) for name in scaling):
         raise ValueError("rope_parameters must be the same for all layers, got one object per kind of layer.")
     kind = scaling.text("rope_type", scaling.text("type", "default"))
-    if kind == "default":
+    if kind in plain:
         return RotaryConfig(theta)
     if kind == "linear":
         return RotaryConfig(theta, scaling.number("factor"))
@@ -67,16 +75,17 @@ def rotary_config(config: Mapping[str, Any]) -> RotaryConfig:
 
 
 def rotary_tables(
-    config: RotaryConfig, start: int, length: int, size: int
+    config: RotaryConfig, start: int, length: int, size: int, positions: np.ndarray | None = None
 ) -> tuple[Float32[np.ndarray, "length half"], Float32[np.ndarray, "length half"]]:
     """Cosines and sines for the positions `start .. start + length - 1` and heads of `size` features.
 
-    Positions are static, so the tables are constants of the compiled program. Frequencies and angles are rounded to
-    float32 as in the networks' training code; the functions are exact to float32 of that angle.
+    `positions` of shape [length, 1], or [length, half] with one for each frequency, replace these. All are static, so
+    the tables are constants of the compiled program. Frequencies and angles are rounded to float32 as in the networks'
+    training code; the functions are exact to float32 of that angle.
     """
     frequencies = _frequencies(config, size)
-    positions = np.arange(start, start + length, dtype=np.float32)
-    angles = (positions[:, None] * frequencies).astype(np.float64)
+    places = np.arange(start, start + length)[:, None] if positions is None else positions
+    angles = (places.astype(np.float32) * frequencies).astype(np.float64)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 

@@ -15,6 +15,24 @@ _NO_DEFAULT: Any = object()
 _LARGEST = 2**31 - 1
 _MOST = 10_000  # entries of a list
 
+#: Fields of config.json that change no logit: bookkeeping, training, sampling of answers, and what older versions of
+#: transformers wrote into every section.
+_BOOKKEEPING = """
+    _attn_implementation_autoset _name_or_path architectures attn_implementation attention_dropout auto_map
+    cache_implementation dropout dtype id2label initializer_factor initializer_range label2id model_type
+    pretraining_tp problem_type projection_dim task_specific_params tokenizer_class torch_dtype torchscript
+    transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache use_flash_attn vision_use_head
+    bos_token_id decoder_start_token_id eos_token_id pad_token_id sep_token_id begin_suppress_tokens suppress_tokens
+    bad_words_ids forced_bos_token_id forced_eos_token_id do_sample diversity_penalty early_stopping
+    encoder_no_repeat_ngram_size exponential_decay_length_penalty length_penalty max_length min_length
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states
+    output_scores prefix remove_invalid_values repetition_penalty return_dict return_dict_in_generate temperature
+    tf_legacy_loss top_k top_p typical_p use_return_dict add_cross_attention chunk_size_feed_forward
+    cross_attention_hidden_size finetuning_task is_decoder is_encoder_decoder pruned_heads tie_encoder_decoder
+    image_seq_length ignore_index
+"""
+_INERT = frozenset(_BOOKKEEPING.split())
+
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
@@ -45,7 +63,12 @@ class Fields(Mapping[str, Any]):
 
     def __init__(self, content: Mapping[str, Any], where: str = ""):
         self._content = {name: value for name, value in content.items() if value is not None}
-        self._where: str = content._where if isinstance(content, Fields) and not where else where
+        same = content if isinstance(content, Fields) and not where else None
+        self._where: str = where if same is None else same._where
+        # what was read so far, and the objects inside: shared by all wrappings of one object
+        self._read: set[str] = set() if same is None else same._read
+        self._inside: dict[str, Fields] = {} if same is None else same._inside
+        self._nulls: frozenset[str] = frozenset(content) - self._content.keys() if same is None else same._nulls
 
     def __getitem__(self, name: str) -> Any:
         return self._content[name]
@@ -55,6 +78,29 @@ class Fields(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._content)
+
+    def __contains__(self, name: object) -> bool:
+        self._read.add(str(name))
+        return name in self._content
+
+    def is_null(self, name: str) -> bool:
+        """Whether the field is there and null, for the few that mean something else when they are absent."""
+        return name in self._nulls
+
+    def settle(self, *names: str) -> None:
+        """Count fields as read, because the value of another one leaves them without meaning."""
+        self._read.update(names)
+
+    def refuse_unread(self, network: str) -> None:
+        """Raise one sentence where a field was given that no reader asked for and that may change the function."""
+        for name in self._content:
+            if name not in self._read | _INERT:
+                raise ValueError(
+                    f"{self._where}{name} is unknown for {network} and may change what it computes, got "
+                    f"{self._content[name]!r:.80}; remove it from config.json if it does not."
+                )
+        for inner in self._inside.values():
+            inner.refuse_unread(network)
 
     def refuse(self, name: str, legal: str) -> ValueError:
         """The sentence for a field whose value is not legal."""
@@ -100,18 +146,20 @@ class Fields(Mapping[str, Any]):
 
     def only(self, name: str, legal: object, network: str) -> None:
         """Raise one sentence where the field is given and is not the one value that the network implements."""
+        self._read.add(name)
         value = self._content.get(name, legal)
         if type(value) is not type(legal) or value != legal:
             raise self.refuse(name, f"{legal!r} for {network}")
 
     def section(self, name: str) -> Fields | None:
         """An object inside this one; None where it is absent or empty."""
+        self._read.add(name)
         value = self._content.get(name)
         if value is None or value == {}:
             return None
         if not isinstance(value, dict):
             raise self.refuse(name, "a JSON object")
-        return Fields(value, f"{self._where}{name}.")
+        return self._inside.setdefault(name, Fields(value, f"{self._where}{name}."))
 
     def integers(self, name: str, default: tuple[int, ...] = (), low: int = 1, high: int = _LARGEST) -> tuple[int, ...]:
         """One whole number, or a list of them that is not empty."""
@@ -138,6 +186,7 @@ class Fields(Mapping[str, Any]):
         return tuple(value)
 
     def _get(self, name: str, default: Any) -> Any:
+        self._read.add(name)
         if name in self._content:
             return self._content[name]
         if default is _NO_DEFAULT:

@@ -35,8 +35,28 @@ class Canvas:
 
 def whole_canvas(settings: ImageSettings, height: int, width: int) -> Canvas:
     """The whole image, resized and cropped."""
+    if settings.area is not None:
+        rows, columns = stepped_size(height, width, settings.step, settings.area)
+        return Canvas(resize_matrix(height, rows, settings.method), resize_matrix(width, columns, settings.method))
     shortest = min(height, width)
     return Canvas(_one_axis(settings, height, 0, shortest), _one_axis(settings, width, 1, shortest))
+
+
+def stepped_size(height: int, width: int, step: int, area: tuple[int, int]) -> tuple[int, int]:
+    """Multiples of `step` near height and width, of as many pixels in all as `area` allows.
+
+    >>> stepped_size(100, 200, 28, (56 * 56, 28 * 28 * 1280))
+    (112, 196)
+    """
+    rounded = round(height / step) * step, round(width / step) * step
+    low, high = area
+    if rounded[0] * rounded[1] > high:
+        shrink = math.sqrt(height * width / high)
+        return tuple(max(step, math.floor(side / shrink / step) * step) for side in (height, width))  # type: ignore
+    if rounded[0] * rounded[1] < low:
+        grow = math.sqrt(low / (height * width))
+        return tuple(math.ceil(side * grow / step) * step for side in (height, width))  # type: ignore
+    return rounded
 
 
 def tile_canvas(settings: ImageSettings, height: int, width: int) -> Canvas:

@@ -71,6 +71,15 @@ class VisionConfig:
                 f"vision_feature_layer must lie in {-self.num_layers - 1}..{self.num_layers}, got {bad or 'none'}."
             )
 
+    def takes(self, size: tuple[int, int]) -> bool:
+        """Whether the tower takes views of this height and width."""
+        return size == (self.image_size, self.image_size)
+
+    @property
+    def legal(self) -> str:
+        """Sizes of views that the tower takes, in words."""
+        return f"{self.image_size} x {self.image_size}"
+
     @property
     def states(self) -> tuple[int, ...]:
         """The feature layers, counted from the input."""

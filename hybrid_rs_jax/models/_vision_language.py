@@ -1,4 +1,4 @@
-"""What LLaVA-1.5 and LLaVA-OneVision share: tower, projector, decoder, and features spliced between tokens."""
+"""What the LLaVA networks share: tower, projector, decoder, and features spliced between tokens."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from jaxtyping import Array, Float, Float32, Int
 
 from hybrid_rs_jax.models._activations import activation
 from hybrid_rs_jax.models._attention import Implementation
-from hybrid_rs_jax.models._decoder import Decoder, DecoderConfig
+from hybrid_rs_jax.models._decoder import Decoder
+from hybrid_rs_jax.models._decoder_sizes import DecoderConfig
 from hybrid_rs_jax.models._keys import Key, KeyTable, join
 from hybrid_rs_jax.models._settings import Fields
 from hybrid_rs_jax.models._vision import VisionConfig, VisionTower
 from hybrid_rs_jax.models.clip import Clip
 from hybrid_rs_jax.models.llama import Llama
+from hybrid_rs_jax.models.mistral import Mistral
 from hybrid_rs_jax.models.projector import Projector
 from hybrid_rs_jax.models.qwen2 import Qwen2
 from hybrid_rs_jax.models.siglip import Siglip
 
 __all__ = ["DECODERS", "TOWERS", "VisionLanguageConfig", "VisionLanguageModel", "read_joint_config"]
 
-DECODERS: dict[str, type[Any]] = {"qwen2": Qwen2, "llama": Llama}
+DECODERS: dict[str, type[Any]] = {"qwen2": Qwen2, "llama": Llama, "mistral": Mistral}
 TOWERS: dict[str, type[Any]] = {"siglip_vision_model": Siglip, "clip_vision_model": Clip}
 
 # Layouts in the order in which they appeared: the original LLaVA repository; transformers up to 4.51, whose names
@@ -51,7 +53,7 @@ class VisionLanguageConfig:
     Attributes:
       tower: "siglip_vision_model" or "clip_vision_model".
       vision: sizes of the tower.
-      decoder: "qwen2" or "llama".
+      decoder: "qwen2", "llama" or "mistral".
       text: sizes of the decoder.
       image_token_id: the token that holds the place of one image feature.
       drop_first: whether the tower's first token is dropped (the class token; strategy "default").
@@ -167,6 +169,12 @@ class VisionLanguageModel(nnx.Module):
             return words
         pictures = jnp.take_along_axis(features, jnp.clip(order, 0, count - 1)[..., None], axis=1)
         return jnp.where(marked[..., None], pictures.astype(words.dtype), words)
+
+    def place(self, start: int | None, view_size: tuple[int, int] | None) -> None:
+        """Say at which position the picture begins, and how high and wide its views are; None for no picture.
+
+        Networks to which a picture is nothing but so many positions have no use for it.
+        """
 
     def key_table(self) -> KeyTable:
         """Where the tensors of a checkpoint belong."""

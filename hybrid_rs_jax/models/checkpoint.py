@@ -22,14 +22,26 @@ from hybrid_rs_jax.models._original_llava import image_processing, is_original, 
 from hybrid_rs_jax.models._safetensors import StoredTensor, checkpoint_tensors
 from hybrid_rs_jax.models._settings import Fields, read_json_object
 from hybrid_rs_jax.models._vision_language import DECODERS, TOWERS
+from hybrid_rs_jax.models.gemma3 import Gemma3
 from hybrid_rs_jax.models.image_processing import ImagePreprocessor
 from hybrid_rs_jax.models.llava import Llava
+from hybrid_rs_jax.models.llava_next import LlavaNext
 from hybrid_rs_jax.models.llava_onevision import LlavaOnevision
+from hybrid_rs_jax.models.qwen2_5_vl import Qwen25VL
 from hybrid_rs_jax.models.sharding import named_parameters, parameter_shardings
 
 __all__ = ["ARCHITECTURES", "from_config", "from_pretrained", "load_config", "load_preprocessor"]
 
-ARCHITECTURES: dict[str, type[Any]] = {"llava_onevision": LlavaOnevision, "llava": Llava, **DECODERS, **TOWERS}
+ARCHITECTURES: dict[str, type[Any]] = {
+    "llava_onevision": LlavaOnevision,
+    "llava_next": LlavaNext,
+    "llava": Llava,
+    "qwen2_5_vl": Qwen25VL,
+    "gemma3": Gemma3,
+    "shieldgemma2": Gemma3,
+    **DECODERS,
+    **TOWERS,
+}
 _MOST_FAULTS = 8
 
 
@@ -87,7 +99,7 @@ def from_config(
       seed: of the random weights.
 
     Returns:
-      A `LlavaOnevision`, `Llava`, `Qwen2`, `Llama`, `Siglip` or `Clip`.
+      A network of `ARCHITECTURES`.
 
     Raises:
       ValueError: for an architecture or a setting that is not supported.
@@ -171,7 +183,7 @@ def _draw(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> 
     kind = name.rsplit(".", 1)[-1]
     if kind in ("scale", "bias"):
         return np.full(shape, kind == "scale", np.float32)
-    inputs = math.prod(shape[:-1]) if kind == "kernel" else shape[-1]
+    inputs = math.prod(shape[:-1]) if kind.endswith("kernel") else shape[-1]
     return generator.standard_normal(shape, np.float32) * np.float32(inputs**-0.5)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hybrid_rs_jax.models._decoder import Decoder, DecoderConfig, decoder_sizes
+from hybrid_rs_jax.models._decoder import Decoder
+from hybrid_rs_jax.models._decoder_sizes import DecoderConfig, decoder_sizes
 from hybrid_rs_jax.models._settings import Fields
 
 __all__ = ["Llama"]

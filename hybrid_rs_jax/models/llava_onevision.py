@@ -17,7 +17,7 @@ from hybrid_rs_jax.models._keys import Key
 from hybrid_rs_jax.models._settings import Fields
 from hybrid_rs_jax.models._vision_language import VisionLanguageConfig, VisionLanguageModel, read_joint_config
 
-__all__ = ["LlavaOnevision", "LlavaOnevisionConfig"]
+__all__ = ["LlavaOnevision", "LlavaOnevisionConfig", "pinpoints"]
 
 DEFAULT_VISION = {
     "model_type": "siglip_vision_model",
@@ -28,6 +28,7 @@ DEFAULT_VISION = {
     "image_size": 384,
     "patch_size": 14,
 }
+_GRIDS = [(384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class LlavaOnevision(VisionLanguageModel):
         limit = _tile_limit(Fields(config).text("vision_aspect_ratio", "anyres_max_9"))
         if joint.drop_first:
             raise ValueError("vision_feature_select_strategy must be 'full' for llava_onevision, got 'default'.")
-        return LlavaOnevisionConfig(**fields, grid_pinpoints=_pinpoints(config, size), tile_limit=limit)
+        return LlavaOnevisionConfig(**fields, grid_pinpoints=pinpoints(config, size, _GRIDS), tile_limit=limit)
 
     def plan(self, image_size: tuple[int, int]) -> TilePlan:
         """Tiles and kept features for pictures of this height and width in pixels."""
@@ -143,13 +144,12 @@ class LlavaOnevision(VisionLanguageModel):
 
 def _given(image_size: tuple[int, int] | None) -> tuple[int, int]:
     if image_size is None:
-        raise ValueError("image_size must be the pictures' height and width for llava_onevision, got None.")
+        raise ValueError("image_size must be the pictures' height and width for a network with tiles, got None.")
     return image_size
 
 
-def _pinpoints(config: Mapping[str, Any], tile: int) -> tuple[tuple[int, int], ...]:
-    """Resolutions from config.json; all grids of up to 6 x 6 tiles of 384 pixels where it names none."""
-    default = [(384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7)]
+def pinpoints(config: Mapping[str, Any], tile: int, default: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Resolutions from config.json, or the architecture's own where it names none."""
     pairs = Fields(config).pairs("image_grid_pinpoints", default)
     bad = [pair for pair in pairs if pair[0] % tile or pair[1] % tile]
     if bad:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hybrid_rs_jax.models._decoder import Decoder, DecoderConfig, decoder_sizes
+from hybrid_rs_jax.models._decoder import Decoder
+from hybrid_rs_jax.models._decoder_sizes import DecoderConfig, decoder_sizes
 from hybrid_rs_jax.models._settings import Fields
 
-__all__ = ["Qwen2"]
+__all__ = ["Qwen2", "has_window"]
 
 
 class Qwen2(Decoder):
@@ -34,13 +35,14 @@ class Qwen2(Decoder):
         fields = Fields(config)
         fields.only("hidden_act", "silu", "qwen2")
         sizes = decoder_sizes(fields, vocab_size=151_936, intermediate_size=22_016)
-        if _has_window(fields, sizes["num_layers"]):
+        if has_window(fields, sizes["num_layers"]):
             raise ValueError("use_sliding_window must be false: sliding-window attention is not supported.")
         return DecoderConfig(**sizes, qkv_bias=True)
 
 
-def _has_window(fields: Fields, layers: int) -> bool:
+def has_window(fields: Fields, layers: int) -> bool:
     """Whether any layer sees a window only: those from `max_window_layers` on, unless `layer_types` says which."""
+    fields.settle("sliding_window", "max_window_layers", "use_sliding_window")  # any window is refused
     if "layer_types" in fields:
         return any(kind != "full_attention" for kind in fields.texts("layer_types"))
     first = fields.integer("max_window_layers", 28, low=0)

@@ -13,7 +13,7 @@ import numpy as np
 from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax.models._keys import KeyTable, Target
 from hybrid_rs_jax.models._safetensors import INDEX, SHARD_BYTES, SINGLE, json_text, write_tensors, write_text
-from hybrid_rs_jax.models._vision_language import VisionLanguageModel
+from hybrid_rs_jax.models._vision_language import VisionLanguageConfig, VisionLanguageModel
 from hybrid_rs_jax.models.sharding import named_parameters
 
 __all__ = ["save_pretrained", "stored_tensors"]
@@ -44,7 +44,7 @@ def save_pretrained(
     config.json comes last, so a folder with a config.json holds all of the checkpoint.
 
     Args:
-      network: a `LlavaOnevision` or `Llava`.
+      network: a `LlavaOnevision`, `LlavaNext` or `Llava`.
       folder: made where it does not exist.
       config: contents of config.json, as `from_config` takes them; `architectures` and `dtype` are added.
       dtype: of the stored weights: float32, float16 or bfloat16. Weights are rounded to nearest.
@@ -78,7 +78,12 @@ def stored_tensors(network: VisionLanguageModel) -> dict[str, tuple[tuple[int, .
 
     The norm behind the tower's last layer fills none, since nothing reads it; transformers misses it where it is
     absent. A network of shapes, as `nnx.eval_shape` makes it, will do.
+
+    Raises:
+      ValueError: for a network that is none of LLaVA's.
     """
+    if not isinstance(network.config, VisionLanguageConfig):
+        raise ValueError(f"Networks of LLaVA are written as checkpoints, got {type(network).__name__}.")
     table = network.key_table()
     stored: dict[str, tuple[tuple[int, ...], Target | None]] = {}
     for parameter, variable in named_parameters(network).items():

@@ -29,11 +29,14 @@ def policy(tmp_path_factory):
         ({"template": "other"}, r"^template must be checkpoint or policy_first, got 'other'\.$"),
         ({"decision": "vote"}, r"^decision must be logit_mass or generate, got 'vote'\.$"),
         ({"threat": "typos"}, r"^threat must be suffix or l0, got 'typos'\.$"),
-        ({"text_length": 0}, r"^text_length must be an integer in 1\.\.1048576, got 0\.$"),
+        ({"text_length": -1}, r"^text_length must be an integer in 0\.\.1048576, got -1\.$"),
         ({"image_size": (0, 5)}, r"^image_size must be a height and a width in 1\.\."),
         ({"dtype": "half"}, r"^dtype must be float32 or bfloat16, got '(float16|half)'\.$"),
         ({"dtype": "float16"}, r"^dtype must be float32 or bfloat16, got 'float16'\.$"),
-        ({"policy": "nowhere.txt"}, r"^policy must be combination, text_only, image_only or a text file, got 'nowhere"),
+        (
+            {"policy": "nowhere.txt"},
+            r"^policy must be combination, text_only, image_only, plain or a text file, got 'nowhere",
+        ),
         ({"labels": ("Safe", "Safe")}, r"^labels must differ, but the token 'Safe' is a spelling of both\.$"),
         (
             {"labels": ("Safe", "Safely"), "answer": "{label}"},
@@ -72,7 +75,7 @@ class Damage:
         (Damage("config.json", None), r"holds no config\.json\.$"),
         (
             Damage("config.json", '{"model_type": "qwen2"}'),
-            r"^model_type must be one of llava_onevision, llava, got 'qwen2'",
+            r"^model_type must be one of llava_onevision, llava_next, .*, got 'qwen2'",
         ),
         (Damage("preprocessor_config.json", None), r"preprocessor_config\.json"),
         (Damage("chat_template.jinja", None), r"holds no chat template"),

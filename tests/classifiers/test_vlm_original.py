@@ -44,6 +44,11 @@ def original(source, folder, family, known_placeholder):
         flat |= {"architectures": ["LlavaQwenForCausalLM"], "mm_vision_tower": "some/siglip-so400m-patch14-384"}
         flat |= {"image_aspect_ratio": "anyres_max_9", "image_grid_pinpoints": "(1x1),...,(2x2)"}
         flat |= {"mm_patch_merge_type": "spatial_unpad", "model_type": "llava"}
+    elif family == "next":
+        flat |= {"architectures": ["LlavaMistralForCausalLM"], "mm_vision_tower": "some/clip-vit-large-patch14-336"}
+        flat |= {"image_aspect_ratio": "anyres", "image_grid_pinpoints": [[28, 28], [56, 28], [28, 56], [56, 56]]}
+        flat |= {"mm_patch_merge_type": "spatial_unpad", "model_type": "llava_mistral", "sliding_window": None}
+        flat |= {"mm_vision_select_layer": -2, "mm_vision_select_feature": "patch"}
     else:
         flat |= {"architectures": ["LlavaLlamaForCausalLM"], "mm_vision_tower": "some/clip-vit-large-patch14-336"}
         flat |= {"model_type": "llava_llama", "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch"}
@@ -90,12 +95,12 @@ def margins(guard):
 
 
 @pytest.mark.parametrize("known_placeholder", [True, False])
-@pytest.mark.parametrize("family", ["onevision", "llava"])
+@pytest.mark.parametrize("family", ["onevision", "next", "llava"])
 def test_a_guard_of_the_original_layout_is_that_of_the_converted_one(family, known_placeholder, policy, tmp_path):
     source = tmp_path / "converted"
     source.mkdir()
     make_checkpoint(source, family, template=PLAIN_TEMPLATE)
-    if family == "llava":  # the original code processes pictures as CLIP does
+    if family != "onevision":  # the original code processes pictures as CLIP does
         settings = json.loads((source / "preprocessor_config.json").read_text())
         settings |= {"image_mean": [0.48145466, 0.4578275, 0.40821073]}
         settings |= {"image_std": [0.26862954, 0.26130258, 0.27577711]}

@@ -69,6 +69,8 @@ def processors():
             "LlavaOnevisionImageProcessor",
             {"size": {"height": 32, "width": 32}, "image_grid_pinpoints": PINPOINTS},
         ),
+        "gemma3": ("Gemma3ImageProcessor", {"size": {"height": 32, "width": 32}}),
+        "next": ("LlavaNextImageProcessor", {**clip, "image_grid_pinpoints": PINPOINTS}),
         "onevision-few": (
             "LlavaOnevisionImageProcessor",
             {"size": {"height": 32, "width": 32}, "image_grid_pinpoints": [[64, 32], [32, 128], [160, 160]]},
@@ -288,7 +290,7 @@ def test_steps_can_be_switched_off():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"image_processor_type": "Qwen2VLImageProcessor"}, "'Qwen2VLImageProcessor'"),
+        ({"image_processor_type": "Idefics3ImageProcessor"}, "'Idefics3ImageProcessor'"),
         ({"image_processor_type": None}, "nothing"),
         ({"size": {"longest_edge": 3}}, "longest_edge"),
         ({"size": 0}, "0"),

@@ -58,6 +58,17 @@ def llava_config(vision=None, text=None, **changes):
     return transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN, **changes)
 
 
+def mistral_config(**changes):
+    return transformers.MistralConfig(**TEXT | {"sliding_window": None} | changes)
+
+
+def next_config(vision=None, text=None, **changes):
+    settings = {"image_token_index": IMAGE_TOKEN, "image_grid_pinpoints": PINPOINTS} | changes
+    vision = clip_config() if vision is None else vision
+    text = mistral_config(num_hidden_layers=1) if text is None else text
+    return transformers.LlavaNextConfig(vision_config=vision, text_config=text, **settings)
+
+
 def save(config, folder, seed=0, **options):
     """A model with weights large enough that every part matters, saved to the folder."""
     torch.manual_seed(seed)
@@ -73,10 +84,14 @@ def save(config, folder, seed=0, **options):
 MODELS = {
     transformers.Qwen2Config: transformers.Qwen2ForCausalLM,
     transformers.LlamaConfig: transformers.LlamaForCausalLM,
+    transformers.MistralConfig: transformers.MistralForCausalLM,
     transformers.SiglipVisionConfig: transformers.SiglipVisionModel,
     transformers.CLIPVisionConfig: transformers.CLIPVisionModel,
     transformers.LlavaOnevisionConfig: transformers.LlavaOnevisionForConditionalGeneration,
     transformers.LlavaConfig: transformers.LlavaForConditionalGeneration,
+    transformers.LlavaNextConfig: transformers.LlavaNextForConditionalGeneration,
+    transformers.Qwen2_5_VLConfig: transformers.Qwen2_5_VLForConditionalGeneration,
+    transformers.Gemma3Config: transformers.Gemma3ForConditionalGeneration,
 }
 
 

@@ -180,6 +180,11 @@ def compile_prompt(
             f"The prompt takes up to {positions} positions, more than the {most} that the checkpoint was made for; "
             "choose a smaller image_size or text_length, or a shorter policy."
         )
+    # static, and part of the graph: prompts with and without a picture share the weights only
+    if layout.pixels is None:
+        network.place(None, None)
+    else:
+        network.place(len(layout.before), layout.pixels.view_size)
     graph, state = nnx.split(network)
     cached = settings.template == "policy_first" and bool(layout.before)
     forward = Forward(graph, layout, cached, settings.share_image)

@@ -26,13 +26,12 @@ from hybrid_rs_jax.classifiers.vlm.prompt import (
     Alphabet,
     PromptLayout,
     Tokens,
-    chat_template,
     lay_out,
-    load_tokenizer,
     ordinary_tokens,
     text_digest,
 )
 from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings, Policy, first_label
+from hybrid_rs_jax.classifiers.vlm.tokenizer import chat_template, load_tokenizer
 from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.data.pictures import fit
 from hybrid_rs_jax.kernels.grid import check_pictures
@@ -45,7 +44,7 @@ __all__ = ["Checkpoint", "VlmGuard"]
 
 #: A text (or its symbols) or None for no text, and an image or None for no image; never both None.
 Pair = tuple[str | np.ndarray | None, np.ndarray | None]
-_FAMILIES = ("llava_onevision", "llava")
+_FAMILIES = ("llava_onevision", "llava_next", "llava", "qwen2_5_vl", "gemma3", "shieldgemma2")
 # Files whose bytes decide what the network computes; tokenizer and template enter through their effects.
 _DIGESTED = ("config.json", "*.safetensors", "*preprocessor_config.json", "processor_config.json", "tokenizer*")
 
@@ -74,7 +73,7 @@ class Checkpoint:
         sizes = ARCHITECTURES[Fields(config).choice("model_type", _FAMILIES)].read_config(config)
         policy, preprocessor = settings.read_policy(), load_preprocessor(folder)
         tokenizer = load_tokenizer(folder, sizes.decoder if sizes.image_token_id < 0 else None)
-        tokens, rows = Tokens(tokenizer, sizes.image_token_id), sizes.text.vocab_size
+        tokens, rows = Tokens(tokenizer, sizes.image_token_id, getattr(sizes, "frame", None)), sizes.text.vocab_size
         alphabet = Alphabet(ordinary_tokens(tokens, rows) if settings.alphabet is None else settings.alphabet, rows)
         return cls(folder, sizes, tokens, chat_template(folder, tokenizer), preprocessor, policy, alphabet)
 
@@ -84,13 +83,13 @@ class Checkpoint:
         Raises:
           ValueError: if template, labels or pictures do not fit the checkpoint.
         """
-        pixels, side = None, self.sizes.vision.image_size
+        pixels, vision = None, self.sizes.vision
         if with_image:
-            pixels = self.preprocessor.plan(*(settings.image_size or (side, side)))
-            if pixels.view_size != (side, side):
+            pixels = self.preprocessor.plan(*(settings.image_size or (vision.image_size,) * 2))
+            if not vision.takes(pixels.view_size):
                 raise ValueError(
                     f"The image processing in {self.folder} makes views of {pixels.view_size[0]} x "
-                    f"{pixels.view_size[1]} pixels, but the vision tower takes {side} x {side}."
+                    f"{pixels.view_size[1]} pixels, but the vision tower takes {vision.legal}."
                 )
         return lay_out(self.tokens, self.template, self.policy.text, settings, pixels)
 
@@ -108,7 +107,7 @@ class Checkpoint:
 
 
 class VlmGuard:
-    """Says of each (text, picture) pair whether it violates a policy: a LLaVA checkpoint, asked once per noisy copy.
+    """Says of each (text, picture) pair whether it violates a policy: a checkpoint, asked once per noisy copy.
 
     What is certified is an array of `text_length` symbols, the user's text and then PADs, and a picture of
     `image_size`. Symbols are 0 for PAD and 1..V-1 for the tokens of the noise alphabet. All else (chat template,
@@ -154,7 +153,7 @@ class VlmGuard:
         mesh: Mesh | None = None,
         **choices: Any,
     ) -> VlmGuard:
-        """A guard from a LLaVA-OneVision or LLaVA-1.5 checkpoint, of transformers or of the original LLaVA code.
+        """A guard from a checkpoint of a LLaVA network (also in its original layout), of Qwen2.5-VL or of Gemma 3.
 
         Args:
           source: a folder or a hub id with config.json, safetensors, tokenizer and image processing.
@@ -212,6 +211,8 @@ class VlmGuard:
             is none.
         """
         check_pictures(np.asarray(image))
+        if self.text_length == 0 and (trusted or appended):
+            raise ValueError("Its text must be empty: the guard judges pictures alone.")
         kept = self._symbols(self._text_ids(trusted, "The trusted text"))
         added = self._symbols(self._appended_ids(appended))
         tokens = self._padded(np.concatenate([kept, added]))
@@ -368,6 +369,8 @@ class VlmGuard:
             "image_size": list(self.image_size),
             "pixels": "float, not clipped",
             "dtype": settings.dtype,
+            **({"profile": settings.profile} if settings.profile != "generic" else {}),
+            **({"template_options": dict(settings.template_options)} if settings.template_options else {}),
             **({"generated_tokens": settings.generated_tokens} if self.on_host else {}),
         }
 

@@ -1,95 +1,33 @@
-"""Everything that stands around the certified text: tokenizer, noise alphabet, chat template, policy, answer."""
+"""Everything that stands around the certified text: noise alphabet, rendered chat template, policy, answer."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax._files import kind_of, read_text
 from hybrid_rs_jax.classifiers.vlm.settings import LABEL, TEXT, GuardSettings
+from hybrid_rs_jax.classifiers.vlm.tokenizer import first_line
 from hybrid_rs_jax.models import ImagePlan
-from hybrid_rs_jax.models._settings import read_json_object
 
 __all__ = [
     "PAD",
     "Alphabet",
     "PromptLayout",
     "Tokens",
-    "chat_template",
     "lay_out",
-    "load_tokenizer",
     "ordinary_tokens",
     "text_digest",
 ]
 
 #: The symbol of an empty position. It stands for no token: the network is shown the text without it.
 PAD = 0
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_TEMPLATE_FILES = ("chat_template.json", "processor_config.json")
 _IMAGE, _NO_TOKEN = "<image>", -200  # of the original LLaVA code, where the placeholder need not be a token
 _MARK, _PROBE = "hybrid-rs-user-text-5c1e", "a"
 _BORDERS = ("\n", ".", "a")  # that an appended text may stand behind without merging with them
-
-
-def load_tokenizer(folder: Path, model_type: str | None = None) -> Any:
-    """The fast tokenizer of a checkpoint; code of the checkpoint is never run.
-
-    Args:
-      folder: of the checkpoint.
-      model_type: "qwen2" or "llama", where config.json is not one of transformers; None to have it looked up there.
-
-    Raises:
-      ValueError: if transformers is not installed, or the folder holds no tokenizer that it can read.
-    """
-    try:
-        from transformers import AutoConfig, AutoTokenizer
-    except ImportError as error:
-        raise ValueError(
-            "A vision-language guard needs transformers for tokenizer and chat template: "
-            'pip install "hybrid-rs-jax[vlm]".'
-        ) from error
-    if not any(kind_of(folder / name) == "file" for name in _TOKENIZER_FILES):
-        raise ValueError(f"{folder} holds no tokenizer: expected tokenizer.json beside the weights.")
-    try:
-        named = {} if model_type is None else {"config": AutoConfig.for_model(model_type)}
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **named)
-    except Exception as error:  # transformers raises whatever it stumbles over
-        raise ValueError(f"The tokenizer in {folder} cannot be read: {_first_line(error)}.") from error
-    if not tokenizer.is_fast:
-        raise ValueError(f"The tokenizer in {folder} must be a fast one, with a tokenizer.json.")
-    return tokenizer
-
-
-def chat_template(folder: Path, tokenizer: Any) -> str:
-    """The chat template of the checkpoint: the processor's, which knows pictures, before the tokenizer's.
-
-    Of several named templates, as a list or as an object, that of the name "default" is taken.
-
-    Raises:
-      ValueError: if there is none.
-    """
-    found: list[object] = []
-    if kind_of(folder / "chat_template.jinja") == "file":
-        return read_text(folder / "chat_template.jinja")
-    for name in _TEMPLATE_FILES:
-        if kind_of(folder / name) == "file":
-            found.append(read_json_object(folder / name).get("chat_template"))
-    for given in (*found, tokenizer.chat_template):
-        if isinstance(given, str) and given:
-            return given
-        if isinstance(default := _named(given).get("default"), str) and default:
-            return default
-    others = sorted({name for given in (*found, tokenizer.chat_template) for name in _named(given)})
-    only = f", got those named {', '.join(others)}" if others else ""
-    raise ValueError(
-        f"{folder} holds no chat template: expected chat_template.jinja, chat_template.json or a tokenizer with one "
-        f'(of several, the one named "default"){only}.'
-    )
 
 
 class Alphabet:
@@ -148,21 +86,44 @@ class Tokens:
 
     Args:
       tokenizer: a fast one.
-      image_token: id of the placeholder. Below 0 in the original layout of LLaVA: then it is the text "<image>", and
-        where that is no token either, prompts are cut there and the parts are tokenised apart, as that code does it.
+      image_token: id of the placeholder, which stands for as many embeddings as the picture takes. Below 0 in the
+        original layout of LLaVA: then it is the text "<image>", and where that is no token either, prompts are cut
+        there and the parts are tokenised apart, as that code does it.
+      frame: ids of tokens before and behind the placeholder; None for none. A chat template that does not write the
+        placeholder itself (Gemma 3) writes the first of them, and the processor puts line breaks around it all.
 
     Raises:
-      ValueError: if the tokenizer does not have that id.
+      ValueError: if the tokenizer does not have one of these ids.
     """
 
-    def __init__(self, tokenizer: Any, image_token: int):
+    def __init__(self, tokenizer: Any, image_token: int, frame: tuple[int, int] | None = None):
         self.tokenizer, self.image = tokenizer, _IMAGE
         self.image_token = tokenizer.get_vocab().get(_IMAGE, _NO_TOKEN) if image_token < 0 else image_token
         if image_token >= 0:
-            name = tokenizer.convert_ids_to_tokens(image_token) if image_token < len(tokenizer) else None
-            if not isinstance(name, str):
-                raise ValueError(f"The tokenizer has no token {image_token}, the picture's placeholder of config.json.")
-            self.image = name
+            self.image = self._named(image_token, "placeholder")
+        # what the template writes for a picture, and what stands for it in the prompt
+        self.written, self.framed = self.image, self.image
+        if frame is not None:
+            begin, end = (self._named(token, "frame") for token in frame)
+            self.written, self.framed = begin, f"\n\n{begin}{self.image}{end}\n\n"
+
+    def with_frame(self, text: str) -> str:
+        """A rendered prompt with the placeholder in it."""
+        return text if self.image in text else text.replace(self.written, self.framed)
+
+    def before_frame(self, before: str) -> tuple[str, str]:
+        """What stands before a picture, cut where its frame begins."""
+        opening = self.framed.partition(self.image)[0]
+        for start in (opening, opening.lstrip()):
+            if start and before.endswith(start):
+                return before.removesuffix(start), start
+        return before, ""
+
+    def _named(self, token: int, what: str) -> str:
+        name = self.tokenizer.convert_ids_to_tokens(token) if token < len(self.tokenizer) else None
+        if not isinstance(name, str):
+            raise ValueError(f"The tokenizer has no token {token}, the picture's {what} of config.json.")
+        return name
 
     def ids(self, text: str) -> tuple[int, ...]:
         """Token ids of a whole prompt, which begins with the tokenizer's own first tokens, once."""
@@ -266,17 +227,22 @@ def lay_out(
     Raises:
       ValueError: if the template does not show picture and text exactly once, in this order, or a label is no token.
     """
-    if tokens.image in policy:
-        raise ValueError(f"The policy must not hold the picture's placeholder {tokens.image}.")
-    before, between, after = _rendered(tokens, template, policy, pixels is not None)
+    for placeholder in (tokens.image, tokens.written):
+        if placeholder in policy:
+            raise ValueError(f"The policy must not hold the picture's placeholder {placeholder}.")
+    options = dict(settings.template_options)
+    before, between, after = _rendered(tokens, template, policy, pixels is not None, options)
+    if settings.text_length == 0:  # no text will part them
+        before, between, after = (before, between + after, "") if pixels is not None else ("", between + after, "")
     if settings.template == "policy_first" and pixels is not None:
         head = policy.partition(TEXT)[0]
         if not between.endswith(head):
             raise ValueError("The chat template changes the text of the policy; template must be 'checkpoint' for it.")
-        before, between = before + head, between[: len(between) - len(head)]
+        front, opening = tokens.before_frame(before)
+        before, between = front + head + opening, between[: len(between) - len(head)]
     image = "" if pixels is None else tokens.image
-    text = (before + image + between, after)
-    ids, places = tokens.with_places(_PROBE.join(text))
+    text, probe = (before + image + between, after), _PROBE if settings.text_length else ""
+    ids, places = tokens.with_places(probe.join(text))
     pictures = [number for number, token in enumerate(ids) if token == tokens.image_token]
     if len(pictures) != (pixels is not None):
         raise ValueError(
@@ -286,29 +252,35 @@ def lay_out(
     # what overlaps a short text in the user's place belongs to that text
     start, first = len(text[0]), pictures[0] if pictures else -1
     head_ids = tuple(token for token, (_, end) in zip(ids, places, strict=True) if end <= start)
-    tail_ids = tuple(token for token, (begin, _) in zip(ids, places, strict=True) if begin >= start + len(_PROBE))
+    tail_ids = tuple(token for token, (begin, _) in zip(ids, places, strict=True) if begin >= start + len(probe))
+    if not probe:  # one token is left to be the last, behind the place of the text
+        head_ids, tail_ids = ids[:-1], ids[-1:]
     beginning, unsafe, safe = _answer_ids(tokens, "".join(text), settings)
     before_ids, between_ids = head_ids[: max(first, 0)], head_ids[first + 1 :]
     return PromptLayout(tokens, text, before_ids, between_ids, tail_ids, beginning, unsafe, safe, pixels)
 
 
-def _rendered(tokens: Tokens, template: str, policy: str, with_image: bool) -> tuple[str, str, str]:
+def _rendered(
+    tokens: Tokens, template: str, policy: str, with_image: bool, options: dict[str, str | bool]
+) -> tuple[str, str, str]:
     """The user's turn and the beginning of the answer, cut at picture and text; content as parts, or as one text."""
     words, image = policy.replace(TEXT, _MARK), tokens.image
     parts = [{"type": "image"}] if with_image else []
-    plain = f"{image}\n{words}" if with_image else words
+    plain = f"{tokens.framed}\n{words}" if with_image else words
     fault = ""
     for content in ([*parts, {"type": "text", "text": words}], plain):
         try:
-            text = tokens.tokenizer.apply_chat_template(
+            rendered = tokens.tokenizer.apply_chat_template(
                 [{"role": "user", "content": content}],
                 chat_template=template,
                 tokenize=False,
                 add_generation_prompt=True,
+                **options,
             )
         except Exception as error:  # a template is a program: it may fail in any way
-            fault = f": {_first_line(error)}"
+            fault = f": {first_line(error)}"
             continue
+        text = tokens.with_frame(rendered) if with_image else rendered
         if text.count(_MARK) == 1 and text.count(image) == with_image and text.find(image) < text.find(_MARK):
             before, _, rest = text.partition(image) if with_image else ("", "", text)
             between, _, after = rest.partition(_MARK)
@@ -379,15 +351,3 @@ def text_digest(*texts: str) -> str:
         data = text.encode()
         whole.update(f"{len(data)}\n".encode() + data)
     return whole.hexdigest()
-
-
-def _named(given: object) -> Mapping[str, object]:
-    """Several named templates as a mapping, whichever way they are written; none where these are not such."""
-    if isinstance(given, Mapping):
-        return {name: template for name, template in given.items() if isinstance(name, str)}
-    entries = [entry for entry in given if isinstance(entry, Mapping)] if isinstance(given, list | tuple) else []
-    return {entry["name"]: entry.get("template") for entry in entries if isinstance(entry.get("name"), str)}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

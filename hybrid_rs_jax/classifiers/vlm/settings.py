@@ -16,7 +16,7 @@ import jax.numpy as jnp
 __all__ = ["ANSWER", "LABEL", "LABELS", "POLICIES", "TEXT", "GuardSettings", "Policy", "first_label"]
 
 #: Policies that the package brings along.
-POLICIES = ("combination", "text_only", "image_only")
+POLICIES = ("combination", "text_only", "image_only", "plain")
 #: Words for the two decisions, Unsafe first.
 LABELS = ("Unsafe", "Safe")
 #: How an answer begins, with `LABEL` in the place of the label.
@@ -48,14 +48,15 @@ class GuardSettings:
     """What a user chooses about a guard.
 
     Attributes:
-      policy: "combination", "text_only" or "image_only" (text of the package), or the path of a text file; `{text}`
+      policy: "combination", "text_only", "image_only" or "plain" (texts of the package, the last one nothing but the
+        user's own text), or the path of a text file; `{text}`
         marks the place of the user's text in it, and without it the text comes last.
       template: "checkpoint" keeps the order of the chat template. "policy_first" puts the policy before the picture,
         which no template of LLaVA does: its keys and values are computed once and kept among the parameters.
       decision: "logit_mass" compares the masses of the answers' next tokens, one forward pass per copy. "generate"
         decodes greedily and looks for the first label; neither label counts as Safe. For comparison.
       threat: positions that carry noise: "suffix" all behind the trusted text, "l0" the whole region.
-      text_length: positions of the certified text region, at least 1.
+      text_length: positions of the certified text region; 0 for a guard that judges pictures alone.
       image_size: height and width of the certified pictures; None for the size of the vision tower's tiles.
       alphabet: ids of the tokens that noise draws from and attackers may use; None for all tokens of the tokenizer
         that are not special. PAD is added.
@@ -68,6 +69,8 @@ class GuardSettings:
       share_image: encode the picture once for a batch whose rows all hold the same one: for noise on tokens alone. Both
         ways are compiled.
       generated_tokens: most tokens that "generate" decodes.
+      template_options: names and values of variables that the chat template reads.
+      profile: name of the profile that the settings come from, for a run's header.
 
     Raises:
       ValueError: one sentence, for a value that is not legal.
@@ -86,6 +89,8 @@ class GuardSettings:
     attention: str = "auto"
     share_image: bool = False
     generated_tokens: int = 16
+    template_options: Sequence[tuple[str, str | bool]] = ()
+    profile: str = "generic"
 
     def __post_init__(self) -> None:
         self._set("policy", os.fspath(self.policy))
@@ -94,8 +99,9 @@ class GuardSettings:
             if getattr(self, name) not in legal:
                 raise ValueError(f"{name} must be {' or '.join(legal)}, got {getattr(self, name)!r:.80}.")
         for name, most in _MOST.items():
-            if not _is_whole(value := getattr(self, name)) or not 1 <= value <= most:
-                raise ValueError(f"{name} must be an integer in 1..{most}, got {value!r:.80}.")
+            least = int(name != "text_length")
+            if not _is_whole(value := getattr(self, name)) or not least <= value <= most:
+                raise ValueError(f"{name} must be an integer in {least}..{most}, got {value!r:.80}.")
         if self.image_size is not None:
             sides = tuple(self.image_size)
             if len(sides) != 2 or not all(_is_whole(side) and 1 <= side <= _LARGEST_IMAGE for side in sides):
@@ -129,6 +135,8 @@ class GuardSettings:
         text = text.strip()
         if text.count(TEXT) > 1:
             raise ValueError(f"The policy {name} must hold {TEXT} at most once, got {text.count(TEXT)} times.")
+        if self.text_length == 0:
+            return Policy(name, text.replace(TEXT, "") + TEXT)  # where nothing will stand
         return Policy(name, text if TEXT in text else f"{text}\n\n{TEXT}".lstrip())
 
     def _set(self, name: str, value: object) -> None:

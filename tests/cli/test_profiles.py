@@ -1,0 +1,67 @@
+"""`sample` and `doctor` on guards of the new families: the profile by itself, by flag, and in the header."""
+
+import json
+import sqlite3
+from typing import get_args, get_type_hints
+
+import pytest
+from guard_families import make_gemma, make_qwen
+from vlm_checkpoint import POLICY, write_data
+
+from hybrid_rs_jax.classifiers.vlm.profiles import PROFILES
+from hybrid_rs_jax.cli import main
+from hybrid_rs_jax.cli.options import GuardOptions
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    base = tmp_path_factory.mktemp("guards")
+    for name, make in (("QwenGuard", make_qwen), ("gemma", make_gemma)):
+        (base / name).mkdir()
+        make(base / name)
+    (base / "policy.txt").write_text(POLICY)
+    write_data(base, ["open the door", "the key"])
+    (base / "pictures").mkdir()
+    write_data(base / "pictures", ["", ""])
+    return base
+
+
+def header(run):
+    with sqlite3.connect(run / "ledger.sqlite") as ledger:
+        tables = [name for (name,) in ledger.execute("select name from sqlite_master where type = 'table'")]
+        rows = [row for table in tables for row in ledger.execute(f"select * from {table}")]
+    texts = [cell for row in rows for cell in row if isinstance(cell, str) and cell.startswith("{")]
+    return next(content for text in texts if "classifier" in (content := json.loads(text)))
+
+
+def test_every_profile_can_be_named():
+    assert {*get_args(get_args(get_type_hints(GuardOptions)["profile"])[0])} == {*PROFILES}
+
+
+def test_sample_recognises_the_guard_and_its_header_holds_what_was_resolved(folders, tmp_path, capsys):
+    sample = ["sample", "--model", str(folders / "QwenGuard"), "--data", str(folders / "data.csv"), "--sigma", "0.5"]
+    sample += ["--samples", "16", "--text-length", "16", "--image-size", "32x32", "--out", str(tmp_path / "run")]
+    assert main(sample) == 2
+    assert "policy is needed: the profile qwenguard" in " ".join(capsys.readouterr().err.split())
+    assert main([*sample, "--policy", str(folders / "policy.txt")]) == 0
+    found = header(tmp_path / "run")["classifier"]
+    assert (found["profile"], found["answer"]) == ("qwenguard", '{\n    "rating": "{label}"')
+    assert main([*sample[:-1], str(tmp_path / "other"), "--profile", "generic"]) == 0
+    assert header(tmp_path / "other")["classifier"]["policy"] == "combination"
+
+
+def test_pictures_alone_are_sampled_with_noise_on_pixels_alone(folders, tmp_path):
+    sample = ["sample", "--model", str(folders / "gemma"), "--profile", "shieldgemma2", "--sigma", "0.5"]
+    sample += ["--policy", str(folders / "policy.txt"), "--data", str(folders / "pictures" / "data.csv")]
+    assert main([*sample, "--samples", "16", "--out", str(tmp_path / "run")]) == 0
+    assert header(tmp_path / "run")["threat"] == "image"
+    assert main(["certify", str(tmp_path / "run"), "--max-budget", "0", "--tau", "0.3", "--alpha", "0.1"]) == 0
+
+
+def test_doctor_shows_the_prompt_and_where_the_noise_acts(folders, capsys):
+    assert main(["doctor", "--model", str(folders / "gemma"), "--batch-size", "2", "--text-length", "16"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "profile: nemotron" in said
+    assert "[picture, 4 positions, noise on its pixels]<end_of_image>" in said
+    assert "[text of up to 16 tokens, noise behind the trusted text] /no_categories<end_of_turn>" in said
+    assert "labels: unsafe goes on with ' unsafe', safe with ' safe'" in said
