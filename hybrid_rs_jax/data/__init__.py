@@ -25,6 +25,7 @@ from hybrid_rs_jax.data.index import (
 )
 from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
 from hybrid_rs_jax.data.pictures import fit, read_image
+from hybrid_rs_jax.data.subwords import Subwords
 from hybrid_rs_jax.data.texts import Bytes, TextInputs, Tokenizer, Words
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Inputs",
     "Outcome",
     "RawInput",
+    "Subwords",
     "TextInputs",
     "Tokenizer",
     "Words",
