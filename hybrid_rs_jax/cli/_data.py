@@ -87,11 +87,18 @@ def open_arrays(
 
 def open_features(data: str, own: ModelOptions) -> OpenedData:
     """A table of features."""
-    from hybrid_rs_jax.data.fields import open_table
+    from hybrid_rs_jax.data.fields import Schema, open_table
 
     if data in DEMO_DATA or not data.lower().endswith(SUFFIXES):
         raise BadInputError(f"--label-column needs a table as --data (.csv, .jsonl, .parquet), got {path_text(data)}.")
-    inputs, schema = open_table(Path(data), own.label_column, own.categorical or ())
+    known = None
+    if own.schema is not None and own.schema.suffix.lower() == ".json":
+        if own.categorical is not None:
+            raise BadInputError("--categorical contradicts --schema, which says itself what the columns are.")
+        known = Schema.read(own.schema)
+    elif own.schema is not None:
+        _, known = open_table(own.schema, own.label_column, own.categorical or ())
+    inputs, schema = open_table(data, own.label_column, own.categorical or (), known)
     described = {"name": "table", "file": Path(data).name, "columns": schema.describe()}
     return OpenedData(
         inputs,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
@@ -75,10 +76,14 @@ class ModelOptions:
     categorical: Annotated[tuple[str, ...], flag(_columns, "NAME,NAME")] | None = None
     """columns of such a table that hold numbers and are categories all the same"""
 
+    schema: Annotated[Path, Parameter(metavar="FILE")] | None = None
+    """of such a table: the training set, or its schema (.json), whose values, means and deviations count (default: the
+    table's own)"""
+
     @property
     def table(self) -> bool:
         """The data are a table of features."""
-        return self.label_column is not None or self.categorical is not None
+        return any(flag is not None for flag in (self.label_column, self.categorical, self.schema))
 
     def given(self) -> list[str]:
         """The flags that were given, but for that of the data."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["DEMO_SIGMA", "as_sentence", "run_header", "smoothing_of"]
 
 DEMO_SIGMA = 0.25
+#: Numbers of a table lie on no grid of their own; theirs is so many times finer than sigma.
+STEPS = 1024
 
 
 def smoothing_of(noise: NoiseOptions, source: Source, threat: ThreatOptions, demo: bool) -> HybridSmoothing:
@@ -61,6 +63,8 @@ def smoothing_of(noise: NoiseOptions, source: Source, threat: ThreatOptions, dem
         noise = dataclasses.replace(noise, no_pixel_noise=True)
     if demo and not noise.no_pixel_noise:
         noise = noise.or_default(sigma=DEMO_SIGMA)
+    if fields is not None and noise.sigma is not None:
+        noise = noise.or_default(step=noise.sigma / STEPS)
     smoothing = noise.smoothing()
     if noise.kernel == "deletion":
         kernel = dataclasses.replace(smoothing.discrete, pad_token=source.pad_token)  # type: ignore[type-var]
@@ -130,9 +134,9 @@ def _threat_name(smoothing: HybridSmoothing, threat: ThreatOptions, source: Sour
     """What the header calls the threat: arrays of the user say by `eligible` which positions there are."""
     from hybrid_rs_jax.kernels import CategoricalKernel
 
+    if source.cardinalities is not None or isinstance(smoothing.discrete, CategoricalKernel):
+        return "fields"
     if smoothing.discrete is None:
         return "image"
-    if isinstance(smoothing.discrete, CategoricalKernel):
-        return "fields"
     own = source.data.get("name") == "npz" and threat.name in ("suffix", "anywhere")
     return "positions" if own else threat.name

@@ -173,7 +173,8 @@ def _refuse_flags(model: str, data: str, guard: GuardOptions, own: ModelOptions)
     address = is_address(model)
     if not address and is_checkpoint(model):
         own.refuse(model, what="a checkpoint")
-        for name, value in (("--tokenizer", own.tokenizer), ("--label-column", own.label_column)):
+        given = {"--tokenizer": own.tokenizer, "--label-column": own.label_column, "--schema": own.schema}
+        for name, value in given.items():
             if value is not None:
                 raise BadInputError(f"{name} means nothing to a checkpoint, got --model {model}.")
         return

@@ -165,7 +165,7 @@ def sample(
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
         _refuse_all(out, counts.skipped, new)
-    summary(progress, plan, counts, design)
+    summary(progress, plan, counts, design, table=source.cardinalities is not None)
     say(f"\nWrote {out / 'ledger.sqlite'}. Next: hybrid-rs certify {out}")
 
 
@@ -235,7 +235,9 @@ def _may_change(field: str, before: Any, after: Any) -> bool:
     return field in ("plan.n", "samples") and isinstance(before, int) and isinstance(after, int) and after >= before
 
 
-def summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts, design: Design | None = None) -> None:
+def summary(
+    progress: Progress, plan: SamplingPlan, counts: LedgerCounts, design: Design | None = None, table: bool = False
+) -> None:
     """What the session did and what the run holds now."""
     from hybrid_rs_jax.kernels.record import rounding_text
 
@@ -255,7 +257,7 @@ def summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts, design
             "them."
         )
     if progress.rounded:
-        say(rounding_text(progress.rounded))
+        say(rounding_text(progress.rounded, table))
     for name, reason in counts.skipped[:5]:
         say(f"Skipped {name}: {reason}")
     if len(counts.skipped) > 5:

@@ -13,6 +13,7 @@ from hybrid_rs_jax.data.demo import (
     load_demo,
     suffix_mask,
 )
+from hybrid_rs_jax.data.fields import Schema, open_table
 from hybrid_rs_jax.data.index import (
     Dataset,
     RawInput,
@@ -42,6 +43,7 @@ __all__ = [
     "Inputs",
     "Outcome",
     "RawInput",
+    "Schema",
     "Subwords",
     "TextInputs",
     "Tokenizer",
@@ -57,6 +59,7 @@ __all__ = [
     "load_npz",
     "mm_safetybench",
     "open_data",
+    "open_table",
     "picture_folder",
     "read_image",
     "suffix_mask",
