@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hybrid_rs_jax._files import kind_of, path_text, read_text
 from hybrid_rs_jax.cli._data import (
@@ -61,6 +63,7 @@ class Source:
       pad_token: the id that is no token, for deletion noise.
       columns: further columns of the data, label and group for two, a value per input.
       cardinalities: symbols of each field, of a table of features.
+      decode: the text of token ids; None: they are of the user's own.
     """
 
     classifier: Any
@@ -73,6 +76,7 @@ class Source:
     pad_token: int = 0
     columns: Mapping[str, Sequence[str | None]] = dataclasses.field(default_factory=dict)
     cardinalities: tuple[int, ...] | None = None
+    decode: Callable[[np.ndarray], str] | None = None
 
 
 def open_source(
@@ -123,6 +127,7 @@ def open_source(
         pad_token=opened.pad_token,
         columns=opened.columns,
         cardinalities=opened.cardinalities,
+        decode=opened.decode,
     )
 
 

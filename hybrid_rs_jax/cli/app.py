@@ -44,7 +44,7 @@ _COMMANDS = {
     "merge": "Join runs over disjoint inputs or disjoint draws into one",
     "features": "Certify the features of an encoder: the cosine between clean and attacked smoothed features",
     "serve": "The smoothed filter behind an address: flag a request when K of M noisy copies are unsafe",
-    "doctor": "Try a vision-language checkpoint out: labels, shapes, memory, two noisy copies, speed",
+    "doctor": "Try a model out on its data: shapes, answers, what it looks at, memory, speed, and the bill",
     "curate": "Keep the inputs that a checkpoint calls unsafe only as a pair of text and picture",
 }
 # Belongs to the process and not to a command, so that it may stand anywhere.
