@@ -21,6 +21,7 @@ from cyclopts import Group, Parameter
 from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli import _values
+from hybrid_rs_jax.cli._config import CONFIG_FILE, write_config
 from hybrid_rs_jax.cli._denoiser import DenoiserName, denoised_source, open_denoiser
 from hybrid_rs_jax.cli._doors import ModelOptions
 from hybrid_rs_jax.cli._draws import DrawsOptions, design_text
@@ -161,6 +162,7 @@ def sample(
         made += [new]
         groups = (StreamGroup(plan),) if design is None else design.groups(plan if conditional else None)
         write_columns(out, source.inputs.ids, indices, source.columns)
+        write_config(out)
         progress = _draw(ledger, out, source, indices, smoothing, groups, work)
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
@@ -297,7 +299,7 @@ def _remove_run(folder: Path) -> None:
     from hybrid_rs_jax.results.columns import COLUMNS_FILE
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, LOCK_FILE
 
-    for name in (LEDGER_FILE, LOCK_FILE, COLUMNS_FILE):
+    for name in (LEDGER_FILE, LOCK_FILE, COLUMNS_FILE, CONFIG_FILE):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something else is in it
         folder.rmdir()
