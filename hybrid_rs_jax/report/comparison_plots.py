@@ -21,6 +21,7 @@ _GREY = "#6b7280"
 _DASHES, _MARKS = ("-", "--", "-.", ":"), "osD^vP*X<>"
 #: Budgets that have a line of their own in a figure over a setting.
 _LINES = 6
+_LONGEST = 26
 
 
 def plot_comparison(runs: Sequence[Compared], size: tuple[float, float] = (11.6, 4.9)) -> Any:
@@ -80,7 +81,7 @@ def plot_by(runs: Sequence[Compared], by: By, size: tuple[float, float] = (11.6,
         name = {"sigma": "σ", "beta": "β"}.get(by, by)
         for ax in (left, right):
             ax.set_xlabel(f"{name} of the runs" if numbers else name)
-            texts = [setting_text(value) if isinstance(value, float) else str(value) for value in places]
+            texts = [setting_text(value) if isinstance(value, float) else _short(value) for value in places]
             ax.set_xticks(list(place.values()), texts)
             ax.margins(x=0.08 if numbers else 0.2)
             ax.set_ylim(bottom=0)
@@ -107,6 +108,11 @@ def comparison_svgs(runs: Sequence[Compared], by: Sequence[By]) -> list[tuple[st
         named = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>figure{number}-", svg)
         drawn.append((f"Certified share and mean radius against {against}", named))
     return drawn
+
+
+def _short(name: str) -> str:
+    """A name that has room below an axis: its end says most."""
+    return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
 
 
 def _two(figure: Any, size: tuple[float, float]) -> tuple[Any, Any]:
