@@ -96,7 +96,7 @@ def _money(amount: float) -> str:
 def duration_text(seconds: float) -> str:
     """A time as one speaks of it.
 
-    >>> duration_text(7200), duration_text(0.25)
+    >>> duration_text(7200.0), duration_text(0.25)
     ('2.0 hours', '0.250 seconds')
     """
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
