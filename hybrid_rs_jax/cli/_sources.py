@@ -59,7 +59,6 @@ class Source:
       vocab_size: size of the alphabet that the data was made for, or None: the user says it.
       sigma_unit: unit, resolution and stage of the pixel noise.
       model, data: what the header says of them, with digests.
-      batch_size: noisy copies per step where the user does not say.
       pad_token: the id that is no token, for deletion noise.
       columns: further columns of the data, label and group for two, a value per input.
       cardinalities: symbols of each field, of a table of features.
@@ -72,7 +71,6 @@ class Source:
     sigma_unit: str
     model: Mapping[str, object]
     data: Mapping[str, object]
-    batch_size: int = 2000
     pad_token: int = 0
     columns: Mapping[str, Sequence[str | None]] = dataclasses.field(default_factory=dict)
     cardinalities: tuple[int, ...] | None = None
@@ -220,7 +218,7 @@ def _checkpoint(model: str, data: str, options: GuardOptions, threat: ThreatOpti
     named = {"name": "texts and pictures", "file": Path(data).name}
     unit = CHECKPOINT_UNIT.format(height=height, width=width)
     inputs = GuardInputs(texts, guard)
-    return Source(guard, inputs, guard.vocab_size, unit, guard.describe(), named, 16, PAD, label_columns(texts))
+    return Source(guard, inputs, guard.vocab_size, unit, guard.describe(), named, PAD, label_columns(texts))
 
 
 def _demo_guard() -> tuple[Any, Mapping[str, object]]:
