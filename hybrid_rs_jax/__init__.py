@@ -31,7 +31,13 @@ if TYPE_CHECKING:
         required_samples,
         worst_case_probability,
     )
-    from hybrid_rs_jax.classifiers import BaseClassifier, ChatClassifier, HostClassifier, VlmGuard
+    from hybrid_rs_jax.classifiers import (
+        BaseClassifier,
+        ChatClassifier,
+        HostClassifier,
+        TabularClassifier,
+        VlmGuard,
+    )
     from hybrid_rs_jax.confidence import ScoreLaw, clopper_pearson, detection_threshold, mean_lower_bound
     from hybrid_rs_jax.kernels import (
         AbsorbingKernel,
@@ -75,6 +81,7 @@ __all__ = [
     "ScoreLaw",
     "SmoothedClassifier",
     "SmoothedEncoder",
+    "TabularClassifier",
     "UniformKernel",
     "VlmGuard",
     "__version__",
@@ -110,7 +117,7 @@ _HOMES = {
         "joint_radius joint_worst_case l2_of_linf "
         "largest_probability required_probability required_samples worst_case_probability"
     ),
-    "classifiers": "BaseClassifier ChatClassifier HostClassifier VlmGuard",
+    "classifiers": "BaseClassifier ChatClassifier HostClassifier TabularClassifier VlmGuard",
     "confidence": "ScoreLaw clopper_pearson detection_threshold mean_lower_bound",
     "kernels": "AbsorbingKernel CategoricalKernel Conditional DeletionKernel Edits HybridSmoothing UniformKernel",
     "likelihood_ratio": "LikelihoodRatio",

@@ -7,7 +7,6 @@ import csv
 import gzip
 import io
 import json
-import math
 import re
 import zlib
 from array import array
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Int64
 
+from hybrid_rs_jax._cells import label_text, plain_integers, whole_number
 from hybrid_rs_jax._files import kind_of, parse_json, path_text, require_pyarrow
 from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.errors import BadInputError
@@ -48,9 +48,6 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_WHOLE = re.compile(r"([+-]?[0-9]{1,40})(?:\.0*)?")
-#: Cells joined by commas, and the digits that surely fit into 64 bits.
-_DIGITS, _SAFE_DIGITS = re.compile(r"[0-9][0-9,]*[0-9]|[0-9]"), 18
 #: Cells of so few letters are kept once, so many of them at a time.
 _SHARED_LENGTH, _MOST_SHARED = 6, 1 << 16
 #: A first line by which Excel is told the separator.
@@ -101,7 +98,7 @@ class Table:
         Raises:
           BadInputError: for the first cell that is no integer of the range.
         """
-        plain = _plain_integers(self.columns[name])
+        plain = plain_integers(self.columns[name])
         if plain is not None and np.all((plain >= low) & (plain <= high)):
             return plain
         ranges = (np.broadcast_to(edge, len(self)).tolist() for edge in (low, high))
@@ -145,37 +142,11 @@ class Table:
 
     def labels(self, name: str) -> list[str | None]:
         """A column that need not be there, as texts: None for what is missing, empty, null or not a number (NaN)."""
-        return [_label(cell) for cell in self.columns.get(name, [None] * len(self))]
+        return [label_text(cell) for cell in self.columns.get(name, [None] * len(self))]
 
     def _refuse(self, row: int, wanted: str, cell: object) -> NoReturn:
         shown = cell if isinstance(cell, str) and cell.strip() else json.dumps(cell, default=str)
         raise BadInputError(f"{self.place(row)}: {wanted}, got {shown:.80}.")
-
-
-def _plain_integers(cells: Sequence[object]) -> np.ndarray | None:
-    """A column of texts that are digits and nothing else, all at once; None where a cell is anything else."""
-    try:
-        text = ",".join(cells)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-    if not _DIGITS.fullmatch(text) or ",," in text or max(map(len, cells)) > _SAFE_DIGITS:  # type: ignore[arg-type]
-        return None
-    numbers = np.fromstring(text, np.int64, sep=",")
-    return numbers if len(numbers) == len(cells) else None
-
-
-def whole_number(cell: object) -> int | None:
-    """The integer that a cell holds, `99.0` included; None where it holds none.
-
-    >>> whole_number(" 12 "), whole_number("99.0"), whole_number(3.0), whole_number("1e3"), whole_number(True)
-    (12, 99, 3, None, None)
-    """
-    if isinstance(cell, str):
-        match = _WHOLE.fullmatch(cell.strip())
-        return int(match[1]) if match else None
-    if isinstance(cell, float):
-        return int(cell) if cell.is_integer() and abs(cell) <= 2**53 else None
-    return cell if isinstance(cell, int) and not isinstance(cell, bool) else None
 
 
 def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Table:
@@ -399,12 +370,3 @@ def _table(
 ) -> Table:
     unknown = tuple(name for name in columns if name not in (*required, *optional))
     return Table(path, columns, unknown, np.array(numbers, np.int64), unit)
-
-
-def _label(cell: object) -> str | None:
-    if isinstance(cell, str):
-        return None if cell.strip().lower() in ("", "nan") else cell
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return None
-    number = whole_number(cell)
-    return json.dumps(cell, default=str) if number is None else str(number)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.classifiers.host import HostClassifier
     from hybrid_rs_jax.classifiers.onnx import OnnxClassifier
     from hybrid_rs_jax.classifiers.own import own_classifier
+    from hybrid_rs_jax.classifiers.tabular import TabularClassifier
     from hybrid_rs_jax.classifiers.vlm import VlmGuard
     from hybrid_rs_jax.classifiers.wire import WireClassifier
 
@@ -34,6 +35,7 @@ __all__ = [
     "FirstTokenDecision",
     "HostClassifier",
     "OnnxClassifier",
+    "TabularClassifier",
     "TextDecision",
     "VlmGuard",
     "WireClassifier",
@@ -48,6 +50,7 @@ _HOMES = {
     "host": "HostClassifier",
     "onnx": "OnnxClassifier",
     "own": "own_classifier",
+    "tabular": "TabularClassifier",
     "vlm": "VlmGuard",
     "wire": "WireClassifier",
 }

@@ -86,6 +86,8 @@ class OnnxClassifier(HostClassifier):
         return {**super().describe(), **self._settings}
 
     def _run(self, tokens: np.ndarray, images: np.ndarray) -> np.ndarray:
+        if not images.size and any(kind == 1 for _, kind, _, _ in self._feeds):
+            raise ValueError("The ONNX file takes pictures, and the inputs have none.")
         size = self._fixed or len(tokens)
         found = []
         for start in range(0, len(tokens), size):

@@ -16,7 +16,7 @@ from hybrid_rs_jax.classifiers.host import HostClassifier
 
 __all__ = ["Features", "decisions", "own_classifier"]
 
-Features = Literal["tokens", "pixels", "both"]
+Features = Literal["tokens", "pixels", "both", "texts"]
 Decode = Callable[[np.ndarray], str]
 #: Tokens, images, and whether columns have names: a data frame, or an array.
 Rows = Callable[[np.ndarray, np.ndarray, bool], Any]
@@ -36,10 +36,11 @@ def own_classifier(
 
     - A torch module runs in `eval` mode, without gradients; `forward(tokens, images)` or `forward(images)` gets int64
       [b, l] and float32 [b, c, h, w], channels first as torch has them.
+      Of data without pictures `forward(tokens)`.
     - An estimator (`predict`, scikit-learn's way) gets one row of features per pair: the token ids, the flattened
-      pixels, or both in this order, whichever has the number of features it was fitted on. Of two classes the second
-      of `classes_` is Unsafe; more classes are certified as classes.
-    - A callable that says `takes_text = True` gets (list of texts, images).
+      pixels, or both in this order, whichever has the number of features it was fitted on; a pipeline that was fitted
+      on texts gets texts. Of two classes the second of `classes_` is Unsafe; more classes are certified as classes.
+    - A callable that says `takes_text = True` gets (list of texts, images), one with a single argument the texts alone.
     - Any other callable gets (tokens, images) and stays as it is: JAX is compiled, the rest is called on the host.
 
     Outputs are decisions (bools, 0 and 1), or scores with a `threshold`, or for modules [b, 2] with Unsafe second.
@@ -74,15 +75,16 @@ def own_classifier(
     if _is_estimator(model):
         if unsafe is not None:
             raise ValueError(f"unsafe classes mean nothing to an estimator, got {qualified_name(model)}")
-        return _estimator(model, threshold, features, rows)
+        return _estimator(model, threshold, features, rows, decode)
     if not callable(model):
         raise ValueError(
             "the model must be a classifier, called with (tokens, images), a torch module or an estimator with "
             f"predict, got {model!r:.80}"
         )
     classes = None if unsafe else getattr(model, "classes", None)
-    if getattr(model, "takes_text", False):
-        return _Own(model, _text_call(model, decode), threshold, None, classes, unsafe=unsafe)
+    alone = len(_asked(model)) == 1
+    if getattr(model, "takes_text", False) or alone:
+        return _Own(model, _text_call(model, decode, alone), threshold, None, classes, unsafe=unsafe)
     if unsafe is not None:
         return _Own(model, model, threshold, None, None, unsafe=unsafe)
     if threshold is not None and (hasattr(model, "functional") or hasattr(model, "margin")):
@@ -225,12 +227,7 @@ def _torch_call(module: Any) -> Callable[[Any, Any], Any]:
     import torch
 
     module.eval()
-    asked = [
-        parameter
-        for parameter in inspect.signature(module.forward).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        and parameter.default is parameter.empty
-    ]
+    asked = _asked(module.forward)
     if len(asked) not in (1, 2):
         raise ValueError(
             f"forward of {qualified_name(module)} must take (tokens, images) or (images), got {len(asked)} arguments"
@@ -242,7 +239,8 @@ def _torch_call(module: Any) -> Callable[[Any, Any], Any]:
         pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1))).to(device)
         words = torch.from_numpy(tokens).to(device, torch.int64)
         with torch.no_grad():
-            found = module(pixels) if len(asked) == 1 else module(words, pixels)
+            alone = pixels if images.size else words
+            found = module(alone) if len(asked) == 1 else module(words, pixels)
         found = found.get("logits", found) if isinstance(found, dict) else getattr(found, "logits", found)
         return found.cpu() if _of_torch(found) else found
 
@@ -259,16 +257,34 @@ def _state_digest(module: Any) -> str:
     return digest.hexdigest()
 
 
-def _text_call(model: Any, decode: Decode | None) -> Callable[[Any, Any], Any]:
+def _asked(function: Any) -> list[str]:
+    """Names of the positional arguments that a call must give; none where a callable does not say them."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and parameter.default is parameter.empty
+    ]
+
+
+def _text_call(model: Any, decode: Decode | None, alone: bool) -> Callable[[Any, Any], Any]:
     if decode is None:
         raise ValueError(
             f"{qualified_name(model)} takes texts, and these data hold token ids: give texts and pictures "
             "(.jsonl, .csv, .parquet or a folder)"
         )
+    if alone:
+        return lambda tokens, images: model([decode(row) for row in tokens])
     return lambda tokens, images: model([decode(row) for row in tokens], images)
 
 
-def _estimator(model: Any, threshold: float | None, features: Features | None, table: Rows | None) -> Any:
+def _estimator(
+    model: Any, threshold: float | None, features: Features | None, table: Rows | None, decode: Decode | None
+) -> Any:
     known = getattr(model, "classes_", None)
     labels = None if known is None else np.asarray(known)
     if labels is not None and labels.ndim != 1:
@@ -279,9 +295,16 @@ def _estimator(model: Any, threshold: float | None, features: Features | None, t
     if labels is not None and len(labels) < 2:
         raise ValueError(f"{qualified_name(model)} knows one class only, {labels.tolist()}")
 
+    if features == "texts" and decode is None:
+        _text_call(model, decode, True)  # says what is missing
+
     def call(tokens: np.ndarray, images: np.ndarray) -> Any:
+        reads = features is None and not images.size and not hasattr(model, "n_features_in_")
+        rows: Any
         if table is not None and features is None:
             rows = table(tokens, images, hasattr(model, "feature_names_in_"))
+        elif decode is not None and (features == "texts" or reads):
+            rows = [decode(row) for row in tokens]
         else:
             rows = _features(model, tokens, images, features)
         if threshold is not None and hasattr(model, "predict_proba"):

@@ -30,6 +30,8 @@ _AGAIN = (408, 409, 425, 429)
 class WireClassifier:
     """Asks a service about each noisy pair: POST `{"text": ..., "image": <base64 PNG>}`, and reads one decision.
 
+    Inputs without pictures (no channels) are asked about as `{"text": ...}` alone.
+
     The answer is a JSON object with `"unsafe": true` or `false`, or, with `threshold`, a number `"score"`, above which
     a pair is Unsafe. Pixels are clipped to [0, 1] and rounded to 8 bits; this, the decoding and everything the service
     does belong to the base classifier. An answer may be random; it must depend on its own pair alone, and the service
@@ -118,7 +120,8 @@ class WireClassifier:
         return f"WireClassifier({self.url!r})"
 
     def _ask(self, tokens: np.ndarray, image: np.ndarray, given_up: threading.Event) -> bool:
-        body = json.dumps({"text": self._decode(tokens), "image": png_text(image)}).encode()
+        picture = {"image": png_text(image)} if image.size else {}
+        body = json.dumps({"text": self._decode(tokens), **picture}).encode()
         for attempt in range(self._attempts):
             if given_up.is_set():
                 raise CancelledError

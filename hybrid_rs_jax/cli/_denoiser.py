@@ -54,7 +54,7 @@ def denoised_source(source: Source, denoiser: Denoiser | None, smoothing: Hybrid
             bound = for_smoothing(source.classifier, smoothing)
         if bound is source.classifier:
             return source
-        return dataclasses.replace(source, classifier=bound, model=source.model | bound.describe())
+        return dataclasses.replace(source, classifier=bound, model={**source.model, **bound.describe()})
     classifier = _behind(denoiser, source.classifier, smoothing.sigma, first_readable(source.inputs).image.shape)
     # what the header says of a classifier of the user's own has the digest of its source, too
     model = classifier.describe() | {"classifier": source.model}

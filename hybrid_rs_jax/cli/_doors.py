@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
@@ -10,7 +11,7 @@ from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.cli._values import flag, integer, integer_grid
 from hybrid_rs_jax.errors import BadInputError
 
-__all__ = ["ModelOptions"]
+__all__ = ["ModelOptions", "TokenizerName"]
 
 
 def _finite(text: str) -> float:
@@ -21,6 +22,15 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"must be a finite number, got {text}")
     return value
+
+
+def _tokenizer(text: str) -> str:
+    if text not in ("words", "bytes") and not (text.startswith("hf:") and text[3:]):
+        raise ValueError(f"must be words, bytes or hf:FOLDER, got {text}")
+    return text
+
+
+TokenizerName = Annotated[str, flag(_tokenizer, "words|bytes|hf:PATH")]
 
 
 def _classes(text: str) -> tuple[int, ...]:
@@ -43,7 +53,7 @@ class ModelOptions:
     """call a function on the host, without a trial whether JAX can compile it"""
     threshold: Annotated[float, flag(_finite, "X")] | None = None
     """a score above X is Unsafe, where the model returns scores; of an estimator the probability of its second class"""
-    features: Literal["tokens", "pixels", "both"] | None = None
+    features: Literal["tokens", "pixels", "both", "texts"] | None = None
     """what an estimator with predict gets (default: whatever has the number of features that it was fitted on)"""
     unsafe_classes: Annotated[tuple[int, ...], flag(_classes, "K,K,...")] | None = None
     """classes that are Unsafe, by number from 0, where the model returns a class or a column for each"""
@@ -56,9 +66,9 @@ class ModelOptions:
     """model of a chat endpoint, as the server knows it; its instruction is --policy FILE"""
     concurrency: Annotated[int, flag(integer(1, 4096), "K")] | None = None
     """most requests to an address at once (default: 8)"""
-    tokenizer: Literal["words", "bytes"] | None = None
-    """alphabet of texts: the words of the data set, or 256 bytes; PAD belongs to both (default: words);
-    --text-length and --image-size below serve texts and pictures of every model"""
+    tokenizer: TokenizerName | None = None
+    """alphabet of texts: the words of the data set, 256 bytes, or the tokens of a folder with tokenizer.json; PAD
+    belongs to each (default: words); --text-length and --image-size below serve texts and pictures of every model"""
 
     label_column: Annotated[str, Parameter(metavar="COLUMN")] | None = None
     """--data is a table of features, and this column the label: other columns are fields (categories of the table) and
@@ -66,10 +76,14 @@ class ModelOptions:
     categorical: Annotated[tuple[str, ...], flag(_columns, "NAME,NAME")] | None = None
     """columns of such a table that hold numbers and are categories all the same"""
 
+    schema: Annotated[Path, Parameter(metavar="FILE")] | None = None
+    """of such a table: the training set, or its schema (.json), whose values, means and deviations count (default: the
+    table's own)"""
+
     @property
     def table(self) -> bool:
         """The data are a table of features."""
-        return self.label_column is not None or self.categorical is not None
+        return any(flag is not None for flag in (self.label_column, self.categorical, self.schema))
 
     def given(self) -> list[str]:
         """The flags that were given, but for that of the data."""

@@ -7,7 +7,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def is_address(model: str) -> bool:
 
 def imported(
     name: str, found: tuple[Any, str | None], options: ModelOptions, decode: Decode | None, rows: Any = None
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, Mapping[str, object]]:
     """What `found_object` found as a classifier, and what a header says of it."""
     from hybrid_rs_jax.classifiers.own import own_classifier
 
@@ -63,7 +63,7 @@ def is_onnx(model: str) -> bool:
     return model.lower().endswith(".onnx")
 
 
-def opened_onnx(path: str, options: ModelOptions) -> tuple[Any, dict[str, Any]]:
+def opened_onnx(path: str, options: ModelOptions) -> tuple[Any, Mapping[str, object]]:
     """The classifier of an ONNX file, and what a header says of it."""
     from hybrid_rs_jax.classifiers.onnx import OnnxClassifier
 
@@ -74,7 +74,7 @@ def opened_onnx(path: str, options: ModelOptions) -> tuple[Any, dict[str, Any]]:
 
 def opened_address(
     url: str, options: ModelOptions, guard: GuardOptions, decode: Decode | None
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, Mapping[str, object]]:
     """The classifier behind an address, and what a header says of it."""
     if decode is None:
         raise BadInputError(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from hybrid_rs_jax._files import kind_of, path_text
+from hybrid_rs_jax._files import atomic_file, kind_of, path_text
 from hybrid_rs_jax._text import span_text
 from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer
 from hybrid_rs_jax.cli.options import ALPHA, TAU, RiskOptions, check_fields
@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.kernels import HybridSmoothing
     from hybrid_rs_jax.results.certificate import Certificate, Decision, Decisions
     from hybrid_rs_jax.results.classes import ClassCertificate
+    from hybrid_rs_jax.results.comparison import Compared
     from hybrid_rs_jax.results.counts import Counts
 
-__all__ = ["ResultOptions", "certified", "output_path", "read_or_certify"]
+__all__ = ["By", "ResultOptions", "certified", "output_path", "read_or_certify", "read_runs", "write_comparison"]
+
+#: A setting that runs are held side by side by (of `results.comparison`, which the parser need not import).
+By = Literal["sigma", "beta", "model"]
 
 #: Largest discrete budget where none is asked for.
 BUDGET = 8
@@ -82,6 +86,33 @@ def read_or_certify(source: Path, asked: ResultOptions) -> Certificate | Decisio
     counts = read_counts(source, partial=asked.partial)
     assert counts.run is not None, "a folder is a run"
     return certified(counts, counts.run.smoothing, asked)
+
+
+def read_runs(paths: list[Path], asked: ResultOptions, by: By | None) -> list[Compared]:
+    """Runs to hold side by side, each certified as asked, in the order of a setting where one is named.
+
+    A run is called by its last name, or where that is no name of one alone by the whole path.
+    """
+    from hybrid_rs_jax.results.comparison import compared, in_order
+
+    short = [path.resolve().name for path in paths]
+    names = [str(path) if short.count(name) > 1 else name for path, name in zip(paths, short, strict=True)]
+    runs = [compared(name, read_or_certify(path, asked)) for name, path in zip(names, paths, strict=True)]
+    return runs if by is None else in_order(runs, by)
+
+
+def write_comparison(runs: list[Compared], out: Path, force: bool, by: By | None) -> None:
+    """Runs side by side as a figure or, into a file .html, a page."""
+    from hybrid_rs_jax.report.comparison_page import comparison_page
+    from hybrid_rs_jax.report.comparison_plots import plot_by, plot_comparison
+    from hybrid_rs_jax.report.plots import save
+
+    suffix = out.suffix.lower()
+    with atomic_file(out, force) as path:
+        if suffix == ".html":
+            path.write_text(comparison_page(runs), encoding="utf-8")
+        else:
+            save(plot_comparison(runs) if by is None else plot_by(runs, by), path, suffix)
 
 
 def output_path(source: Path, out: Path | None, suffix: str) -> Path:

@@ -7,12 +7,19 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from hybrid_rs_jax._files import kind_of, path_text, read_text
-from hybrid_rs_jax._tables import SUFFIXES
+from hybrid_rs_jax.cli._data import (
+    DEMO_DATA,
+    first_readable,
+    holds_texts,
+    label_columns,
+    open_arrays,
+    open_features,
+)
 from hybrid_rs_jax.cli._doors import ModelOptions
 from hybrid_rs_jax.cli._models import (
     LEGAL_MODELS,
@@ -24,35 +31,24 @@ from hybrid_rs_jax.cli._models import (
     opened_onnx,
 )
 from hybrid_rs_jax.cli.options import GuardOptions, ThreatOptions
-from hybrid_rs_jax.data.index import Dataset
-from hybrid_rs_jax.data.inputs import ArrayInputs, Inputs, load_npz
-from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
+from hybrid_rs_jax.data.inputs import Inputs
+from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 __all__ = [
-    "OpenedData",
+    "DEMO_DATA",
     "Source",
     "first_readable",
     "is_checkpoint",
-    "open_arrays",
     "open_encoder",
     "open_guard",
     "open_source",
 ]
 
-#: Positions behind the longest text, where the user does not say how many there are.
-ROOM = 8
-_T = TypeVar("_T")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-#: The held-out inputs of the demo: unsafe ones, and safe ones for false alarms.
-DEMO_DATA = ("demo", "demo-safe")
-PLAIN_UNIT = "as the pixels of the data, added to the picture that the classifier gets, not clipped"
 CHECKPOINT_UNIT = (
     "pixels in [0, 1] at {height}x{width}, added before the checkpoint's own image processing, not clipped"
 )
-TEXTS_UNIT = "pixels in [0, 1] at {height}x{width}, added to the picture that the classifier gets, not clipped"
-FEATURES_UNIT = "standard deviations of the table's columns, added to the numbers that the model gets"
-DEMO_UNIT = "pixels in [0, 1] at 8x8, added to the picture that the classifier gets, not clipped"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,37 +62,19 @@ class Source:
       pad_token: the id that is no token, for deletion noise.
       columns: further columns of the data, label and group for two, a value per input.
       cardinalities: symbols of each field, of a table of features.
+      decode: the text of token ids; None: they are of the user's own.
     """
 
     classifier: Any
     inputs: Inputs
     vocab_size: int | None
     sigma_unit: str
-    model: dict[str, Any]
-    data: dict[str, Any]
+    model: Mapping[str, object]
+    data: Mapping[str, object]
     pad_token: int = 0
     columns: Mapping[str, Sequence[str | None]] = dataclasses.field(default_factory=dict)
     cardinalities: tuple[int, ...] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenedData:
-    """Inputs as arrays, and what is known of them; fields as in `Source`.
-
-    Attributes:
-      decode: the text of token ids; None: they are of the user's own.
-      rows: of a table of features, its rows again.
-    """
-
-    inputs: Inputs
-    vocab_size: int | None
-    sigma_unit: str
-    described: dict[str, Any]
     decode: Callable[[np.ndarray], str] | None = None
-    pad_token: int = 0
-    columns: Mapping[str, Sequence[str | None]] = dataclasses.field(default_factory=dict)
-    cardinalities: tuple[int, ...] | None = None
-    rows: Callable[..., Any] | None = None
 
 
 def open_source(
@@ -130,7 +108,7 @@ def open_source(
         return _checkpoint(model, data, guard, threat, share_image)
     named = not (is_address(model) or is_onnx(model) or model == "demo")
     found = found_object(model) if named else (None, None)  # the user's own module first: it may fail at once
-    opened = _features(data, own) if own.table else open_arrays(data, guard, pixel_range, threat, own.tokenizer)
+    opened = open_features(data, own) if own.table else open_arrays(data, guard, pixel_range, threat, own.tokenizer)
     if named:
         classifier, described = imported(model, found, own, opened.decode, opened.rows)
     elif is_address(model):
@@ -147,6 +125,7 @@ def open_source(
         pad_token=opened.pad_token,
         columns=opened.columns,
         cardinalities=opened.cardinalities,
+        decode=opened.decode,
     )
 
 
@@ -174,7 +153,7 @@ def open_encoder(
     return Source(made, opened.inputs, opened.vocab_size, unit, described, named, pad_token=opened.pad_token)
 
 
-def _encoder(name: str, pooling: str) -> tuple[Any, dict[str, Any]]:
+def _encoder(name: str, pooling: str) -> tuple[Any, Mapping[str, object]]:
     from hybrid_rs_jax.features import DemoEncoder, TowerEncoder
 
     if name == "demo":
@@ -197,7 +176,8 @@ def _refuse_flags(model: str, data: str, guard: GuardOptions, own: ModelOptions)
     address = is_address(model)
     if not address and is_checkpoint(model):
         own.refuse(model, what="a checkpoint")
-        for name, value in (("--tokenizer", own.tokenizer), ("--label-column", own.label_column)):
+        given = {"--tokenizer": own.tokenizer, "--label-column": own.label_column, "--schema": own.schema}
+        for name, value in given.items():
             if value is not None:
                 raise BadInputError(f"{name} means nothing to a checkpoint, got --model {model}.")
         return
@@ -205,14 +185,14 @@ def _refuse_flags(model: str, data: str, guard: GuardOptions, own: ModelOptions)
         raise BadInputError(f"--model {model} is asked with texts and pictures, not with a table of features.")
     if own.table and own.tokenizer is not None:
         raise BadInputError("--tokenizer means nothing to a table of features, which --label-column asks for.")
-    texts = not own.table and _holds_texts(data) and model != "demo"
+    texts = not own.table and holds_texts(data) and model != "demo"
     plain = dataclasses.replace(guard, text_length=None, image_size=None)
     if not address:
         if not is_onnx(model):
             _refuse_lost_folder(model)
         if plain.given():
             (plain if texts else guard).refuse(model)
-    if model == "demo" and (own.table or _holds_texts(data)):
+    if model == "demo" and (own.table or holds_texts(data)):
         legal = "demo, demo-safe or a NumPy archive (.npz) with its tokens and pictures"
         raise BadInputError(f"--data must be {legal} for --model demo, got {path_text(data)}.")
     if not texts and plain != guard:
@@ -220,111 +200,6 @@ def _refuse_flags(model: str, data: str, guard: GuardOptions, own: ModelOptions)
         raise BadInputError(f"{name} means something to texts and pictures only, got --data {path_text(data)}.")
     if model == "demo":
         own.refuse(model, what="the demo's guard")
-
-
-def open_arrays(
-    data: str,
-    guard: GuardOptions,
-    pixel_range: tuple[float, float] | None,
-    threat: ThreatOptions,
-    tokenizer: str | None = None,
-) -> OpenedData:
-    """A data set as arrays, for any model that brings no tokenizer of its own."""
-    if data in DEMO_DATA:
-        return _demo_inputs(threat, safe=data == "demo-safe")
-    path = Path(data)
-    if _holds_texts(data):
-        if pixel_range is not None:
-            raise BadInputError(
-                f"--pixel-range means something to an archive (.npz) only, got --data {path_text(data)}."
-            )
-        return _texts(data, guard, threat, tokenizer or "words")
-    if path.suffix.lower() != ".npz":
-        legal = "demo, demo-safe, a NumPy archive (.npz) with tokens and images, or texts and pictures"
-        raise BadInputError(f"--data must be {legal} (.csv, .jsonl, .parquet, a folder), got {path_text(data)}.")
-    if tokenizer is not None:
-        raise BadInputError(f"--tokenizer means something to texts only, and {path_text(data)} holds token ids.")
-    with library_sentences():
-        arrays = load_npz(path, pixel_range)
-    # each input has its own digest in the ledger, so that data may grow between two sessions
-    named = {"name": "npz", "file": path.name} | ({} if pixel_range is None else {"pixel_range": list(pixel_range)})
-    return OpenedData(arrays, None, PLAIN_UNIT, named, columns=arrays.columns)
-
-
-def _features(data: str, own: ModelOptions) -> OpenedData:
-    """A table of features."""
-    from hybrid_rs_jax.data.fields import open_table
-
-    if data in DEMO_DATA or not data.lower().endswith(SUFFIXES):
-        raise BadInputError(f"--label-column needs a table as --data (.csv, .jsonl, .parquet), got {path_text(data)}.")
-    inputs, schema = open_table(Path(data), own.label_column, own.categorical or ())
-    described = {"name": "table", "file": Path(data).name, "columns": schema.describe()}
-    return OpenedData(
-        inputs,
-        None,
-        FEATURES_UNIT,
-        described,
-        columns=inputs.columns,
-        cardinalities=schema.cardinalities,
-        rows=schema.rows,
-    )
-
-
-def _holds_texts(data: str) -> bool:
-    """Whether `--data` names a table or a folder of texts and pictures."""
-    return data not in DEMO_DATA and (data.lower().endswith(SUFFIXES) or kind_of(Path(data)) == "folder")
-
-
-def _texts(data: str, guard: GuardOptions, threat: ThreatOptions, tokenizer: str) -> OpenedData:
-    """Texts and pictures, encoded by an alphabet of their own."""
-    from hybrid_rs_jax.data import Bytes, TextInputs, Words, open_data
-
-    texts = open_data(data)
-    alphabet = Bytes() if tokenizer == "bytes" else Words.of(texts.texts)
-    if alphabet.vocab_size < 2:
-        raise BadInputError(f"{path_text(data)} holds no words, so there is no alphabet; say --tokenizer bytes.")
-    length = guard.text_length or max(len(alphabet.symbols(text)) for text in texts.texts) + ROOM
-    height, width = guard.image_size or first_readable(texts).image.shape[:2]
-    inputs = TextInputs(texts, alphabet, length, (height, width), everywhere=threat.region == "l0")
-    described = {
-        "name": "texts and pictures",
-        "file": Path(data).name,
-        "tokenizer": alphabet.describe(),
-        "text_length": length,
-        "image_size": [height, width],
-    }
-    return OpenedData(
-        inputs,
-        alphabet.vocab_size,
-        TEXTS_UNIT.format(height=height, width=width),
-        described,
-        alphabet.decode,
-        alphabet.pad,
-        _columns(texts),
-    )
-
-
-def _columns(texts: Dataset) -> dict[str, Sequence[str | None]]:
-    """Label and group, where an input has one."""
-    both = {"label": texts.labels, "group": texts.groups}
-    return {name: values for name, values in both.items() if any(value is not None for value in values)}
-
-
-def first_readable(inputs: Inputs[_T]) -> _T:
-    """An input that shows the shapes of all.
-
-    Raises:
-      BadInputError: if none can be used.
-    """
-    reasons = []
-    for index in range(len(inputs.ids)):
-        try:
-            return inputs.read(index)
-        except UnreadableInputError as error:
-            reasons.append(str(error))
-    if not reasons:
-        raise BadInputError("The data hold no inputs.")
-    raise BadInputError(f"None of the {len(reasons)} inputs can be used; the first one: {reasons[0]}")
 
 
 def _checkpoint(model: str, data: str, options: GuardOptions, threat: ThreatOptions, share_image: bool) -> Source:
@@ -336,32 +211,23 @@ def _checkpoint(model: str, data: str, options: GuardOptions, threat: ThreatOpti
     if data in DEMO_DATA:
         raise BadInputError(f"--data must be a folder, a .csv or a .jsonl file of texts and pictures, got {data}.")
     texts = open_data(data)
+    if not texts.pictures:
+        raise BadInputError(f"{path_text(data)} holds texts alone; a vision-language checkpoint needs a column image.")
     guard = open_guard(model, options, threat=threat.region, share_image=share_image)
     height, width = guard.image_size
     named = {"name": "texts and pictures", "file": Path(data).name}
     unit = CHECKPOINT_UNIT.format(height=height, width=width)
     inputs = GuardInputs(texts, guard)
     pixels_alone = () if guard.text_length == 0 else None  # no fields of symbols: noise on the pixels alone
-    return Source(guard, inputs, guard.vocab_size, unit, guard.describe(), named, PAD, _columns(texts), pixels_alone)
+    described, columns = guard.describe(), label_columns(texts)
+    return Source(guard, inputs, guard.vocab_size, unit, described, named, PAD, columns, cardinalities=pixels_alone)
 
 
-def _demo_guard() -> tuple[Any, dict[str, Any]]:
+def _demo_guard() -> tuple[Any, Mapping[str, object]]:
     from hybrid_rs_jax.classifiers import DemoGuard
 
     guard = DemoGuard.load()
     return guard, guard.describe()
-
-
-def _demo_inputs(threat: ThreatOptions, safe: bool) -> OpenedData:
-    from hybrid_rs_jax.data import demo
-
-    held_out = demo.held_out_safe(10_000) if safe else demo.held_out_unsafe(10_000)
-    everywhere = threat.region == "l0"
-    eligible = np.ones_like(demo.suffix_mask()) if everywhere else demo.suffix_mask()
-    inputs = ArrayInputs(held_out.ids, held_out.tokens, held_out.images, eligible)
-    words = hashlib.sha256("\n".join(demo.vocabulary()).encode()).hexdigest()
-    name = f"hybrid_rs_jax.data.demo.held_out_{'safe' if safe else 'unsafe'}"
-    return OpenedData(inputs, demo.VOCAB_SIZE, DEMO_UNIT, {"name": name, "alphabet_sha256": words}, demo.decode)
 
 
 def _refuse_lost_folder(model: str) -> None:

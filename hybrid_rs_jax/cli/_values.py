@@ -26,6 +26,7 @@ __all__ = [
     "open_unit",
     "pixel_range",
     "positive",
+    "renaming",
     "risk_level",
     "shard",
     "target",
@@ -141,6 +142,16 @@ def target(text: str) -> tuple[int, float]:
     if set(fields) != {"d", "eps"}:
         raise ValueError(f"must look like d=2,eps=0.5, got {text}")
     return integer(0, MAX_BUDGET)(fields["d"]), at_least_zero(fields["eps"])
+
+
+def renaming(text: str) -> tuple[tuple[str, str], ...]:
+    """What a table calls our columns: "successes=n_A,id=name"."""
+    pairs = [piece.partition("=")[::2] for piece in text.split(",")]
+    found = {ours.strip(): theirs.strip() for ours, theirs in pairs}
+    legal = ("id", "successes", "n", "budget")
+    if not set(found) <= set(legal) or not all(found.values()) or len(found) < len(pairs):
+        raise ValueError(f"must be pairs like successes=n_A,id=name of {', '.join(legal)}, got {text}")
+    return tuple(found.items())
 
 
 def shard(text: str) -> tuple[int, int]:

@@ -24,7 +24,9 @@ from hybrid_rs_jax._text import joined
 from hybrid_rs_jax._version import __version__
 from hybrid_rs_jax.cli import _process
 from hybrid_rs_jax.cli._cache import use_cache
+from hybrid_rs_jax.cli._config import recorded, with_config
 from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.report.quiet import quietly
 
 __all__ = ["main", "make_app"]
 
@@ -44,11 +46,11 @@ _COMMANDS = {
     "merge": "Join runs over disjoint inputs or disjoint draws into one",
     "features": "Certify the features of an encoder: the cosine between clean and attacked smoothed features",
     "serve": "The smoothed filter behind an address: flag a request when K of M noisy copies are unsafe",
-    "doctor": "Try a vision-language checkpoint out: labels, shapes, memory, two noisy copies, speed",
+    "doctor": "Try a model out on its data: shapes, answers, what it looks at, memory, speed, and the bill",
     "curate": "Keep the inputs that a checkpoint calls unsafe only as a pair of text and picture",
 }
-# Belongs to the process and not to a command, so that it may stand anywhere.
-_DEBUG = "--debug"
+# Belong to the process and not to a command, so that they may stand anywhere.
+_DEBUG, _QUIET = "--debug", "--quiet"
 _TOP_FLAGS = ("--help", "-h", "--version")
 #: Columns of a help text.
 _WIDTH = 110
@@ -60,7 +62,8 @@ _EPILOGUE = """\
 Start with:  hybrid-rs demo
 Then:        hybrid-rs report hybrid-rs-demo
 Each command explains itself:  hybrid-rs certify --help
-After any command --debug shows the traceback of an error, and --no-cache compiles all anew."""
+After any command --debug shows the traceback of an error, --no-cache compiles all anew, --quiet leaves out progress
+and sentences, and --config FILE.toml stands for flags; a run keeps its own in RUN/run.toml."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,8 +117,12 @@ def _run(argv: list[str]) -> int:
             raise BadInputError(f"Unknown option: {command}{_nearest(command, _TOP_FLAGS)}.")
     elif command not in _COMMANDS:
         raise BadInputError(f"Unknown command {command!r}{_nearest(command, _COMMANDS)}; see hybrid-rs --help.")
+    quiet = _QUIET in argv
+    argv = with_config([argument for argument in argv if argument != _QUIET])
+    recorded.set(tuple(argv))
     try:
-        make_app(command)(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        with quietly(quiet):
+            make_app(command)(argv, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         raise BadInputError(_sentence(error)) from error
     return 0

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from cyclopts import Parameter
 
-from hybrid_rs_jax._files import atomic_file, check_target, kind_of, path_text
+from hybrid_rs_jax._files import atomic_file, check_target, json_text, kind_of, path_text
 from hybrid_rs_jax._text import counted
+from hybrid_rs_jax.cli import _values
 from hybrid_rs_jax.cli._results import ResultOptions, certified
 from hybrid_rs_jax.cli._values import flag, number_grid
 from hybrid_rs_jax.cli.options import NoiseOptions
@@ -47,6 +48,7 @@ def certify(
     asked: ResultOptions | None = None,
     decision: Literal["unsafe", "safe", "both"] | None = None,
     draws: Literal["ordinary", "conditional"] | None = None,
+    columns: Annotated[tuple[tuple[str, str], ...], flag(_values.renaming, "OURS=THEIRS,...")] | None = None,
     epsilon: Annotated[np.ndarray, flag(epsilons, "GRID")] | None = None,
     by: Annotated[str, Parameter(metavar="COLUMN")] | None = None,
     format: Literal["table", "json", "csv", "latex", "markdown"] = "table",
@@ -59,13 +61,16 @@ def certify(
     Parameters
     ----------
     counts
-        run folder, or a table (.csv, .jsonl, .parquet)
+        run folder, or a table (.csv, .jsonl, .parquet); with --epsilon also the field's own table of radii, with the
+        tab-separated columns idx, label, predict, radius, correct
     decision
         certify that the score stays above tau (unsafe), below it (safe), or either (alpha / 2 each)
         (default: unsafe)
     draws
         how the counts of a table with a column budget were drawn: conditional, where the positions of the budget were
         resampled in every draw (a run knows that itself)
+    columns
+        what a table calls id, successes, n or budget: successes=n_A,id=name
     epsilon
         also the share of inputs certified at each (d, eps), and with a column label those that are certified and right:
         0,0.5,1 or 0:2:5; --format csv, latex and markdown print this table alone
@@ -82,9 +87,11 @@ def certify(
     """
     from hybrid_rs_jax.report.markdown import markdown_document
     from hybrid_rs_jax.results.count_files import read_counts
+    from hybrid_rs_jax.results.field_files import field_accuracy, is_field_file
     from hybrid_rs_jax.results.files import SUFFIXES, csv_lines, write
     from hybrid_rs_jax.results.latex import latex_table
     from hybrid_rs_jax.results.record import json_lines
+    from hybrid_rs_jax.results.sentences import guarantee
 
     noise, asked = noise or NoiseOptions(), asked or ResultOptions()
     if json and format not in ("table", "json"):
@@ -93,7 +100,15 @@ def certify(
         check_target(out, SUFFIXES, force)
         if kind_of(out) and kind_of(counts) == "file" and out.samefile(counts):
             raise BadInputError(f"--out {out} is the file of the counts; choose another name.")
-    table = read_counts(counts, partial=asked.partial).of_draws(draws, path_text(counts))
+    if is_field_file(counts):
+        refused = noise != NoiseOptions() or asked.flags or decision or draws or columns or by or out
+        if refused or epsilon is None:
+            raise BadInputError(
+                f"{path_text(counts)} holds radii, not counts: --epsilon alone (and --format) serves it."
+            )
+        _print_field({"": field_accuracy(counts, epsilon)}, "json" if json else format)
+        return
+    table = read_counts(counts, partial=asked.partial, columns=dict(columns or ())).of_draws(draws, path_text(counts))
     smoothing = noise.smoothing() if table.run is None else noise.repeated(table.run.smoothing)
     result = certified(table, smoothing, asked, decision)
     if by is not None and epsilon is None:
@@ -106,7 +121,7 @@ def certify(
         sys.stdout.writelines(json_lines(result, None if shares is None else _record(shares)))
         print()
     elif shares is not None and format != "table":
-        print(_text_of(shares, result, format), end="")
+        print(_text_of(shares, guarantee(result.statements), format), end="")
     elif format == "csv":
         sys.stdout.writelines(csv_lines(result))
     elif format == "latex":
@@ -152,12 +167,23 @@ def _print_shares(shares: Mapping[str, AccuracyTable]) -> None:
         print_table(*body)
 
 
-def _text_of(shares: Mapping[str, AccuracyTable], result: Result, format: str) -> str:
+def _print_field(shares: Mapping[str, AccuracyTable], format: str) -> None:
+    """The shares of a table of radii, whose certificates somebody else made."""
+    said = "Radii and predictions are those of the file; they were certified elsewhere."
+    if format == "json":
+        print(json_text(_record(shares)))
+    elif format == "table":
+        _print_shares(shares)
+        say(said)
+    else:
+        print(_text_of(shares, said, format), end="")
+
+
+def _text_of(shares: Mapping[str, AccuracyTable], said: str, format: str) -> str:
     """The (d, eps) tables alone, as CSV, LaTeX or Markdown."""
     from hybrid_rs_jax._files import csv_text
     from hybrid_rs_jax.report.markdown import markdown_table
     from hybrid_rs_jax.results.latex import latex_tabular
-    from hybrid_rs_jax.results.sentences import guarantee
 
     if format == "csv":
         header, _ = shares[""].long()
@@ -165,7 +191,6 @@ def _text_of(shares: Mapping[str, AccuracyTable], result: Result, format: str) -
         return (
             csv_text(header, [row[1:] for row in rows]) if len(shares) == 1 else csv_text(["inputs of", *header], rows)
         )
-    said = guarantee(result.statements)
     if format == "latex":
         return "\n".join(latex_tabular(*body, f"{title}. {said}") for title, body in _titled(shares))
     return "\n".join(f"{title}:\n\n{markdown_table(*body)}" for title, body in _titled(shares)) + f"\n{said}\n"

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from hybrid_rs_jax._files import atomic_file, check_target, csv_text
-from hybrid_rs_jax.cli._results import ResultOptions, read_or_certify
+from hybrid_rs_jax._files import check_target, csv_text
+from hybrid_rs_jax.cli._results import By, ResultOptions, read_runs, write_comparison
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import print_table, say
 
@@ -22,7 +22,8 @@ EXAMPLES = """\
 examples:
   hybrid-rs compare run-quarter run-half
   hybrid-rs compare run-quarter run-half --tau 0.5 --format latex
-  hybrid-rs compare run-quarter run-half --out comparison.png"""
+  hybrid-rs compare run-quarter run-half --by sigma --out comparison.png
+  hybrid-rs compare run-quarter run-half --out comparison.html"""
 
 
 def compare(
@@ -32,7 +33,8 @@ def compare(
     asked: ResultOptions | None = None,
     format: Literal["table", "json", "csv", "latex", "markdown"] = "table",
     json: bool = False,
-    out: Annotated[Path, Parameter(metavar="PNG")] | None = None,
+    by: By | None = None,
+    out: Annotated[Path, Parameter(metavar="FILE")] | None = None,
     force: bool = False,
 ) -> None:
     """Read or certify each run, print one table, draw one figure.
@@ -47,25 +49,25 @@ def compare(
         what is printed; csv has a row per run and budget (default: table)
     json
         short for --format json
+    by
+        sort the runs by this setting, and draw share and radius against it (default: against the budget)
     out
-        also draw share and radius against the budget into FILE (.png, .pdf or .svg)
+        also write a figure (.png, .pdf or .svg), or a page with the table, all figures and guarantees (.html)
     force
         let --out overwrite an existing file
     """
     from hybrid_rs_jax.report.markdown import markdown_table
-    from hybrid_rs_jax.report.plots import SUFFIXES, plot_comparison, save
+    from hybrid_rs_jax.report.plots import SUFFIXES
     from hybrid_rs_jax.results import comparison
     from hybrid_rs_jax.results.latex import latex_tabular
 
     if json and format not in ("table", "json"):
         raise BadInputError(f"--json contradicts --format {format}; leave one of them out.")
     if out is not None:
-        check_target(out, SUFFIXES, force)
-    results = [read_or_certify(path, asked or ResultOptions()) for path in (run, *more)]
-    runs = [comparison.compared(name, each) for name, each in zip(_names([run, *more]), results, strict=True)]
+        check_target(out, (*SUFFIXES, ".html"), force)
+    runs = read_runs([run, *more], asked or ResultOptions(), by)
     if out is not None:
-        with atomic_file(out, force) as path:
-            save(plot_comparison(runs), path, out.suffix.lower())
+        write_comparison(runs, out, force, by)
     said = [*comparison.cautions(runs), "A cell is the share of inputs certified at d, and their mean radius."]
     header, rows = comparison.comparison_table(runs)
     if json or format == "json":
@@ -83,9 +85,3 @@ def compare(
             say(sentence)
         if out is not None:
             say(f"Wrote {out}.")
-
-
-def _names(paths: list[Path]) -> list[str]:
-    """The runs by their last name, or where that is no name of one alone by the whole path."""
-    short = [path.resolve().name for path in paths]
-    return [str(path) if short.count(name) > 1 else name for path, name in zip(paths, short, strict=True)]

@@ -1,7 +1,9 @@
-"""Try a vision-language checkpoint out: labels, shapes, memory, two noisy copies, speed.
+"""Try a model out on its data: shapes, answers, what it looks at, memory, speed, and the bill of a run.
 
-Everything that a long run would stumble over is tried in a minute, and the time that
-the run would take is worked out from a timed batch.
+Everything that a long run would stumble over is tried in a minute: the model is asked
+twice about the same noisy copies, and about random texts and pictures. Of a checkpoint
+also prompt, labels and arithmetic are shown. The time that the run would take is worked
+out from a timed batch, and with --price the money.
 """
 
 from __future__ import annotations
@@ -9,14 +11,18 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from cyclopts import Parameter
 
+from hybrid_rs_jax.cli._bill import Bill, BillOptions
 from hybrid_rs_jax.cli._denoiser import DenoiserName, before_guard, open_denoiser
-from hybrid_rs_jax.cli._sources import first_readable, is_checkpoint, open_guard
-from hybrid_rs_jax.cli.options import Batch, Count, GuardOptions, Positive, ThreatOptions, Unit
+from hybrid_rs_jax.cli._doors import ModelOptions
+from hybrid_rs_jax.cli._models import is_address
+from hybrid_rs_jax.cli._sources import DEMO_DATA, first_readable, is_checkpoint, open_guard, open_source
+from hybrid_rs_jax.cli.options import BETA, Batch, Count, GuardOptions, NoiseOptions, RiskOptions, ThreatOptions, Unit
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import say
 
@@ -26,56 +32,136 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   hybrid-rs doctor --model ./LlavaGuard-0.5B --dtype bfloat16
-  hybrid-rs doctor --model ./LlavaGuard-0.5B --data memes.csv --samples 10000 --template policy_first"""
+  hybrid-rs doctor --model ./LlavaGuard-0.5B --data memes.csv --samples 10000 --template policy_first
+  hybrid-rs doctor --model my_filter:torch_module --data memes.jsonl --sigma 0.25 --out seen
+  hybrid-rs doctor --model http://localhost:8000/classify --wire json --data memes.jsonl --sigma 0.25 --price 0.0002"""
 
 #: A batch is repeated until so many seconds have passed.
 _TIMED_SECONDS = 2.0
+#: Copies that a model is tried on; of an endpoint, where each is a request, fewer.
+_TRIED, _ASKED = 64, 8
+CHECKPOINT_SIGMA, MISS = 0.5, 0.01
 
 
 def doctor(
     *,
-    model: Annotated[str, Parameter(metavar="PATH")],
+    model: Annotated[str, Parameter(metavar="MODEL")],
     data: Annotated[str, Parameter(metavar="DATA")] | None = None,
-    inputs: Count | None = None,
     samples: Count = 1000,
-    batch_size: Batch = 16,
-    beta: Unit = 0.25,
-    sigma: Positive = 0.5,
+    batch_size: Batch | None = None,
+    bill: BillOptions | None = None,
+    miss_probability: Unit = MISS,
+    out: Annotated[Path, Parameter(metavar="DIR")] | None = None,
+    noise: NoiseOptions | None = None,
+    risk: RiskOptions | None = None,
     denoiser: DenoiserName | None = None,
+    own: ModelOptions | None = None,
     options: GuardOptions | None = None,
     threat: ThreatOptions | None = None,
 ) -> None:
-    """Load, look, try, time.
+    """Load, look, try, time, reckon.
 
     Parameters
     ----------
     model
-        folder or hub id of the checkpoint
+        as for sample: demo, package.module:name, an ONNX file, an address, or the folder or hub id of a checkpoint
     data
-        texts and pictures: the first one is tried, and all are counted
-    inputs
-        inputs of the planned run (default: those of --data, else 100)
+        as for sample: the first input that can be used is tried, and all are counted (needed but for a checkpoint)
     samples
         draws per input of the planned run (default: 1000)
     batch_size
-        noisy copies per step (default: 16)
-    beta
-        token noise (default: 0.25)
-    sigma
-        pixel noise (default: 0.5)
+        noisy copies per step (default: 16 of a checkpoint, else 64, or 8 of an address)
+    miss_probability
+        probability that the filter at run time may miss a certified input, for its copies (default: 0.01)
+    out
+        folder to write a noisy copy to, as the model gets it: copy.txt and copy.png
     denoiser
-        cleans each noisy picture before the checkpoint sees it: a folder in the layout of diffusers, or demo-fashion
+        cleans each noisy picture before a checkpoint sees it: a folder in the layout of diffusers, or demo-fashion
     """
+    from hybrid_rs_jax.confidence import copies_needed
+
+    bill, noise, threat = bill or BillOptions(), noise or NoiseOptions(), threat or ThreatOptions()
+    deployed = copies_needed((risk or RiskOptions()).threshold, miss_probability)
+    if is_checkpoint(model) and not is_address(model):
+        if (own or ModelOptions()) != ModelOptions() or out is not None:
+            raise BadInputError("--out and the flags of one's own models mean nothing to a checkpoint.")
+        count, rate = _checkpoint(model, data, noise, denoiser, options, threat, batch_size or 16)
+    else:
+        if denoiser is not None:
+            raise BadInputError("--denoiser means something to a checkpoint only.")
+        data = data or ("demo" if model == "demo" else None)
+        if data is None:
+            raise BadInputError(f"--data is needed for --model {model}.")
+        count, rate = _other(model, data, noise, own, options, threat, batch_size, out)
+    _say("memory", _memory_text())
+    planned = Bill(
+        bill.inputs or count, samples, rate, bill.price, is_address(model), deployed if deployed > 0 else None
+    )
+    for name, line in zip(("planned run", "deployed"), planned.lines(), strict=False):
+        _say(name, line)
+    say("A plan that stops early (sample --target, --frontier) takes fewer draws.")
+
+
+def _other(
+    model: str,
+    data: str,
+    noise: NoiseOptions,
+    own: ModelOptions | None,
+    options: GuardOptions | None,
+    threat: ThreatOptions,
+    batch_size: int | None,
+    out: Path | None,
+) -> tuple[int, float]:
+    """A model that is no checkpoint: number of inputs, and copies per second."""
+    from hybrid_rs_jax.classifiers.base import Abilities
+    from hybrid_rs_jax.cli._examination import examine, timed_rate, write_copy
+    from hybrid_rs_jax.cli._header import as_sentence, smoothing_of
+    from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
+
+    begin = time.monotonic()
+    source = open_source(model, data, options or GuardOptions(), threat=threat, own=own)
+    smoothing = smoothing_of(noise, source, threat, demo=data in DEMO_DATA)
+    abilities = Abilities.of(source.classifier)
+    where = {True: "called on the host", False: "compiled by JAX", None: "compiled by JAX where its trace is faithful"}
+    classes = "" if abilities.classes is None else f", {abilities.classes} classes"
+    _say(
+        "model", f"{abilities.name}, {where[abilities.on_host]}{classes} (opened in {time.monotonic() - begin:,.1f} s)"
+    )
+    _say("noise", smoothing_text(describe_smoothing(smoothing)))
+    size = batch_size or (_ASKED if is_address(model) else _TRIED)
+    with as_sentence():
+        found = examine(source, smoothing, _ASKED if is_address(model) else _TRIED)
+        for name, line in found.lines():
+            _say(name, line)
+        if source.decode is not None:
+            _say("reads", repr(source.decode(found.tokens[0]))[:300])
+        if out is not None:
+            _say("wrote", ", ".join(map(str, write_copy(found, out, source.decode))))
+        compiled, rate = timed_rate(source, smoothing, size)
+    _say("speed", f"{rate:,.2f} copies/s in batches of {size} (first one: {compiled:,.1f} s)")
+    return len(source.inputs.ids), rate
+
+
+def _checkpoint(
+    model: str,
+    data: str | None,
+    noise: NoiseOptions,
+    denoiser: str | None,
+    options: GuardOptions | None,
+    threat: ThreatOptions,
+    batch_size: int,
+) -> tuple[int, float]:
+    """A vision-language checkpoint: number of inputs, and copies per second."""
     from hybrid_rs_jax.data import open_data
     from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel
 
-    if not is_checkpoint(model):
-        raise BadInputError(f"--model must be the folder or the hub id of a checkpoint, got {model}.")
+    if noise.kernel not in (None, "uniform"):
+        raise BadInputError(f"--kernel must be uniform for a checkpoint to be tried out, got {noise.kernel}.")
+    beta, sigma = noise.beta or BETA, noise.sigma or CHECKPOINT_SIGMA
     clean = open_denoiser(denoiser, sigma)
     texts = None if data is None else open_data(data)
-    count = inputs or (100 if texts is None else len(texts))
     begin = time.monotonic()
-    guard = open_guard(model, options or GuardOptions(), threat=(threat or ThreatOptions()).region)
+    guard = open_guard(model, options or GuardOptions(), threat=threat.region)
     _say("loaded", f"in {time.monotonic() - begin:,.1f} s, {_size_text(guard)}")
     for name, text in _prompt_lines(guard):
         _say(name, text)
@@ -87,9 +173,7 @@ def doctor(
     _say("noisy copies", _two_copies(step, arrays))
     compiled, rate = _timed(step, arrays, batch_size)
     _say("speed", f"{rate:,.2f} copies/s in batches of {batch_size} (compiled in {compiled:,.1f} s)")
-    _say("memory", _memory_text())
-    _say("planned run", f"{count:,} inputs x {samples:,} draws: about {_duration(count * samples / rate)}")
-    say("A plan that stops early (sample --target, --frontier) takes fewer draws.")
+    return 100 if texts is None else len(texts), rate
 
 
 def _size_text(guard: Any) -> str:
@@ -217,13 +301,6 @@ def _memory_text() -> str:
     if "peak_bytes_in_use" in (statistics := device.memory_stats() or {}):
         texts.append(f"{statistics['peak_bytes_in_use'] / 1e9:,.2f} GB on {device.device_kind}")
     return f"at most {' and '.join(texts)}" if texts else "not known on this system"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.1f} {unit}"
-    return f"{seconds:,.1f} seconds"
 
 
 def _say(name: str, text: str) -> None:

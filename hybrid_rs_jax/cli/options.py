@@ -258,8 +258,9 @@ class GuardOptions:
     def refuse(self, model: str) -> None:
         """Raise one sentence where flags were given that mean nothing to the model."""
         if idle := [_flag(name) for name in self.given()]:
+            verb = "means" if len(idle) == 1 else "mean"
             raise BadInputError(
-                f"{joined(idle)} mean something to a vision-language checkpoint only, got --model {model}."
+                f"{joined(idle)} {verb} something to a vision-language checkpoint only, got --model {model}."
             )
 
 

@@ -7,7 +7,7 @@ them with --threat anywhere), and where the data have them labels and groups.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import Parameter
@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from hybrid_rs_jax._files import atomic_file, check_target
 from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli import _values
+from hybrid_rs_jax.cli._doors import TokenizerName
 from hybrid_rs_jax.cli._values import flag, integer
 from hybrid_rs_jax.cli.options import GuardOptions, ThreatOptions
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
@@ -33,7 +34,7 @@ def pack(
     /,
     *,
     out: Annotated[Path, Parameter(metavar="NPZ")],
-    tokenizer: Literal["words", "bytes"] = "words",
+    tokenizer: TokenizerName = "words",
     text_length: Annotated[int, flag(integer(1, 2**20), "L")] | None = None,
     image_size: Annotated[tuple[int, int], flag(_values.image_size, "HxW")] | None = None,
     threat: ThreatOptions | None = None,
@@ -48,7 +49,8 @@ def pack(
     out
         archive to write (.npz)
     tokenizer
-        alphabet: the words of the data set, or 256 bytes; PAD belongs to both (default: words)
+        alphabet: the words of the data set, 256 bytes, or the tokens of a folder with tokenizer.json; PAD belongs to
+        each (default: words)
     text_length
         positions of a text (default: the longest text and 8 more)
     image_size
@@ -56,7 +58,7 @@ def pack(
     force
         overwrite an existing archive
     """
-    from hybrid_rs_jax.cli._sources import DEMO_DATA, open_arrays
+    from hybrid_rs_jax.cli._data import DEMO_DATA, open_arrays
 
     check_target(out, (".npz",), force)
     if data.lower().endswith(".npz"):
@@ -89,5 +91,8 @@ def pack(
         say(f"... and {len(skipped) - _SHOWN} more.")
     length, (height, width) = rows[0][1].tokens.size, rows[0][1].image.shape[:2]
     size, inputs = opened.vocab_size, counted(len(rows), "input")
-    say(f"Wrote {out}: {inputs}, {length} tokens each out of {size:,}, {height}x{width} pixels.")
-    say(f"Next: hybrid-rs sample --model package.module:name --data {out} --vocab-size {size} --sigma 0.25")
+    pictures = bool(rows[0][1].image.size)
+    shown = f"{height}x{width} pixels" if pictures else "no pictures"
+    say(f"Wrote {out}: {inputs}, {length} tokens each out of {size:,}, {shown}.")
+    noise = " --sigma 0.25" if pictures else ""
+    say(f"Next: hybrid-rs sample --model package.module:name --data {out} --vocab-size {size}{noise}")

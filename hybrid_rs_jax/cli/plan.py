@@ -10,6 +10,7 @@ one (d, epsilon) costs, exactly, for inputs of different clean scores.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -26,11 +27,13 @@ from hybrid_rs_jax._text import (
     up_text,
 )
 from hybrid_rs_jax._version import __version__
+from hybrid_rs_jax.cli._bill import Bill, BillOptions
 from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer, integer_grid, number_grid
 from hybrid_rs_jax.cli.options import (
     SAMPLES,
     AtLeastZero,
     NoiseOptions,
+    Positive,
     RiskOptions,
     Target,
     Unit,
@@ -52,7 +55,9 @@ examples:
   hybrid-rs plan --budget 3 --epsilon 0 --kernel absorbing --beta 0.5 --samples 10000
   hybrid-rs plan --target d=2,eps=0.5 --beta 0.25 --vocab-size 32000 --sigma 0.5 --probability 0.99,0.999
   hybrid-rs plan --budgets 1,2,4 --epsilon 0.5 --beta 0.25 --vocab-size 32000 --sigma 0.5 \\
-      --runtime-samples 1000 --miss-probability 0.01"""
+      --runtime-samples 1000 --miss-probability 0.01
+  hybrid-rs plan --budget 2 --epsilon 0.5 --beta 0.25 --vocab-size 32000 --sigma 0.5 \\
+      --inputs 200 --copies-per-second 40 --price 0.0002"""
 
 MOST_DRAWS = 2**53
 #: Stopping rules are designed up to here.
@@ -80,6 +85,8 @@ def plan(
     runtime_samples: Draws | None = None,
     miss_probability: Unit | None = None,
     samples: Draws | None = None,
+    bill: BillOptions | None = None,
+    copies_per_second: Positive | None = None,
     json: bool = False,
 ) -> None:
     """Solve for each budget, refuse what nothing certifies, print.
@@ -102,6 +109,8 @@ def plan(
         probability that this filter may miss a certified input (default: 0.01)
     samples
         draws that are planned: how many of them may fail; with --target: at most (default: 10000)
+    copies_per_second
+        with --inputs: how fast the model is (`hybrid-rs doctor` says it), for the time of the run
     json
         print one JSON object instead of a table
     """
@@ -117,12 +126,13 @@ def plan(
         "miss_probability": MISS if miss_probability is None else miss_probability,
         "package": f"hybrid_rs_jax {__version__}",
     }
+    cost = _bill(bill or BillOptions(), copies_per_second, samples, tau, about["miss_probability"])
     if target is not None:
         if epsilon is not None:
             raise BadInputError("--epsilon contradicts --target, which names its own eps.")
         test = target_test(*target, smoothing, tau, risk.level, min(samples or SAMPLES, MOST_STOPPED))
         record = target_record(test, target, about, probability)
-        print(json_text(record)) if json else _print_target(record)
+        _finish(record, json, _print_target, cost)
         return
     if epsilon is None:
         raise BadInputError("--epsilon is needed with --budget and --budgets.")
@@ -142,7 +152,29 @@ def plan(
         "affordable_failures: of `samples` ordinary draws, -1 where even no failure does not certify"
     )
     record = {"statement": {**about, "epsilon": epsilon, "samples": samples, "meaning": meaning}, "budgets": rows}
-    print(json_text(record)) if json else _print(record)
+    _finish(record, json, _print, cost)
+
+
+def _finish(record: dict[str, Any], json: bool, show: Callable[[dict[str, Any]], None], cost: Bill | None) -> None:
+    """Print the plan and, where a run was named, its bill."""
+    if json:
+        print(json_text(record if cost is None else {**record, "bill": cost.record()}))
+        return
+    show(record)
+    for line in () if cost is None else cost.lines():
+        say(f"{line[:1].upper()}{line[1:]}.")
+
+
+def _bill(options: BillOptions, rate: float | None, samples: int | None, tau: float, miss: float) -> Bill | None:
+    """The run that the flags name; None: they name none."""
+    from hybrid_rs_jax.confidence import copies_needed
+
+    if options.inputs is None:
+        if rate is not None or options.price is not None:
+            raise BadInputError("--copies-per-second and --price need --inputs, the size of the planned run.")
+        return None
+    deployed = copies_needed(tau, miss)
+    return Bill(options.inputs, samples or SAMPLES, rate, options.price, deployed=deployed if deployed > 0 else None)
 
 
 def target_record(

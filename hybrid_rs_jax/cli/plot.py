@@ -2,7 +2,8 @@
 
 RUN is a run folder: its certificates.json is drawn, or, where a flag asks for another
 threshold, risk or budget, its counts are certified afresh. FILE is what
-`hybrid-rs certify --json` or `--out FILE.json` wrote.
+`hybrid-rs certify --json` or `--out FILE.json` wrote, or the table of
+`hybrid-rs sweep --radius`. Several runs are drawn side by side, as `hybrid-rs compare` does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from cyclopts import Parameter
 
 from hybrid_rs_jax._files import atomic_file, check_target
 from hybrid_rs_jax._text import counted, down_text, setting_text
-from hybrid_rs_jax.cli._results import ResultOptions, output_path, read_or_certify
+from hybrid_rs_jax.cli._results import By, ResultOptions, output_path, read_or_certify, read_runs, write_comparison
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import say
 
@@ -23,15 +24,18 @@ examples:
   hybrid-rs plot hybrid-rs-demo
   hybrid-rs plot hybrid-rs-demo --tau 0.5 --out frontier-half.png
   hybrid-rs plot hybrid-rs-demo --kind heat --out heat.png
-  hybrid-rs plot certificates.json --out frontier.pdf"""
+  hybrid-rs plot certificates.json --out frontier.pdf
+  hybrid-rs plot run-quarter run-half run-one --by sigma --out by-sigma.png
+  hybrid-rs plot radii.csv --kind heat"""
 
 
 def plot(
     source: Annotated[Path, Parameter(metavar="RUN|FILE")],
     /,
-    *,
+    *more: Annotated[Path, Parameter(metavar="RUN")],
     asked: ResultOptions | None = None,
     kind: Literal["frontier", "heat"] = "frontier",
+    by: By | None = None,
     out: Annotated[Path, Parameter(metavar="PNG")] | None = None,
     force: bool = False,
 ) -> None:
@@ -40,18 +44,40 @@ def plot(
     Parameters
     ----------
     source
-        run folder, or JSON file of certify
+        run folder, JSON file of certify, or table of sweep --radius
+    more
+        runs to draw beside it, into --out
     kind
-        frontier (and certified accuracy), or heat: the share of inputs certified at each (d, eps) (default: frontier)
+        frontier (and certified accuracy), or heat: the share of inputs certified at each (d, eps), of a sweep the
+        radius at each (d, p_A) (default: frontier)
+    by
+        of several runs: share and radius against this setting (default: against the budget)
     out
         picture to write, .png, .pdf or .svg (default: RUN/certificates.png, or FILE with the suffix .png)
     force
         overwrite an existing picture
     """
-    from hybrid_rs_jax.report.plots import SUFFIXES, save_figure
+    from hybrid_rs_jax.report.plots import SUFFIXES, save, save_figure
+    from hybrid_rs_jax.report.sweep_plots import is_sweep, plot_sweep, read_sweep
 
+    if more or by is not None:
+        if out is None or kind != "frontier":
+            raise BadInputError("Several runs (--by) are drawn into --out FILE, with --kind frontier.")
+        check_target(out, SUFFIXES, force)
+        runs = read_runs([source, *more], asked or ResultOptions(), by)
+        write_comparison(runs, out, force, by)
+        say(f"Wrote {out} ({counted(len(runs), 'run')}).")
+        return
     target = output_path(source, out, ".png")
     check_target(target, SUFFIXES, force)
+    if is_sweep(source):
+        if kind != "heat":
+            raise BadInputError(f"{source} is a table of sweep: it is drawn with --kind heat.")
+        tables = read_sweep(source)
+        with atomic_file(target, force) as path:
+            save(plot_sweep(tables), path, target.suffix.lower())
+        say(f"Wrote {target} ({counted(len(tables), 'setting')} of the noise).")
+        return
     result = read_or_certify(source, asked or ResultOptions())
     risk = result.statements[0].risk
     if risk.tau is None:

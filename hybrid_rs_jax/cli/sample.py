@@ -7,7 +7,6 @@ on with --resume, and certify reads the run for any tau or budget later on.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 import threading
 import types
@@ -20,15 +19,15 @@ import numpy as np
 from cyclopts import Group, Parameter
 
 from hybrid_rs_jax._files import kind_of
-from hybrid_rs_jax._text import counted, joined
+from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli import _values
+from hybrid_rs_jax.cli._config import CONFIG_FILE, write_config
 from hybrid_rs_jax.cli._denoiser import DenoiserName, denoised_source, open_denoiser
 from hybrid_rs_jax.cli._doors import ModelOptions
 from hybrid_rs_jax.cli._draws import DrawsOptions, design_text
+from hybrid_rs_jax.cli._header import DEMO_SIGMA, as_sentence, run_header, smoothing_of
 from hybrid_rs_jax.cli._values import flag, integer
 from hybrid_rs_jax.cli.options import (
-    BETA,
-    P_DELETE,
     Batch,
     Count,
     GuardOptions,
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.cli._sources import Source
     from hybrid_rs_jax.confidence import SamplingPlan
     from hybrid_rs_jax.kernels import HybridSmoothing
-    from hybrid_rs_jax.results.statement import ThreatName
     from hybrid_rs_jax.sampling.design import Design, StreamGroup
     from hybrid_rs_jax.sampling.ledger import Ledger, LedgerCounts
     from hybrid_rs_jax.sampling.run import Progress
@@ -63,8 +61,6 @@ examples:
   hybrid-rs sample --model my_filter:torch_module --data memes.jsonl --image-size 64x64 --sigma 0.25 --out run
   hybrid-rs sample --model my_tree:pipeline --data adult.csv --label-column income --sigma 0.25 --out run
   hybrid-rs sample --model http://localhost:8000/classify --wire json --data memes.jsonl --sigma 0.25 --out run"""
-
-DEMO_SIGMA = 0.25
 
 
 @Parameter(name="*", group=Group("Which inputs, in which steps"))
@@ -143,14 +139,14 @@ def sample(
     source = open_source(
         model, data, guard or GuardOptions(), pixel_range, threat=threat, share_image=noise.no_pixel_noise, own=own
     )
-    smoothing = _smoothing(noise, source, threat, demo=data in DEMO_DATA)
+    smoothing = smoothing_of(noise, source, threat, demo=data in DEMO_DATA)
     source = denoised_source(source, clean, smoothing)
     with library_sentences():
         delta = smoothing.total_variation(first_readable(source.inputs).image.size)
     design = draws.design(source, smoothing, threat, stopping, risk, delta)
     conditional = design is not None and stopping.target is not None
     plan = stopping.plan(smoothing.forcing() if conditional else smoothing, risk.threshold, risk.level, delta)
-    header = _header(source, smoothing, plan, stopping.aim(risk.threshold, risk.level), work.seed, threat, design)
+    header = run_header(source, smoothing, plan, stopping.aim(risk.threshold, risk.level), work.seed, threat, design)
     indices = work.indices(len(source.inputs.ids))
     say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {stopping.text(risk)}")
     if design is not None:
@@ -160,17 +156,18 @@ def sample(
         _no_empty_run(out) as made,
         terminated_as_interrupted(),
         library_sentences(),
-        _as_sentence(),
+        as_sentence(),
         _ledger(out, header, new) as ledger,
     ):
         made += [new]
         groups = (StreamGroup(plan),) if design is None else design.groups(plan if conditional else None)
         write_columns(out, source.inputs.ids, indices, source.columns)
+        write_config(out)
         progress = _draw(ledger, out, source, indices, smoothing, groups, work)
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
         _refuse_all(out, counts.skipped, new)
-    summary(progress, plan, counts, design)
+    summary(progress, plan, counts, design, table=source.cardinalities is not None)
     say(f"\nWrote {out / 'ledger.sqlite'}. Next: hybrid-rs certify {out}")
 
 
@@ -240,111 +237,9 @@ def _may_change(field: str, before: Any, after: Any) -> bool:
     return field in ("plan.n", "samples") and isinstance(before, int) and isinstance(after, int) and after >= before
 
 
-def _header(
-    source: Source,
-    smoothing: HybridSmoothing,
-    plan: SamplingPlan,
-    aim: dict[str, object] | None,
-    seed: int,
-    threat: ThreatOptions,
-    design: Design | None,
-) -> dict[str, Any]:
-    """Everything that defines the draws."""
-    from hybrid_rs_jax.classifiers.base import Abilities
-    from hybrid_rs_jax.cli._sources import first_readable
-    from hybrid_rs_jax.kernels.record import describe_noise
-    from hybrid_rs_jax.results.runs import run_record
-
-    first = first_readable(source.inputs)
-    shared = getattr(source.inputs, "eligible", first.eligible)
-    with library_sentences():
-        noise = describe_noise(smoothing, first.image.size)
-    record = run_record(
-        smoothing,
-        samples=plan.max_samples,
-        seed=seed,
-        eligible=np.flatnonzero(shared).tolist() if np.ndim(shared) == 1 else [],
-        sigma_unit=source.sigma_unit,
-        dtype=str(first.image.dtype),
-        classifier=source.model | _served_model(source.classifier, first),
-        data=source.data,
-        noise=noise,
-        threat=_threat_name(smoothing, threat, source),
-        design=design,
-    )
-    if np.ndim(shared) == 2:
-        record["eligible_positions"] = "an own set for each input, part of its digest"
-    classes = Abilities.of(source.classifier).classes
-    return {**record, "plan": plan.describe(), "aim": aim, "classes": classes}
-
-
-def _served_model(classifier: Any, encoded: Any) -> dict[str, str]:
-    """The model that a server really runs: known after one question, and part of what a resumed run must find again."""
-    if not hasattr(classifier, "served_model"):
-        return {}
-    with _as_sentence():
-        classifier(encoded.tokens[None], encoded.image[None])
-    return {"served_model": classifier.served_model}
-
-
-@contextlib.contextmanager
-def _as_sentence() -> Iterator[None]:
-    """What a chat endpoint refuses is said in its own sentences, without a traceback."""
-    from hybrid_rs_jax.classifiers import ChatError
-
-    try:
-        yield
-    except ChatError as error:
-        raise BadInputError(str(error)) from error
-
-
-def _threat_name(smoothing: HybridSmoothing, threat: ThreatOptions, source: Source) -> ThreatName:
-    """What the header calls the threat: arrays of the user say by `eligible` which positions there are."""
-    from hybrid_rs_jax.kernels import CategoricalKernel
-
-    if smoothing.discrete is None:
-        return "image"
-    if isinstance(smoothing.discrete, CategoricalKernel):
-        return "fields"
-    own = source.data.get("name") == "npz" and threat.name in ("suffix", "anywhere")
-    return "positions" if own else threat.name
-
-
-def _smoothing(noise: NoiseOptions, source: Source, threat: ThreatOptions, demo: bool) -> HybridSmoothing:
-    """The noise of the flags; beta, and for the demo sigma, have defaults, and the data know their alphabet."""
-    fields = source.cardinalities
-    if fields is not None:
-        noise = noise.or_default(kernel="categorical" if fields else "none")
-    if fields and noise.kernel == "categorical":
-        noise = noise.or_default(cardinalities=fields)
-        if noise.cardinalities != fields:
-            raise BadInputError(f"--cardinalities contradicts the table, whose fields have {joined(fields)} symbols.")
-    noise = noise.or_default(kernel="deletion" if threat.name == "insert" else "uniform")
-    if (noise.kernel == "deletion") != (threat.name == "insert"):
-        raise BadInputError(
-            f"--threat {threat.name} contradicts --kernel {noise.kernel}: insertions, and they alone, are certified by "
-            "deletion noise."
-        )
-    if noise.kernel == "deletion":
-        noise = noise.or_default(p_delete=P_DELETE)
-    elif noise.kernel != "none":
-        noise = noise.or_default(beta=BETA)
-    if noise.kernel == "uniform":
-        noise = noise.or_default(vocab_size=source.vocab_size)
-        if source.vocab_size not in (None, noise.vocab_size):
-            raise BadInputError(
-                f"--vocab-size {noise.vocab_size} contradicts the data, whose alphabet has {source.vocab_size} symbols."
-            )
-    if demo and not noise.no_pixel_noise:
-        noise = noise.or_default(sigma=DEMO_SIGMA)
-    smoothing = noise.smoothing()
-    if noise.kernel == "deletion":
-        kernel = dataclasses.replace(smoothing.discrete, pad_token=source.pad_token)  # type: ignore[type-var]
-        smoothing = dataclasses.replace(smoothing, discrete=kernel)
-    return smoothing
-
-
-def summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts, design: Design | None = None) -> None:
+def summary(
+    progress: Progress, plan: SamplingPlan, counts: LedgerCounts, design: Design | None = None, table: bool = False
+) -> None:
     """What the session did and what the run holds now."""
     from hybrid_rs_jax.kernels.record import rounding_text
 
@@ -364,7 +259,7 @@ def summary(progress: Progress, plan: SamplingPlan, counts: LedgerCounts, design
             "them."
         )
     if progress.rounded:
-        say(rounding_text(progress.rounded))
+        say(rounding_text(progress.rounded, table))
     for name, reason in counts.skipped[:5]:
         say(f"Skipped {name}: {reason}")
     if len(counts.skipped) > 5:
@@ -404,7 +299,7 @@ def _remove_run(folder: Path) -> None:
     from hybrid_rs_jax.results.columns import COLUMNS_FILE
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, LOCK_FILE
 
-    for name in (LEDGER_FILE, LOCK_FILE, COLUMNS_FILE):
+    for name in (LEDGER_FILE, LOCK_FILE, COLUMNS_FILE, CONFIG_FILE):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something else is in it
         folder.rmdir()

@@ -13,6 +13,7 @@ from hybrid_rs_jax.data.demo import (
     load_demo,
     suffix_mask,
 )
+from hybrid_rs_jax.data.fields import Schema, open_table
 from hybrid_rs_jax.data.index import (
     Dataset,
     RawInput,
@@ -25,6 +26,7 @@ from hybrid_rs_jax.data.index import (
 )
 from hybrid_rs_jax.data.inputs import ArrayInputs, Input, Inputs, load_npz
 from hybrid_rs_jax.data.pictures import fit, read_image
+from hybrid_rs_jax.data.subwords import Subwords
 from hybrid_rs_jax.data.texts import Bytes, TextInputs, Tokenizer, Words
 
 __all__ = [
@@ -41,6 +43,8 @@ __all__ = [
     "Inputs",
     "Outcome",
     "RawInput",
+    "Schema",
+    "Subwords",
     "TextInputs",
     "Tokenizer",
     "Words",
@@ -55,6 +59,7 @@ __all__ = [
     "load_npz",
     "mm_safetybench",
     "open_data",
+    "open_table",
     "picture_folder",
     "read_image",
     "suffix_mask",

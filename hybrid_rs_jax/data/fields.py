@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hybrid_rs_jax._files import atomic_file, parse_json, read_text, write_json
 from hybrid_rs_jax._tables import Table, read_table, whole_number
 from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.data.inputs import ArrayInputs
@@ -42,6 +43,58 @@ class Schema:
     def describe(self) -> list[dict[str, Any]]:
         """The schema as a run's header has it, an object per column."""
         return [{"name": name, **self._column(name)} for name in self.order]
+
+    @classmethod
+    def of(cls, columns: object) -> Schema:
+        """The schema that `describe` described.
+
+        Raises:
+          ValueError: if it is none.
+        """
+        if not isinstance(columns, Sequence) or not columns or not all(isinstance(c, Mapping) for c in columns):
+            raise ValueError("a schema is a list of objects, one per column")
+        categories: dict[str, tuple[str, ...]] = {}
+        numbers: dict[str, tuple[float, float]] = {}
+        constants: dict[str, str] = {}
+        for column in columns:
+            try:
+                name = str(column["name"])
+                if "values" in column:
+                    categories[name] = tuple(map(str, column["values"]))
+                elif "constant" in column:
+                    constants[name] = str(column["constant"])
+                else:
+                    numbers[name] = float(column["mean"]), float(column["standard_deviation"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"a column needs name and values, constant, or mean and deviation: {error}") from error
+            if name in numbers and not (math.isfinite(numbers[name][0]) and 0 < numbers[name][1] < math.inf):
+                raise ValueError(f"{name} needs a finite mean and a positive deviation, got {numbers[name]}")
+        return cls(tuple(str(column["name"]) for column in columns), categories, numbers, constants)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Schema:
+        """A schema from the JSON file that `save` wrote.
+
+        Raises:
+          BadInputError: if it is none.
+        """
+        path = Path(path)
+        try:
+            content = parse_json(read_text(path), str(path))
+            return cls.of(content.get("columns") if isinstance(content, dict) else content)
+        except BadInputError:
+            raise
+        except ValueError as error:
+            raise BadInputError(f"{path} holds no schema: {error}.") from error
+
+    def save(self, path: str | Path, force: bool = False) -> None:
+        """Write the columns as JSON; `read` gives an equal schema back.
+
+        Raises:
+          BadInputError: if the file exists and `force` is not given.
+        """
+        with atomic_file(Path(path), force) as file:
+            write_json(file, {"columns": self.describe()})
 
     def _column(self, name: str) -> dict[str, Any]:
         if name in self.categories:
@@ -81,7 +134,9 @@ class Schema:
         return all(_written(symbols).dtype.kind != "O" for symbols in texts)
 
 
-def open_table(path: Path, label: str | None, categorical: Collection[str] = ()) -> tuple[ArrayInputs, Schema]:
+def open_table(
+    path: str | Path, label: str | None, categorical: Collection[str] = (), schema: Schema | None = None
+) -> tuple[ArrayInputs, Schema]:
     """A table of features as inputs: tokens int32[B, F], numbers float32[B, 1, 1, N].
 
     A column is numeric if each of its cells is a finite number, and categorical otherwise; a column `id` names the
@@ -91,37 +146,30 @@ def open_table(path: Path, label: str | None, categorical: Collection[str] = ())
       path: CSV, JSON lines or Parquet.
       label: the column that is no feature; kept as the label.
       categorical: numeric columns that are categories all the same.
+      schema: of the table that the model was trained on, whose values, means and deviations count; None: the table's
+        own.
 
     Raises:
       BadInputError: one sentence with the file, and the column or the line.
     """
     asked = [*([label] if label else []), *categorical]
-    table = read_table(path, asked, ("id",))
+    table = read_table(Path(path), asked, ("id",))
     if not len(table):
         raise BadInputError(f"{path} holds no inputs.")
     order = tuple(name for name in table.columns if name not in ("id", label))
     if not order:
         raise BadInputError(f"{path} holds no column of features besides {joined(asked) or 'id'}.")
-    categories: dict[str, tuple[str, ...]] = {}
-    numbers: dict[str, tuple[float, float]] = {}
-    constants: dict[str, str] = {}
-    tokens, values = [], []
-    for name in order:
-        cells = ["" if cell is None else str(cell).strip() for cell in table.columns[name]]
-        found = None if name in categorical else _numbers(table, name, cells)
-        if found is not None:
-            std = float(found.std()) or 1.0
-            numbers[name] = float(found.mean()), std
-            values.append((found - found.mean()) / std)
-        elif len(symbols := tuple(sorted(set(cells)))) == 1:
-            constants[name] = symbols[0]
-        else:
-            place = {symbol: number for number, symbol in enumerate(symbols)}
-            categories[name] = symbols
-            tokens.append(np.array([place[cell] for cell in cells], np.int32))
+    if schema is None:
+        schema = _schema(table, order, categorical)
+    elif missing := [name for name in schema.order if name not in order]:
+        raise BadInputError(f"{path}: missing column {joined(missing)}, which the schema has.")
     rows = len(table)
+    for name, value in schema.constants.items():
+        _codes(table, name, (value,))
+    tokens = [_codes(table, name, symbols) for name, symbols in schema.categories.items()]
+    values = [(_finite(table, name) - mean) / std for name, (mean, std) in schema.numbers.items()]
     ids = table.names("id") if "id" in table.columns else [str(row) for row in range(rows)]
-    columns = {} if label is None else {"label": ["" if c is None else str(c).strip() for c in table.columns[label]]}
+    columns = {} if label is None else {"label": _cells(table, label)}
     inputs = ArrayInputs(
         ids,
         np.column_stack(tokens) if tokens else np.zeros((rows, 1), np.int32),
@@ -129,7 +177,52 @@ def open_table(path: Path, label: str | None, categorical: Collection[str] = ())
         np.ones(len(tokens) or 1, bool),
         columns,
     )
-    return inputs, Schema(order, categories, numbers, constants)
+    return inputs, schema
+
+
+def _schema(table: Table, order: Sequence[str], categorical: Collection[str]) -> Schema:
+    """What the columns of a table are, by its own cells."""
+    categories: dict[str, tuple[str, ...]] = {}
+    numbers: dict[str, tuple[float, float]] = {}
+    constants: dict[str, str] = {}
+    for name in order:
+        cells = _cells(table, name)
+        found = None if name in categorical else _numbers(table, name, cells)
+        if found is not None:
+            numbers[name] = float(found.mean()), float(found.std()) or 1.0
+        elif len(symbols := tuple(sorted(set(cells)))) == 1:
+            constants[name] = symbols[0]
+        else:
+            categories[name] = symbols
+    return Schema(tuple(order), categories, numbers, constants)
+
+
+def _cells(table: Table, name: str) -> list[str]:
+    return ["" if cell is None else str(cell).strip() for cell in table.columns[name]]
+
+
+def _codes(table: Table, name: str, symbols: Sequence[str]) -> np.ndarray:
+    """Symbols of a categorical column, int32; one that the schema does not know is refused."""
+    place = {symbol: number for number, symbol in enumerate(symbols)}
+    cells = _cells(table, name)
+    for row, cell in enumerate(cells):
+        if cell not in place:
+            raise BadInputError(
+                f"{table.place(row)}: {name} must be one of the {len(symbols)} values of the schema ({symbols[0]!r} "
+                f"for one), got {cell!r:.80}."
+            )
+    return np.array([place[cell] for cell in cells], np.int32)
+
+
+def _finite(table: Table, name: str) -> np.ndarray:
+    """A numeric column; the first cell that is no finite number is refused."""
+    cells = _cells(table, name)
+    found = np.array([_number(cell) for cell in cells])
+    if not (fine := np.isfinite(found)).all():
+        row = int(np.argmin(fine))
+        got = cells[row] or "nothing"
+        raise BadInputError(f"{table.place(row)}: {name} must be a finite number, got {got:.80}.")
+    return found
 
 
 def _numbers(table: Table, name: str, cells: Sequence[str]) -> np.ndarray | None:

@@ -50,13 +50,13 @@ class RawInput:
     Attributes:
       id: its name.
       text: as it stands in the index.
-      image: pixels in [0, 1].
+      image: pixels in [0, 1]; [1, 1, 0] where the data are texts alone.
       label, group: what the index says of it, None where it says nothing.
     """
 
     id: str
     text: str
-    image: Float32[np.ndarray, "h w 3"]
+    image: Float32[np.ndarray, "h w c"]
     label: str | None = None
     group: str | None = None
 
@@ -69,7 +69,7 @@ class Dataset:
       folder: that paths of pictures are relative to.
       ids: names, all different.
       texts: one per input.
-      images: paths of the picture files.
+      images: paths of the picture files; empty ones where the data are texts alone.
       labels, groups: None where there is none.
 
     Raises:
@@ -91,6 +91,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def pictures(self) -> bool:
+        """The inputs have pictures."""
+        return any(self.images)
+
     def picture(self, index: int) -> Path:
         """Where the picture of the input at `index` should lie."""
         return self.folder / self.images[index]
@@ -101,7 +106,7 @@ class Dataset:
         Raises:
           UnreadableInputError: if the picture cannot be used; a run skips the input and goes on with the rest.
         """
-        image = read_image(self.picture(index))
+        image = read_image(self.picture(index)) if self.pictures else np.zeros((1, 1, 0), np.float32)
         return RawInput(self.ids[index], self.texts[index], image, self.labels[index], self.groups[index])
 
     def first(self, limit: int) -> Dataset:
@@ -129,7 +134,8 @@ def open_data(path: str | Path) -> Dataset:
 
     A folder with `processed_questions/` is MM-SafetyBench (with its SD_TYPO images); a table with the column `img`
     and none called `image` is a split of Hateful Memes; any other is a table of inputs, and so is a folder with
-    exactly one. A folder without a table is one of pictures, see `picture_folder`.
+    exactly one. A table with neither column holds texts alone. A folder without a table is one of pictures, see
+    `picture_folder`.
 
     Raises:
       BadInputError: one sentence, if nothing is recognised or the index is broken; with the line where there is one.
@@ -140,7 +146,7 @@ def open_data(path: str | Path) -> Dataset:
     if kind_of(path) == "folder" and not data_files(path, SUFFIXES) and data_files(path, _PICTURES):
         return picture_folder(path)
     table = read_table(_table_file(path), ("id", "text"), ("image", "img", "label", "group"))
-    return _dataset(table, "img" if "img" in table.columns and "image" not in table.columns else "image")
+    return _dataset(table, next((name for name in ("image", "img") if name in table.columns), None))
 
 
 def hateful_memes(folder: str | Path, split: str) -> Dataset:
@@ -231,8 +237,10 @@ def write_index(path: Path, data: Dataset, force: bool = False) -> None:
         for index, (name, text, label, group) in enumerate(
             zip(data.ids, data.texts, data.labels, data.groups, strict=True)
         ):
-            image = Path(os.path.relpath(data.picture(index).resolve(), folder)).as_posix()
-            row = {"id": name, "text": text, "image": image, "label": label}
+            row: dict[str, str | None] = {"id": name, "text": text}
+            if data.pictures:
+                row["image"] = Path(os.path.relpath(data.picture(index).resolve(), folder)).as_posix()
+            row |= {"label": label}
             row |= {} if group is None else {"group": group}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -277,11 +285,8 @@ def _table_file(path: Path) -> Path:
     return tables[0]
 
 
-def _dataset(table: Table, image: str) -> Dataset:
-    """A table as a data set; `image` names the column of the pictures."""
-    if image not in table.columns:
-        needed = joined(("id", "text", image))
-        raise BadInputError(f"{table.path}: missing column {image}; needed are {needed}.")
+def _dataset(table: Table, image: str | None) -> Dataset:
+    """A table as a data set; `image` names the column of the pictures, if there are any."""
     if not len(table):
         raise BadInputError(f"{table.path} holds no inputs.")
     ids = table.names("id")
@@ -289,8 +294,8 @@ def _dataset(table: Table, image: str) -> Dataset:
     if twice is not None:
         places = f"{table.place(twice[1])}: id {ids[twice[1]]!r} appears again, after {table.place(twice[0])}"
         raise BadInputError(f"{places}; every id must be different.")
-    names = [name.strip() for name in table.texts(image)]
-    if "" in names:
+    names = [""] * len(ids) if image is None else [name.strip() for name in table.texts(image)]
+    if image is not None and "" in names:
         raise BadInputError(f"{table.place(names.index(''))}: {image} must be the path of an image, got an empty text.")
     columns = (ids, table.texts("text"), names, table.labels("label"), table.labels("group"))
     return Dataset(table.path.parent, *map(tuple, columns))  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ class ArrayInputs:
 
 
 def load_npz(path: Path, pixel_range: tuple[int | float, int | float] | None = None) -> ArrayInputs:
-    """Inputs from a NumPy archive with `tokens` [B, L] and `images` [B, H, W, C].
+    """Inputs from a NumPy archive with `tokens` [B, L] and `images` [B, H, W, C]; C = 0 says that there are none.
 
     Optionally it has `ids`, `eligible`, and texts or integers `labels` and `groups` [B].
 
@@ -195,7 +195,7 @@ def _tokens(tokens: np.ndarray) -> np.ndarray:
 
 def _pixels(images: np.ndarray, pixel_range: tuple[int | float, int | float] | None) -> np.ndarray:
     shape = list(images.shape)
-    if images.ndim != 4 or images.dtype.kind not in "fiu" or 0 in shape[1:]:
+    if images.ndim != 4 or images.dtype.kind not in "fiu" or 0 in shape[1:3]:
         raise ValueError(f"images must be floats [inputs, height, width, channels], got {images.dtype} {shape}")
     _, first, *_, last = shape
     if first in _CHANNELS and last not in _CHANNELS and min(shape[2:]) > max(_CHANNELS):
@@ -205,7 +205,7 @@ def _pixels(images: np.ndarray, pixel_range: tuple[int | float, int | float] | N
     if not np.isfinite(pixels).all():
         place = tuple(map(int, np.argwhere(~np.isfinite(pixels))[0]))
         raise ValueError(f"images must be finite as float32, got {images[place]} at {list(place)}")
-    if not len(pixels):
+    if not pixels.size:  # no inputs, or texts alone
         return pixels
     low, high = float(pixels.min()), float(pixels.max())
     if pixel_range is None:

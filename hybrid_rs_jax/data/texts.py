@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Tokenizer(Protocol):
         """The text of symbols, attacked or noisy ones, too; PADs are left out."""
         ...
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         """What a run's header says of it."""
         ...
 
@@ -92,7 +92,7 @@ class Words:
         """The words with one blank between them."""
         return " ".join(self.words[token - 1] for token in np.asarray(tokens).tolist() if token)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         """The vocabulary, as one text, and its digest."""
         whole = " ".join(self.words)
         return {"name": "words", "vocabulary": whole, "sha256": hashlib.sha256(whole.encode()).hexdigest()}
@@ -124,14 +124,14 @@ class Bytes:
         """The text."""
         return bytes(token for token in np.asarray(tokens).tolist() if token < 256).decode("utf-8", "replace")
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         """Name of the alphabet."""
         return {"name": "bytes"}
 
 
 @dataclasses.dataclass(frozen=True)
 class TextInputs:
-    """A data set of texts and pictures as arrays: the text, then PADs; the picture at one size.
+    """A data set of texts and pictures as arrays: the text, then PADs; the picture at one size, or without channels.
 
     Args:
       data: texts and pictures.
@@ -176,4 +176,5 @@ class TextInputs:
         tokens[: len(symbols)] = symbols
         eligible = np.ones(self.length, bool)
         eligible[: 0 if self.everywhere else len(symbols)] = False
-        return Input(tokens, fit(raw.image, *self.image_size), eligible, raw.id)
+        image = fit(raw.image, *self.image_size) if raw.image.size else raw.image
+        return Input(tokens, image, eligible, raw.id)

@@ -157,11 +157,12 @@ def smoothing_text(record: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def rounding_text(change: float) -> str:
-    """What was done to pixels that lay off the grid; `change` is the largest change."""
+def rounding_text(change: float, table: bool = False) -> str:
+    """What was done to pixels, or numbers of a table, that lay off the grid; `change` is the largest change."""
+    what, about = ("Numbers", "numbers") if table else ("Pixels", "pictures")
     return (
-        f"Pixels were rounded to the grid of the noise, by at most {ceil_text(change, 6)}: certificates are about the "
-        "rounded pictures."
+        f"{what} were rounded to the grid of the noise, by at most {ceil_text(change, 6)}: certificates are about the "
+        f"rounded {about}."
     )
 
 

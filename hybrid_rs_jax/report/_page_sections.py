@@ -59,14 +59,19 @@ def source(result: Result) -> str:
 
 def figures(result: Result) -> str:
     """The numbers that say most, with what they are."""
-    noise, first = result.statements[0].noise, result.budgets[0]
+    noise, threat, first = result.statements[0].noise, result.statements[0].threat, result.budgets[0]
     at_first = f" at d\u00a0=\u00a0{first}" if noise.tokens else ""
     shown = [(f"{int((result.radius[:, 0] >= 0).sum()):,} of {len(result):,}", f"inputs certified{at_first}")]
     if result.decision is not None and result.counts.votes is None:
         counts = [int((result.decision == name).sum()) for name in ("unsafe", "safe")]
         shown.append((" / ".join(f"{number:,}" for number in counts), "certified unsafe / certified safe"))
     if noise.tokens:
-        shown.append((floor_text(mean(map(float, result.budget)), 2), "mean certified token budget"))
+        shown.append(
+            (
+                floor_text(mean(map(float, result.budget)), 2),
+                f"mean certified {threat.symbol} budget",
+            )
+        )
     if noise.pixels:
         middle = float(np.sort(result.radius[:, 0])[(len(result) - 1) // 2])
         shown.append((radius_text(middle), f"median certified radius{at_first}"))
@@ -87,7 +92,7 @@ def guarantee(result: Result) -> str:
     if operation := sentences.deployment(result.statements):
         parts.append(f"<h3>What it means in operation</h3><p>{text(operation)}</p>")
     parts.append("<h3>What it rests on</h3>" + "".join(f"<p>{text(note)}</p>" for note in notes))
-    parts += ["</div>", "<div><h3>What is not covered</h3>", _list(not_covered(result)), "</div>", "</div>"]
+    parts += ["</div>", "<div><h3>What is not covered</h3>", html_list(not_covered(result)), "</div>", "</div>"]
     return "\n".join(parts)
 
 
@@ -104,11 +109,15 @@ def not_covered(result: Result) -> Iterator[str]:
     if first.noise.tokens:
         places = first.threat.positions
         where = "that carry no noise" if places is None else f"other than {span_text(places)}, which carry no noise"
-        yield f"Tokens at positions {where}: they must stay as they are."
-        if first.threat.name != "insert":
+        if first.threat.name == "fields":
+            yield "Columns with one value, and the label: they must stay as they are."
+        else:
+            yield f"Tokens at positions {where}: they must stay as they are."
+        if first.threat.name not in ("insert", "fields"):
             yield "Insertions and deletions that shift later tokens."
     if first.noise.pixels:
-        yield "Pixel changes beyond the l2 radius; another norm is covered only as far as it fits into that ball."
+        changes = f"{first.threat.number.capitalize()} changes"
+        yield f"{changes} beyond the l2 radius; another norm is covered only as far as it fits into that ball."
     yield f"Budgets without a certificate. In files: {sentences.MINUS_ONE}."
 
 
@@ -121,7 +130,7 @@ def charts(result: Result) -> str:
 
 def accuracy(result: Result) -> str:
     """Share of inputs certified for each token budget and pixel budget."""
-    largest = float(result.radius.max(initial=0.0))
+    largest, threat = float(result.radius.max(initial=0.0)), result.statements[0].threat
     if not result.statements[0].noise.pixels or largest <= 0:
         return ""
     epsilons = _round_steps(largest)
@@ -131,8 +140,8 @@ def accuracy(result: Result) -> str:
         [str(d), *(percent_text(int(count), len(result)) for count in row)]
         for d, row in zip(result.budgets, share, strict=True)
     ]
-    return "<h3>Certified accuracy: share of inputs that are certified at (d, ε)</h3>\n" + _table(
-        head, body, "Certified accuracy by token budget and pixel budget"
+    return "<h3>Certified accuracy: share of inputs that are certified at (d, ε)</h3>\n" + html_table(
+        head, body, f"Certified accuracy by {threat.symbol} budget and {threat.number} budget"
     )
 
 
@@ -153,7 +162,7 @@ def summary(result: Result) -> str:
         notes.append("Draws needed: the fewest noisy copies that certify an input at that budget, if all agree.")
     return "\n".join(
         [
-            _table(header, body, "Summary per token budget"),
+            html_table(header, body, f"Summary per {result.statements[0].threat.symbol} budget"),
             *(f'<p class="note">{text(note)}</p>' for note in notes if note),
         ]
     )
@@ -173,7 +182,7 @@ def missing(result: Result) -> str:
         count = counted(len(named), "input")
         parts.append(
             f"<details><summary>{text(f'{count} {what}, not certified: {why}')}</summary>"
-            f"{_list([*named[:_LISTED], *more])}</details>"
+            f"{html_list([*named[:_LISTED], *more])}</details>"
         )
     return "\n".join(parts)
 
@@ -220,7 +229,8 @@ def _round_steps(largest: float) -> np.ndarray:
     return np.array([round(step * index, 12) for index in range(int(largest / step) + 1)])
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str) -> str:
+def html_table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str) -> str:
+    """A table that scrolls by itself; the first column names the rows."""
     heads = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
     lines = (f'<tr><th scope="row">{text(first)}</th>{_cells(rest)}</tr>' for first, *rest in body)
     return (
@@ -238,5 +248,6 @@ def _cells(cells: Sequence[str]) -> str:
     return "".join(f"<td>{text(cell)}</td>" for cell in cells)
 
 
-def _list(entries: Iterable[str]) -> str:
+def html_list(entries: Iterable[str]) -> str:
+    """Sentences as a list."""
     return f"<ul>{''.join(f'<li>{text(entry)}</li>' for entry in entries)}</ul>"

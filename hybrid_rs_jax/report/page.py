@@ -13,7 +13,7 @@ from hybrid_rs_jax.report import _page_sections as sections
 from hybrid_rs_jax.report.previews import Preview
 from hybrid_rs_jax.results.result import Result
 
-__all__ = ["page"]
+__all__ = ["asset", "page"]
 
 
 def page(result: Result, preview: Preview | None = None) -> str:
@@ -30,7 +30,7 @@ def page(result: Result, preview: Preview | None = None) -> str:
     Returns:
       The text of a file in UTF-8.
     """
-    script = _asset("page.js")
+    script = asset("page.js")
     policy = {
         "default-src": "'none'",
         "style-src": "'unsafe-inline'",  # the charts are SVG whose shapes carry their style
@@ -39,9 +39,9 @@ def page(result: Result, preview: Preview | None = None) -> str:
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    return Template(_asset("page.html")).substitute(
+    return Template(asset("page.html")).substitute(
         policy="; ".join(f"{directive} {value}" for directive, value in policy.items()),
-        style=_asset("page.css"),
+        style=asset("page.css"),
         script=script,
         title=escape(sections.title(result)),
         source=escape(sections.source(result)),
@@ -63,5 +63,6 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A text that lies beside this module."""
     return resources.files("hybrid_rs_jax.report").joinpath(name).read_text(encoding="utf-8")

@@ -14,25 +14,32 @@ from hybrid_rs_jax._text import counted, down_text, setting_text, span_text
 from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 
 if TYPE_CHECKING:
-    from hybrid_rs_jax.results.comparison import Compared
     from hybrid_rs_jax.results.result import Result
 
 __all__ = [
     "SUFFIXES",
+    "TEXT",
     "Kind",
+    "Words",
+    "integer_ticks",
+    "label_budget",
     "plot",
     "plot_certified_accuracy",
     "plot_certified_share",
-    "plot_comparison",
     "plot_frontier",
     "plot_heat",
     "save",
     "save_figure",
     "styled",
     "svg_figures",
+    "svg_style",
+    "words_of",
 ]
 
 Kind = Literal["frontier", "heat"]
+#: What the two budgets count: tokens and pixels, or fields and numbers of a table.
+Words = tuple[str, str]
+TEXT: Words = ("token", "pixel")
 SUFFIXES = (".png", ".pdf", ".svg")
 _INK, _SOFT, _GRID = "#1f2430", "#6b7280", "#e5e7eb"
 _MEAN, _MEDIAN = "#0b5394", "#c2570c"
@@ -68,6 +75,13 @@ def styled() -> Any:
     return matplotlib.rc_context(_STYLE)
 
 
+def svg_style(salt: str) -> Any:
+    """The look of pictures within a page, whose texts stay texts; equal salts give equal files."""
+    import matplotlib
+
+    return matplotlib.rc_context({**_STYLE, "svg.fonttype": "none", "svg.hashsalt": salt})
+
+
 def plot(result: Result, kind: Kind = "frontier", figure: Any = None) -> Any:
     """Draw a result: the frontier and the certified accuracy (or the one that a unimodal run has), or a heat map.
 
@@ -97,19 +111,20 @@ def plot(result: Result, kind: Kind = "frontier", figure: Any = None) -> Any:
     from matplotlib.figure import Figure
 
     noise, budgets, radius = result.statements[0].noise, result.budget_numbers, result.radius
+    words = words_of(result)
     with matplotlib.rc_context(_STYLE):
         both = kind == "frontier" and noise.tokens and noise.pixels and len(budgets) > 1
         figure = figure or Figure(figsize=(11.6, 4.9) if both else (6.8, 4.9), layout="constrained")
         axes = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
         if both:
-            plot_frontier(axes[0], budgets, radius)
+            plot_frontier(axes[0], budgets, radius, words)
             _explain_gap(axes[0], result)
         if kind == "heat":
-            plot_heat(axes[0], budgets, radius)
+            plot_heat(axes[0], budgets, radius, words)
         elif noise.pixels:
-            plot_certified_accuracy(axes[-1], budgets, radius)
+            plot_certified_accuracy(axes[-1], budgets, radius, words)
         else:
-            plot_certified_share(axes[-1], budgets, radius)
+            plot_certified_share(axes[-1], budgets, radius, words)
         figure.suptitle(_subtitle(result, wrap=not both), x=0.012, ha="left", fontsize=9, color=_SOFT)
     return figure
 
@@ -136,26 +151,25 @@ def save(figure: Any, path: Path, suffix: str) -> None:
 
 def svg_figures(result: Result) -> list[tuple[str, str]]:
     """The pictures of `save_figure`, one by one, as SVG elements for a page, each with a label in words."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     noise, budgets, radius = result.statements[0].noise, result.budget_numbers, result.radius
+    words = words_of(result)
     drawn = []
     for kind in [*(["frontier"] if noise.tokens and noise.pixels and len(budgets) > 1 else []), "accuracy"]:
-        style = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": kind}
-        with matplotlib.rc_context(style):
+        with svg_style(kind):
             figure = Figure(figsize=(6.4, 4.5), layout="constrained")
             ax = figure.subplots()
             if kind == "frontier":
-                label = "Certified radius against token budget, a line per input"
-                plot_frontier(ax, budgets, radius)
+                label = f"Certified radius against {words[0]} budget, a line per input"
+                plot_frontier(ax, budgets, radius, words)
                 _explain_gap(ax, result)
             elif noise.pixels:
-                label = "Share of inputs certified against the pixel budget, a curve per token budget"
-                plot_certified_accuracy(ax, budgets, radius)
+                label = f"Share of inputs certified against the {words[1]} budget, a curve per {words[0]} budget"
+                plot_certified_accuracy(ax, budgets, radius, words)
             else:
-                label = "Share of inputs certified at each token budget"
-                plot_certified_share(ax, budgets, radius)
+                label = f"Share of inputs certified at each {words[0]} budget"
+                plot_certified_share(ax, budgets, radius, words)
             file = io.StringIO()
             figure.savefig(file, format="svg", transparent=True, metadata=_NO_DATE[".svg"])
         svg = file.getvalue()[file.getvalue().index("<svg") :]
@@ -167,7 +181,7 @@ def svg_figures(result: Result) -> list[tuple[str, str]]:
 _NO_DATE: dict[str, dict[str, None]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
 
-def plot_frontier(ax: Any, budgets: Sequence[int], radius: np.ndarray) -> None:
+def plot_frontier(ax: Any, budgets: Sequence[int], radius: np.ndarray, words: Words = TEXT) -> None:
     """Certified radius against token budget: one thin line per input, mean and median on top.
 
     Args:
@@ -196,13 +210,13 @@ def plot_frontier(ax: Any, budgets: Sequence[int], radius: np.ndarray) -> None:
     one = Line2D([], [], color=_SOFT, alpha=0.6, linewidth=1, marker=".", label="one input, up to its largest d")
     ax.legend(handles=[*ax.get_legend_handles_labels()[0], one], frameon=False, loc="upper right", fontsize=9)
     ax.set_title("Certified frontier")
-    ax.set_xlabel("token budget $d$ (changed tokens)")
+    label_budget(ax, words[0])
     ax.set_ylabel(r"certified radius $r$ ($\ell_2$, in the unit of the inputs)")
-    _integer_ticks(ax, d, 0.35)
+    integer_ticks(ax, d, 0.35)
     ax.set_ylim(bottom=0, top=max(float(radius.max()) * 1.08, 1e-3))
 
 
-def plot_certified_accuracy(ax: Any, budgets: Sequence[int], radius: np.ndarray) -> None:
+def plot_certified_accuracy(ax: Any, budgets: Sequence[int], radius: np.ndarray, words: Words = TEXT) -> None:
     """Share of inputs certified against the l2 budget, one step curve per token budget (exact, no grid)."""
     import matplotlib
 
@@ -220,15 +234,15 @@ def plot_certified_accuracy(ax: Any, budgets: Sequence[int], radius: np.ndarray)
         if missing:
             ax.plot([], [], " ", label=f"d = {span_text(missing)}: none")
         corner = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02), "alignment": "left"}
-        ax.legend(frameon=False, fontsize=9, title="token budget", **corner)
+        ax.legend(frameon=False, fontsize=9, title=f"{words[0]} budget", **corner)
     ax.set_title("Certified accuracy" + ("" if len(budgets) > 1 else f" at d = {budgets[0]}"))
-    ax.set_xlabel(r"pixel budget ε ($\ell_2$, in the unit of the inputs)")
+    ax.set_xlabel(rf"{words[1]} budget ε ($\ell_2$, in the unit of the inputs)")
     ax.set_ylabel("inputs certified (%)")
     ax.set_xlim(0, max(float(radius.max()) * 1.04, 1e-3))
     ax.set_ylim(0, 102)
 
 
-def plot_heat(ax: Any, budgets: Sequence[int], radius: np.ndarray) -> None:
+def plot_heat(ax: Any, budgets: Sequence[int], radius: np.ndarray, words: Words = TEXT) -> None:
     """Share of inputs certified at each (d, eps): a cell holds up to its upper edge, so that none promises too much.
 
     Args:
@@ -251,40 +265,11 @@ def plot_heat(ax: Any, budgets: Sequence[int], radius: np.ndarray) -> None:
     ax.set_title(
         "Certified at (d, ε)" + ("" if shown == len(budgets) else f"; nothing beyond d = {budgets[shown - 1]}")
     )
-    ax.set_xlabel("token budget $d$ (changed tokens)")
-    ax.set_ylabel(r"pixel budget ε ($\ell_2$, in the unit of the inputs)")
+    label_budget(ax, words[0])
+    ax.set_ylabel(rf"{words[1]} budget ε ($\ell_2$, in the unit of the inputs)")
 
 
-def plot_comparison(runs: Sequence[Compared]) -> Any:
-    """Several results in one figure: certified share and mean radius against the token budget, a line per run."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(11.6, 4.9), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.84, len(runs)))
-        for place, (run, shade) in enumerate(zip(runs, shades, strict=True)):
-            d = run.result.budget_numbers
-            look = {"color": shade, "marker": "osD^vP*X<>"[place % 10], "markersize": 5, "linewidth": 2}
-            look["linestyle"] = ("-", "--", "-.", ":")[place % 4]  # lines that lie on each other can be told apart
-            left.plot(d, 100 * run.certified / len(run.result), label=f"{run.name}: {run.noise}", **look)
-            right.plot(d, run.mean_radius, **look)
-        for ax, name, unit in (
-            (left, "Certified share", "inputs certified (%)"),
-            (right, "Mean certified radius", r"mean $r$ (not certified = 0)"),
-        ):
-            every = np.array(sorted({d for run in runs for d in run.result.budget_numbers}))
-            ax.set_title(name)
-            ax.set_xlabel("token budget $d$ (changed tokens)")
-            ax.set_ylabel(unit)
-            ax.set_ylim(bottom=0)
-            _integer_ticks(ax, every, 0.35)
-        figure.legend(frameon=False, fontsize=9, loc="outside lower left", ncols=1)
-    return figure
-
-
-def plot_certified_share(ax: Any, budgets: Sequence[int], radius: np.ndarray) -> None:
+def plot_certified_share(ax: Any, budgets: Sequence[int], radius: np.ndarray, words: Words = TEXT) -> None:
     """Share of inputs certified at each token budget, for noise on the tokens only."""
     share = 100 * (radius >= 0).mean(axis=0)
     ax.bar(budgets, share, width=0.72, color=_MEAN)
@@ -293,10 +278,10 @@ def plot_certified_share(ax: Any, budgets: Sequence[int], radius: np.ndarray) ->
         for d, value in zip(budgets, share, strict=True):
             ax.annotate(str(int(value)), (d, value), fontsize=9, **above)
     ax.grid(axis="x", visible=False)
-    ax.set_title("Certified accuracy, text only")
-    ax.set_xlabel("token budget $d$ (changed tokens)")
+    ax.set_title("Certified accuracy, text only" if words == TEXT else "Certified accuracy, fields only")
+    label_budget(ax, words[0])
     ax.set_ylabel("inputs certified (%)")
-    _integer_ticks(ax, np.asarray(budgets), 0.7)
+    integer_ticks(ax, np.asarray(budgets), 0.7)
     ax.set_ylim(0, 107)
 
 
@@ -323,7 +308,19 @@ def _explain_gap(ax: Any, result: Result) -> None:
     ax.text(x, 0.04, why, transform=ax.get_xaxis_transform(), ha=side, fontsize=8.5, color=_SOFT)
 
 
-def _integer_ticks(ax: Any, d: np.ndarray, margin: float) -> None:
+def words_of(result: Result) -> Words:
+    """What the budgets of a result count."""
+    threat = result.statements[0].threat
+    return threat.symbol, threat.number
+
+
+def label_budget(ax: Any, symbol: str = "token") -> None:
+    """Name the axis of the discrete budget."""
+    ax.set_xlabel(f"{symbol} budget $d$ (changed {symbol}s)")
+
+
+def integer_ticks(ax: Any, d: np.ndarray, margin: float) -> None:
+    """Whole numbers on the axis of the discrete budget."""
     from matplotlib.ticker import MaxNLocator
 
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from hybrid_rs_jax.report.quiet import is_quiet
+
 __all__ = ["Pace", "progress_bar"]
 
 #: Seconds between two lines in a log.
@@ -100,7 +102,9 @@ def progress_bar(title: str, total: int, unit: str, log: bool = False) -> Iterat
       log: print a line every minute where stderr is not a terminal; else nothing is shown there.
     """
     pace = Pace(total, unit)
-    if sys.stderr.isatty():
+    if is_quiet():
+        yield pace.advance
+    elif sys.stderr.isatty():
         with _bar(title, pace):
             yield pace.advance
     elif log:

@@ -16,6 +16,7 @@ from hybrid_rs_jax._text import (
     radius_text,
     setting_text,
 )
+from hybrid_rs_jax.report.quiet import is_quiet
 from hybrid_rs_jax.results.summary import summary
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ _LONGEST_NAME = 28
 
 
 def say(text: str = "", *, stderr: bool = False) -> None:
-    """Print a sentence; wrapped at words on a terminal, on one line elsewhere."""
+    """Print a sentence; wrapped at words on a terminal, on one line elsewhere; nothing within `quietly`."""
+    if is_quiet() and not stderr:
+        return
     console = _console(stderr)
     console.print(text, soft_wrap=not console.is_terminal)
 

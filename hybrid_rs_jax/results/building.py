@@ -83,7 +83,7 @@ def _noise(smoothing: HybridSmoothing, counts: Counts) -> Noise:
 def _threat(smoothing: HybridSmoothing, counts: Counts) -> Threat:
     run, kernel = counts.run, smoothing.discrete
     if kernel is None:
-        return Threat("image")
+        return Threat("fields" if run is not None and run.threat == "fields" else "image")
     name: ThreatName = "fields" if isinstance(kernel, CategoricalKernel) else "positions"
     if isinstance(kernel, DeletionKernel):
         name = "insert"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +13,22 @@ from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 from hybrid_rs_jax.results.result import Result
 from hybrid_rs_jax.results.summary import summary
 
-__all__ = ["Compared", "cautions", "compared", "comparison_long", "comparison_record", "comparison_table"]
+__all__ = [
+    "By",
+    "Compared",
+    "cautions",
+    "compared",
+    "comparison_long",
+    "comparison_record",
+    "comparison_table",
+    "in_order",
+    "value_of",
+    "varied",
+]
+
+#: A setting that runs are held side by side by.
+By = Literal["sigma", "beta", "model"]
+SETTINGS: tuple[By, ...] = ("sigma", "beta", "model")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +53,30 @@ class Compared:
         return smoothing_text(describe_smoothing(self.result.statements[0].noise.smoothing))
 
     @property
+    def model(self) -> str:
+        """The classifier, as the run names it."""
+        run = self.result.counts.run
+        return (None if run is None else run.named("classifier")) or "not said"
+
+    def beside(self, by: By, settings: Sequence[By]) -> str:
+        """The values of all settings but one, in a few words."""
+        names = {"sigma": "sigma = ", "beta": "beta = ", "model": ""}
+        values = ((each, value_of(self, each)) for each in settings if each != by)
+        return ", ".join(f"{names[name]}{_setting(value)}" for name, value in values)
+
+    def share_at(self, d: int) -> float:
+        """Certified share at a budget; nan where the result does not have it."""
+        return self._at(d, self.certified / len(self.result))
+
+    def mean_radius_at(self, d: int) -> float:
+        """Mean radius at a budget; nan where the result does not have it."""
+        return self._at(d, self.mean_radius)
+
+    def _at(self, d: int, values: np.ndarray) -> float:
+        numbers = self.result.budget_numbers
+        return float(values[numbers.index(d)]) if d in numbers else float("nan")
+
+    @property
     def reached(self) -> int:
         """Number of budgets up to the last one at which an input is certified, at least 1."""
         found = np.flatnonzero(self.certified)
@@ -51,13 +91,50 @@ def compared(name: str, result: Result) -> Compared:
     )
 
 
+def value_of(run: Compared, by: By) -> float | str:
+    """A setting of a run; the share of replaced or deleted tokens is its beta, and "none" stands for no noise."""
+    if by == "model":
+        return run.model
+    noise = describe_smoothing(run.result.statements[0].noise.smoothing)
+    value = noise["sigma"] if by == "sigma" else noise.get("beta", noise.get("p_delete"))
+    return float(value) if isinstance(value, int | float) else "none" if value is None else _setting(value)
+
+
+def varied(runs: Sequence[Compared]) -> list[By]:
+    """The settings in which the runs differ."""
+    return [by for by in SETTINGS if len({value_of(run, by) for run in runs}) > 1]
+
+
+def in_order(runs: Sequence[Compared], by: By) -> list[Compared]:
+    """The runs by a setting, equal ones as they were."""
+    return sorted(runs, key=lambda run: (isinstance(value := value_of(run, by), str), value))
+
+
+def _setting(value: object) -> str:
+    """A setting as a table has it; a beta for each field in brackets."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_setting, value))}]"
+    return setting_text(float(value)) if isinstance(value, int | float) else str(value)
+
+
 def comparison_table(runs: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
     """Header and a row per run: its noise, inputs, draws, then for each budget "share, mean radius", both floored.
 
     Columns end with the last budget that any run certifies for an input.
     """
-    numbers = _columns(runs)
-    header = ["run", "kernel", "beta", "sigma", "inputs", "n", "tau", "alpha", *(f"d = {d}" for d in numbers)]
+    numbers, models = _columns(runs), "model" in varied(runs)
+    header = [
+        "run",
+        *(["model"] if models else []),
+        "kernel",
+        "beta",
+        "sigma",
+        "inputs",
+        "n",
+        "tau",
+        "alpha",
+        *(f"d = {d}" for d in numbers),
+    ]
     rows = []
     for run in runs:
         fewest, most = int(run.result.n.min()), int(run.result.n.max())
@@ -66,7 +143,7 @@ def comparison_table(runs: Sequence[Compared]) -> tuple[list[str], list[list[str
         tau = DASH if risk.tau is None else down_text(risk.tau)
         cells = [_cell(run, d) for d in numbers]
         settings = [str(len(run.result)), n, tau, setting_text(risk.alpha)]
-        rows.append([run.name, *_noise_cells(run), *settings, *cells])
+        rows.append([run.name, *([run.model] if models else []), *_noise_cells(run), *settings, *cells])
     return header, rows
 
 
@@ -79,6 +156,7 @@ def comparison_record(runs: Sequence[Compared]) -> list[dict[str, object]]:
         found.append(
             {
                 "run": run.name,
+                "model": run.model,
                 "smoothing": noise,
                 "tau": risk.tau,
                 "alpha": risk.alpha,
@@ -93,12 +171,25 @@ def comparison_record(runs: Sequence[Compared]) -> list[dict[str, object]]:
 
 def comparison_long(runs: Sequence[Compared]) -> tuple[list[str], list[tuple[object, ...]]]:
     """Header and one row per run and budget."""
-    header = ["run", "kernel", "beta", "sigma", "tau", "alpha", "d", "inputs", "certified", "share", "mean_radius"]
+    header = [
+        "run",
+        "model",
+        "kernel",
+        "beta",
+        "sigma",
+        "tau",
+        "alpha",
+        "d",
+        "inputs",
+        "certified",
+        "share",
+        "mean_radius",
+    ]
     rows: list[tuple[object, ...]] = []
     for run in runs:
         risk = run.result.statements[0].risk
         noise = describe_smoothing(run.result.statements[0].noise.smoothing)
-        shared = (run.name, noise["kernel"], noise.get("beta", noise.get("p_delete")), noise["sigma"])
+        shared = (run.name, run.model, noise["kernel"], noise.get("beta", noise.get("p_delete")), noise["sigma"])
         for place, d in enumerate(run.result.budget_numbers):
             count = int(run.certified[place])
             numbers = (len(run.result), count, count / len(run.result), float(run.mean_radius[place]))
@@ -128,7 +219,7 @@ def _columns(runs: Sequence[Compared]) -> list[int]:
 def _noise_cells(run: Compared) -> list[str]:
     noise = describe_smoothing(run.result.statements[0].noise.smoothing)
     share = noise.get("beta", noise.get("p_delete"))
-    numbers = [DASH if value is None else setting_text(float(value)) for value in (share, noise["sigma"])]
+    numbers = [DASH if value is None else _setting(value) for value in (share, noise["sigma"])]
     return [str(noise["kernel"]), *numbers]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +31,12 @@ MOST_BUDGET = 1000
 _RESULT = re.compile(r'\s*\{\s*"statement"')
 
 
-def read_counts(path: Path, *, partial: bool = False) -> Counts:
+def read_counts(path: Path, *, partial: bool = False, columns: Mapping[str, str] | None = None) -> Counts:
     """Read a run folder, or a table (CSV, JSON lines, Parquet) with the columns `id, successes, n[, budget]`.
 
     Args:
       path: run folder or file.
+      columns: of a table, what it calls id, successes, n or budget, where that is another name.
       partial: take a fixed number of draws that was cut short or extended, too; the counts then say so.
 
     Raises:
@@ -43,6 +44,8 @@ def read_counts(path: Path, *, partial: bool = False) -> Counts:
     """
     run = None
     if kind_of(path) == "folder":
+        if columns:
+            raise BadInputError(f"{path_text(path)} is a run, whose columns have their names.")
         if kind_of(path / LEDGER_FILE) == "file":
             counts = ledger_counts(path, partial)
             return dataclasses.replace(counts, others=read_columns(path, counts.ids))
@@ -51,7 +54,15 @@ def read_counts(path: Path, *, partial: bool = False) -> Counts:
     _refuse_results(path)
     if run is not None and run.design is not None:
         return dataclasses.replace(_design_counts(read_table(path, COLUMNS, (SAMPLE,)), run.design), run=run)
-    return dataclasses.replace(_table_counts(read_table(path, COLUMNS, ("budget", "ties"))), run=run)
+    return dataclasses.replace(_table_counts(_named(path, columns or {})), run=run)
+
+
+def _named(path: Path, columns: Mapping[str, str]) -> Table:
+    """The table under our names of its columns."""
+    ours = {columns.get(name, name): name for name in (*COLUMNS, "budget", "ties")}
+    theirs = list(ours)
+    table = read_table(path, theirs[: len(COLUMNS)], theirs[len(COLUMNS) :])
+    return dataclasses.replace(table, columns={ours.get(name, name): cells for name, cells in table.columns.items()})
 
 
 def _table_counts(table: Table) -> Counts:

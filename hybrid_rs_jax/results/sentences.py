@@ -51,9 +51,8 @@ def certified(statement: Statement) -> str:
 def guarantee(statements: Sequence[Statement]) -> str:
     """One sentence: who holds what, with which probability; provisos first."""
     first = statements[0]
-    within = joined(
-        [*(["token budget d"] if first.noise.tokens else []), *(["l2 radius r_d"] if first.noise.pixels else [])]
-    )
+    discrete = [f"{first.threat.symbol} budget d"] if first.noise.tokens else []
+    within = joined([*discrete, *(["l2 radius r_d"] if first.noise.pixels else [])])
     return (
         f"{_condition(first.provisional)}With probability at least {confidence_text(first.risk.alpha)} over the draws, "
         f"for each input by itself{_together(statements)}: no attack within {within} {_effect(statements)}."
@@ -112,14 +111,17 @@ def _effect(statements: Sequence[Statement]) -> str:
 
 
 def threat_model(statement: Statement) -> str:
-    """What the attacker may do, at the level of token ids and pixels."""
-    noise = statement.noise
+    """What the attacker may do, at the level of token ids and pixels, or of the fields and numbers of a table."""
+    noise, table = statement.noise, statement.threat.name == "fields"
     parts = [_token_changes(statement.threat, statement.budgets)] if noise.tokens else []
     if noise.pixels:
         parts.append(
-            "the continuous part moves by at most r in l2 norm, in the unit of the inputs, as sigma is" + _grid(noise)
+            f"the {'numbers move' if table else 'continuous part moves'} by at most r in l2 norm, in the unit of the "
+            f"inputs, as sigma is{_grid(noise, table)}"
         )
-    unchanged = "" if noise.tokens and noise.pixels else f"; the {'image' if noise.tokens else 'text'} stays as it is"
+    other = ("numbers stay as they are" if noise.tokens else "fields stay as they are") if table else ""
+    other = other or f"{'image' if noise.tokens else 'text'} stays as it is"
+    unchanged = "" if noise.tokens and noise.pixels else f"; the {other}"
     return ", and ".join(parts) + unchanged
 
 
@@ -168,12 +170,14 @@ def _positions(positions: Sequence[int]) -> str:
     return span_text(positions) if positions else "none"
 
 
-def _grid(noise: Noise) -> str:
+def _grid(noise: Noise, table: bool) -> str:
     if noise.drawn != "run" or noise.step is None:
         return ""
     step = _step_text(noise.step)
     if noise.off_grid:
         return f", and may leave the grid of step {step} (the radius allows for that)"
+    if table:
+        return f", and stay on the grid of step {step} (to which numbers are rounded; attacks off it are not covered)"
     return f", and stays on the grid of step {step} (as the pixels of a file do; attacks off the grid are not covered)"
 
 
@@ -284,7 +288,7 @@ def _drawn_text(noise: Noise) -> str:
 def legend(statement: Statement) -> str:
     """What the marks in a table mean."""
     radius = (
-        " r_d: certified l2 radius with d changed tokens, in the unit of the inputs, as sigma is."
+        f" r_d: certified l2 radius with d changed {statement.threat.symbol}s, in the unit of the inputs, as sigma is."
         if statement.noise.pixels
         else ""
     )

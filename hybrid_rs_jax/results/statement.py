@@ -80,7 +80,7 @@ class Threat:
       name: "append": the first d eligible positions; "suffix": any d positions behind the trusted text; "anywhere": any
         d positions of the text; "insert": d tokens anywhere; "positions": any d of the positions that carry noise;
         "forced": the positions that the draws for the budget d always resampled;
-        "fields": any d categorical fields; "image": no token may change.
+        "fields": any d categorical fields of a table; "image": no token may change.
       positions: positions that carry noise in every input; None where that is not known, or differs by input.
       own_positions: each input has a set of its own.
       per_budget: for each budget the positions that carry noise, where each budget has a filter of its own.
@@ -90,6 +90,16 @@ class Threat:
     positions: tuple[int, ...] | None = None
     own_positions: bool = False
     per_budget: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def symbol(self) -> str:
+        """What a discrete budget counts: "token", or of a table of features "field"."""
+        return "field" if self.name == "fields" else "token"
+
+    @property
+    def number(self) -> str:
+        """What the continuous budget moves: "pixel", or of a table of features "number"."""
+        return "number" if self.name == "fields" else "pixel"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -275,7 +275,7 @@ def test_a_chat_endpoint_is_a_flag(folder, monkeypatch):
         ("other_models:Network", [], "must be an object, got the class Network"),
         ("other_models:reads", ["--pixel-range", "0,255"], "--pixel-range means something to an archive"),
         ("other_models:reads", ["--wire", "json"], "--wire means nothing to a model that is imported"),
-        ("other_models:reads", ["--policy", "x"], "--policy mean something to a vision-language checkpoint only"),
+        ("other_models:reads", ["--policy", "x"], "--policy means something to a vision-language checkpoint only"),
         ("other_models:reads", ["--data", "a.npz", "--image-size", "4x4"], "--image-size means something to texts"),
         ("demo", [], "for --model demo, got data.jsonl"),
         ("demo", ["--data", "demo", "--threshold", "1"], "--threshold means nothing to the demo's guard"),

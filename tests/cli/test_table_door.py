@@ -10,7 +10,8 @@ import pytest
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.cli import main
-from hybrid_rs_jax.data.fields import open_table
+from hybrid_rs_jax.data.fields import Schema, open_table
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.results.count_files import read_counts
 
 pytest.importorskip("pandas")
@@ -92,7 +93,7 @@ def test_the_counts_are_those_of_a_classifier_written_by_hand():
 
     run = ["sample", "--model", "table_model:tree", *TABLE, "--sigma", "0.5", "--samples", "60", "--out", "run"]
     assert main([*run, "--limit", "5"]) == 0
-    smoothing = hrs.HybridSmoothing(hrs.CategoricalKernel(0.25, (3, 2)), 0.5)
+    smoothing = hrs.HybridSmoothing(hrs.CategoricalKernel(0.25, (3, 2)), 0.5, step=0.5 / 1024)
     arrays = inputs.tokens[:5], inputs.images[:5]
     own = hrs.sample_counts(hrs.HostClassifier(by_hand), *arrays, smoothing, 60, jax.random.key(0))
     np.testing.assert_array_equal(read_counts(Path("run")).successes, own)
@@ -102,7 +103,7 @@ def test_numbers_alone_are_a_table_too():
     Path("numbers.csv").write_text("age,hours,income\n30,20,<=50K\n50,45,>50K\n")
     run = ["sample", "--model", "table_model:plain", "--data", "numbers.csv", "--label-column", "income"]
     assert main([*run, "--sigma", "0.25", "--samples", "40", "--out", "run"]) == 0
-    assert read_counts(Path("run")).run.threat == "image"
+    assert read_counts(Path("run")).run.threat == "fields"
     assert read_counts(Path("run")).successes[1] > read_counts(Path("run")).successes[0]
 
 
@@ -129,3 +130,56 @@ def test_bad_tables_are_one_sentence(flags, sentence, capsys):
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
+
+
+def test_a_schema_of_the_training_set_gives_codes_and_units_to_other_rows(capsys):
+    lines = Path("people.csv").read_text().splitlines()
+    Path("few.csv").write_text("\n".join([lines[0], *lines[1:8]]) + "\n")
+    _, schema = open_table("people.csv", "income", ["zip"])
+    schema.save("schema.json")
+    assert Schema.read("schema.json") == schema
+    few, again = open_table("few.csv", "income", schema=schema)
+    whole, _ = open_table("people.csv", "income", ["zip"])
+    assert again == schema
+    np.testing.assert_array_equal(few.tokens, whole.tokens[:7])
+    np.testing.assert_array_equal(few.images, whole.images[:7])
+    flags = ["--data", "few.csv", "--label-column", "income", "--sigma", "0.25", "--samples", "40"]
+    for name, more in (("people.csv", ["--categorical", "zip"]), ("schema.json", [])):
+        assert (
+            main(["sample", "--model", "table_model:tree", *flags, "--schema", name, *more, "--out", f"{name}.d"]) == 0
+        )
+    counts = [read_counts(Path(f"{name}.d")) for name in ("people.csv", "schema.json")]
+    assert counts[0].successes.tolist() == counts[1].successes.tolist()
+    assert counts[0].run.smoothing.step == 0.25 / 1024
+    Path("new.csv").write_text(lines[0] + "\n30,w9,7,20,here,<=50K\n")
+    with pytest.raises(BadInputError, match="line 2: work must be one of the 3 values of the schema"):
+        open_table("new.csv", "income", schema=schema)
+
+
+def test_words_of_a_table_are_fields_and_numbers(capsys):
+    assert (
+        main(["sample", "--model", "table_model:tree", *TABLE, "--sigma", "0.25", "--samples", "40", "--out", "r"]) == 0
+    )
+    assert "Numbers were rounded to the grid" in capsys.readouterr().out
+    assert main(["certify", "r", "--tau", "0.1"]) == 0
+    said = capsys.readouterr().out
+    assert "no attack within field budget d" in said
+    assert "the numbers move by at most r in l2 norm" in said
+    assert "token" not in said
+    assert "pixel" not in said
+    assert main(["report", "r", "--tau", "0.1"]) == 0
+    page = Path("r/certificates.html").read_text().partition('<h2 id="settings-title"')[0]
+    assert "field budget" in page
+    assert "token budget" not in page
+
+
+def test_a_tabular_classifier_is_the_door_in_python():
+    import table_model
+
+    inputs, schema = open_table("people.csv", "income", ["zip"])
+    guard = hrs.TabularClassifier(table_model.tree, schema)
+    expected = table_model.tree.predict(schema.rows(inputs.tokens, inputs.images, True)) == ">50K"
+    np.testing.assert_array_equal(guard(inputs.tokens, inputs.images), expected)
+    assert guard.describe()["columns"] == schema.describe()
+    with pytest.raises(ValueError, match="method predict"):
+        hrs.TabularClassifier(len, schema)

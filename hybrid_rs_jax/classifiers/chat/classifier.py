@@ -118,7 +118,7 @@ class ChatClassifier:
 
         Args:
           tokens: integers [b, l].
-          images: floats [b, h, w, c], c = 1 (grey) or 3 (RGB).
+          images: floats [b, h, w, c], c = 1 (grey), 3 (RGB), or 0: texts alone.
 
         Returns:
           bool [b], True for Unsafe.
@@ -214,9 +214,8 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _messages(policy: str, text: str, image: np.ndarray) -> list[dict[str, Any]]:
-    """The policy as the system's message, text and picture as the user's."""
-    parts = [
-        {"type": "text", "text": text},
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + png_text(image)}},
-    ]
+    """The policy as the system's message, text and picture, if there is one, as the user's."""
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    if image.size:
+        parts.append({"type": "image_url", "image_url": {"url": "data:image/png;base64," + png_text(image)}})
     return [{"role": "system", "content": policy}, {"role": "user", "content": parts}]
