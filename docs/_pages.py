@@ -156,11 +156,12 @@ def _command(*words: str) -> list[str]:
     usage, _, rest = _help(words).partition("\n")
     text, examples = re.split(r"\n(?=examples:\n)|\Z", rest, maxsplit=1)[:2]
     lines = [f"`{usage.removeprefix('Usage: ')}`", ""]
-    rows = 0
+    group, rows = "", 0
     for line in text.splitlines():
-        flag = re.match(r"  (--[^:]*|[A-Z_]+|[a-z]+): +(.*)", line)
-        if group := re.match(r"(\S.*):$", line):
-            lines += ["", f"**{group[1]}**", "", "| | |", "|---|---|"]
+        flag = re.match(r"  (--[^:]*|[A-Z_]+): +(.*)" if group != "Commands" else r"  ([a-z]+): +(.*)", line)
+        if heading := re.match(r"(\S.*):$", line):
+            group = heading[1]
+            lines += ["", f"**{group}**", "", "| | |", "|---|---|"]
             rows = 0
         elif flag:
             lines.append(f"| `{flag[1]}` | {_cell(flag[2])} |")
