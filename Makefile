@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= experiments/out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soundness resilience bench lint types doctest notebooks wheel train clean
+.PHONY: help demo test test-all soundness resilience bench lint types doctest notebooks docs wheel train clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,9 @@ doctest: $(VENV)/.dev ## the examples in the docstrings
 notebooks: $(VENV)/.dev ## run every notebook from top to bottom
 	$(BIN)/python tests/run_notebooks.py notebooks
 
+docs: $(VENV)/.dev ## build the site into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 wheel: $(VENV)/.dev ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist .
 
@@ -63,4 +66,4 @@ train: $(VENV)/.dev ## train the demo guard again (refuses to overwrite its weig
 	$(BIN)/python experiments/train_demo_guard.py
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache

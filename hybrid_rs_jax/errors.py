@@ -22,7 +22,19 @@ class UnreadableInputError(ValueError):
 
 @contextlib.contextmanager
 def library_sentences() -> Iterator[None]:
-    """The library refuses bad arguments with a ValueError of one sentence; pass that sentence on to the user."""
+    """The library refuses bad arguments with a ValueError of one sentence; pass that sentence on to the user.
+
+    Returns:
+      A context.
+
+    Raises:
+      BadInputError: in the place of a ValueError.
+
+    >>> with library_sentences():
+    ...     int("seven")
+    Traceback (most recent call last):
+    hybrid_rs_jax.errors.BadInputError: invalid literal for int() with base 10: 'seven'
+    """
     try:
         yield
     except ValueError as error:

@@ -92,6 +92,18 @@ def attack(
     Raises:
       ValueError: if shapes differ, a budget is negative, a token is outside of the noise alphabet, `start` is outside
         of the budgets, or the guard was made for other noise.
+
+    >>> import hybrid_rs_jax as hrs
+    >>> from hybrid_rs_jax.attacks import TableGuard
+    >>> from hybrid_rs_jax.classifiers import DemoGuard
+    >>> from hybrid_rs_jax.data import demo
+    >>> inputs, guard = demo.held_out_unsafe(1), TableGuard(DemoGuard.load())
+    >>> smoothing = hrs.HybridSmoothing(hrs.UniformKernel(0.25, demo.VOCAB_SIZE), 0.25)
+    >>> small = AttackSettings(restarts=1, steps=1, gradient_samples=4, candidates=2, selection_samples=8)
+    >>> arguments = (inputs.tokens, inputs.images, smoothing, 1, 0.5, jax.random.key(0))
+    >>> found = attack(guard, *arguments, eligible=demo.suffix_mask(), settings=small)
+    >>> int((found.tokens != inputs.tokens).sum()) <= 1
+    True
     """
     settings = AttackSettings() if settings is None else settings
     tokens, images = np.asarray(tokens), np.asarray(images)

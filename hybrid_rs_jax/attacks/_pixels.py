@@ -24,6 +24,18 @@ def project_l2(
 
     Points within the ball stay as they are. The computed distance of others may exceed `epsilon` by rounding, which
     `attack` takes back by a shrunken radius.
+
+    Args:
+      images: points.
+      centre: of each ball.
+      epsilon: radius of each ball, at least 0.
+
+    Returns:
+      Points, those within their ball unchanged.
+
+    >>> moved = project_l2(jnp.array([[3.0, 4.0]]), jnp.zeros((1, 2)), jnp.array([1.0]))
+    >>> round(float(moved[0, 0]), 2), round(float(moved[0, 1]), 2)
+    (0.6, 0.8)
     """
     offset = images - centre
     length = _norm(offset)

@@ -92,6 +92,9 @@ def attack_features(
       d: eligible tokens that are replaced.
       settings: effort.
 
+    Returns:
+      The inputs found, and their estimated cosines.
+
     Raises:
       ValueError: if the encoder has no `functional`, pixels carry no noise, or an argument is out of range.
     """
@@ -131,6 +134,20 @@ def score_upper_bound(law: ScoreLaw, risk: float) -> Float[np.ndarray, " inputs"
 
     A certified score above it refutes the certificate: draws count at the UPPER edges of their bins here, plus what
     the sampler took off for rounding, which lies far below a bin.
+
+    Args:
+      law: histograms of scores.
+      risk: of each bound, in (0, 1).
+
+    Returns:
+      Bounds in [0, 1], rounded up.
+
+    Raises:
+      ValueError: if the risk is out of range.
+
+    >>> law = ScoreLaw.of(np.full((1, 1000), 0.5))
+    >>> bool(0.5 < score_upper_bound(law, 0.01)[0] < 0.6)
+    True
     """
     return 1 - np.asarray(mean_lower_bound_from_histogram(law.counts[:, ::-1], 1 - law.edges[:0:-1], risk))
 

@@ -95,6 +95,11 @@ def required_probability(
 
     Returns:
       `(p, 1 - p)`, the first rounded up, the second rounded down; the second is negative where no probability does.
+
+    >>> from hybrid_rs_jax.likelihood_ratio import identity
+    >>> p, complement = required_probability(identity(), 1.0, 0.5)
+    >>> round(float(p), 3), round(float(complement), 3)
+    (0.841, 0.159)
     """
     _, tau, rho = _lanes(tau, tau, rho)  # both rounded up
     result = solve_required(likelihood_ratio, Probability.of(tau), rho)

@@ -93,6 +93,16 @@ def l2_of_linf(epsilon: float, numbers: int) -> float:
     A certificate that goes this way is weak: the ball it must cover is far larger than the cube, and the radius that
     an l2 certificate reaches does not grow with the number of pixels.
 
+    Args:
+      epsilon: largest change of a pixel, at least 0.
+      numbers: of pixels D, at least 1; channels count.
+
+    Returns:
+      `eps sqrt(D)`, rounded up.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
     >>> l2_of_linf(8 / 255, 3 * 224 * 224) > 12
     True
     """

@@ -123,6 +123,12 @@ def certify_prototypes(
 
     Raises:
       ValueError: if neither law is given, or an argument is out of range.
+
+    >>> from hybrid_rs_jax.kernels import HybridSmoothing
+    >>> law = ScoreLaw.of(np.full((1, 1000), 0.99))
+    >>> arguments = (np.eye(3)[:1], np.eye(3), HybridSmoothing(None, 0.5), 0.01)
+    >>> bool(certify_prototypes(*arguments, similarity=law).radius[0, 0] > 0)
+    True
     """
     u = _unit("features", features)
     given = [law for law in (similarity, margin) if law is not None]

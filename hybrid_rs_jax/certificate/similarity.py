@@ -235,6 +235,9 @@ def certify_features(
       total_variation: distance between the noise that was drawn and the ideal one, `smoothing.total_variation(pixels)`
         (twice that for pairs), in [0, 1); 0 for draws of the ideal noise.
 
+    Returns:
+      The certificate of all inputs; cosines and radii rounded down, -1 where nothing is certified.
+
     Raises:
       ValueError: if an argument is out of range, or the shapes do not fit.
 

@@ -73,6 +73,10 @@ def clopper_pearson_bound(successes: object, n: object, alpha: object) -> LowerB
 
     Raises:
       ValueError: as `clopper_pearson`.
+
+    >>> bound = clopper_pearson_bound(10_000, 10_000, 0.01)
+    >>> round(float(bound.p), 6), round(float(bound.complement), 6)
+    (0.99954, 0.00046)
     """
     k, n, alpha = np.broadcast_arrays(*check_counts(successes, n), check_risk(alpha))
     shape = k.shape
@@ -126,6 +130,10 @@ def clopper_pearson_upper_bound(successes: object, n: object, alpha: object) -> 
 
     Raises:
       ValueError: as `clopper_pearson_upper`.
+
+    >>> bound = clopper_pearson_upper_bound(0, 10_000, 0.01)
+    >>> round(float(bound.p), 6), round(float(bound.complement), 6)
+    (0.00046, 0.99954)
     """
     k, n = check_counts(successes, n)
     failures = clopper_pearson_bound(n - k, n, alpha)

@@ -72,6 +72,9 @@ def copies_needed(score: float, miss_probability: float) -> int:
     Returns:
       m; -1 where the score is 0 or would need 2^53 copies or more. From 2^41 copies on a relative 2^-40 more.
 
+    Raises:
+      ValueError: if an argument is out of range.
+
     >>> copies_needed(4.6e-5, 0.01)
     100111
     """
@@ -98,6 +101,12 @@ def miss_probability_at(score: float, samples: int, flags: int = 1) -> float:
 
     Returns:
       probability in [0, 1], at least the exact one.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    >>> round(miss_probability_at(0.05, samples=100), 4), round(miss_probability_at(0.05, samples=100, flags=2), 4)
+    (0.0059, 0.0371)
     """
     m = check_whole("samples", samples, 1, MOST_DRAWS)
     k = check_whole("flags", flags, 1, min(m, MOST_FLAGS))

@@ -20,6 +20,9 @@ def plan_from(description: Mapping[str, Any]) -> SamplingPlan:
     Args:
       description: what `SamplingPlan.describe` returned, also after a round trip through JSON.
 
+    Returns:
+      The plan, checked as its own class checks it.
+
     Raises:
       ValueError: if the description names no known plan, lacks a setting or holds one that is out of range.
 

@@ -166,6 +166,10 @@ def law_band(law: ScoreLaw, alpha: float, ranks: Int64[np.ndarray, " ranks"] | N
 
     Raises:
       ValueError: if the numbers of draws differ, or a rank or alpha is out of range.
+
+    >>> band = law_band(ScoreLaw.of(np.full((1, 1000), 0.9)), alpha=0.01)
+    >>> bool((np.diff(band.level) <= 0).all()), float(band.level[-1])
+    (True, 0.0)
     """
     alpha = float(check_risk(alpha))
     n = np.unique(law.n)

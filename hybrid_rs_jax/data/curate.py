@@ -42,7 +42,12 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Curation:
-    """The outcome of every input, in the order of the data, and the reasons of the unreadable ones."""
+    """The outcome of every input, in the order of the data, and the reasons of the unreadable ones.
+
+    Attributes:
+      outcomes: by id.
+      reasons: why an input could not be read, by id.
+    """
 
     outcomes: dict[str, Outcome]
     reasons: dict[str, str]
@@ -94,6 +99,9 @@ def curate(
         a journal with other settings is refused.
       batch_size: pairs per call of `decide`, at least 1.
       progress: called with the number of inputs finished so far.
+
+    Returns:
+      What was kept and why the rest was not, in the order of the inputs.
 
     Raises:
       ValueError: for a batch size below 1, an id that appears twice, or a wrong number of decisions.

@@ -115,6 +115,12 @@ def encode(prompt: str) -> Int32[np.ndarray, "16"]:
 
     Case and the marks ``. , ! ?`` are ignored.
 
+    Args:
+        prompt: words of the demo vocabulary.
+
+    Returns:
+        int32[16].
+
     Raises:
         ValueError: a word is not in the demo vocabulary, or there are more than 8 of them.
 
@@ -135,6 +141,12 @@ def encode(prompt: str) -> Int32[np.ndarray, "16"]:
 def decode(tokens: ArrayLike) -> str:
     """Words of a token array, pads left out, so that an appended suffix reads on after the prompt.
 
+    Args:
+        tokens: ids, one-dimensional.
+
+    Returns:
+        Words with spaces between them.
+
     Raises:
         ValueError: a token lies outside the alphabet 0..511.
 
@@ -149,7 +161,14 @@ def decode(tokens: ArrayLike) -> str:
 
 
 def suffix_mask() -> Bool[np.ndarray, "16"]:
-    """True where an attacker may change tokens and where text noise is drawn: in the suffix region."""
+    """True where an attacker may change tokens and where text noise is drawn: in the suffix region.
+
+    Returns:
+      bool[16].
+
+    >>> suffix_mask().astype(int)
+    array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1])
+    """
     return np.arange(LENGTH) >= PROMPT_LENGTH
 
 
@@ -212,7 +231,16 @@ def _pick(rng: random.Random, items: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class DemoInputs:
-    """Demo inputs: names, prompts, token ids, pictures in [0, 1] and labels (True = Unsafe)."""
+    """Demo inputs.
+
+    Attributes:
+        ids: names.
+        prompts: texts.
+        tokens: their ids, with eight places behind the prompt.
+        images: pictures in [0, 1].
+        labels: True = Unsafe.
+        digits: what the pictures show.
+    """
 
     ids: list[str]
     prompts: list[str]
@@ -258,6 +286,9 @@ def load_demo(split: str = "held_out") -> DemoInputs:
     Raises:
         ValueError: unknown split.
         ModuleNotFoundError: split "train" without scikit-learn.
+
+    >>> bool(load_demo().labels.any())
+    True
     """
     if split == "held_out":
         source = resources.files("hybrid_rs_jax.data").joinpath("demo_digits.npz")
@@ -275,8 +306,17 @@ def load_demo(split: str = "held_out") -> DemoInputs:
 def held_out_unsafe(limit: int = 20) -> DemoInputs:
     """The first ``limit`` unsafe held-out inputs (all of them if there are fewer).
 
+    Args:
+        limit: most inputs, at least 1.
+
+    Returns:
+        The inputs.
+
     Raises:
         ValueError: ``limit`` is below 1.
+
+    >>> held_out_unsafe(2).ids
+    ['digit-0001', 'digit-0003']
     """
     if limit < 1:
         raise ValueError(f"limit must be at least 1, but it is {limit}.")

@@ -137,8 +137,20 @@ def open_data(path: str | Path) -> Dataset:
     exactly one. A table with neither column holds texts alone. A folder without a table is one of pictures, see
     `picture_folder`.
 
+    Args:
+      path: a table or a folder.
+
+    Returns:
+      The data set; pictures are read when they are asked for.
+
     Raises:
       BadInputError: one sentence, if nothing is recognised or the index is broken; with the line where there is one.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "data.csv").write_text("id,text,image\\na,dial seven,a.png\\n")
+    ...     open_data(folder).ids[0]
+    'a'
     """
     path = Path(path)
     if kind_of(path) == "folder" and _questions_folder(path) is not None:
@@ -154,8 +166,21 @@ def hateful_memes(folder: str | Path, split: str) -> Dataset:
 
     The label is "0" or "1" as in the file, where 1 is hateful; `img` is a path relative to the folder.
 
+    Args:
+      folder: with the JSON-lines files and `img/`.
+      split: name of a file without its ending, "dev_seen" for instance.
+
+    Returns:
+      The data set; pictures are read when they are asked for.
+
     Raises:
       BadInputError: one sentence with the line, for a missing split or a broken line.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "dev.jsonl").write_text('{"id": 1, "img": "img/1.png", "text": "so", "label": 0}\\n')
+    ...     hateful_memes(folder, "dev").texts[0]
+    'so'
     """
     files = data_files(Path(folder), (".jsonl",))
     chosen = [file for file in files if file.stem == split] or [f for f in files if f.stem.lower() == split.lower()]
@@ -176,6 +201,9 @@ def mm_safetybench(folder: str | Path, images: str = "SD_TYPO", scenarios: Seque
       folder: the repository, or its `data` folder.
       images: "SD" (a generated picture), "TYPO" (the key phrase as text) or "SD_TYPO" (both).
       scenarios: names of the scenarios to load; None means all.
+
+    Returns:
+      The data set; pictures are read when they are asked for.
 
     Raises:
       BadInputError: one sentence, for an unknown kind or scenario, or a broken file of questions.
@@ -206,8 +234,17 @@ def folder_or_csv(path: str | Path) -> Dataset:
     Args:
       path: the table, or a folder with exactly one in it.
 
+    Returns:
+      The data set; pictures are read when they are asked for.
+
     Raises:
       BadInputError: one sentence with the line, for a missing column, a broken line or an id that appears again.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "data.csv").write_text("id,text,image\\na,dial seven,a.png\\n")
+    ...     folder_or_csv(folder).texts[0]
+    'dial seven'
     """
     return _dataset(read_table(_table_file(Path(path)), ("id", "text", "image"), ("label", "group")), "image")
 
@@ -217,8 +254,20 @@ def picture_folder(folder: str | Path) -> Dataset:
 
     Inputs are named by their picture files.
 
+    Args:
+      folder: with the pictures.
+
+    Returns:
+      The data set; pictures are read when they are asked for.
+
     Raises:
       BadInputError: one sentence, if there is no picture, or a text is not in UTF-8.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "a.png").write_bytes(b""), Path(folder, "a.txt").write_text("dial seven")
+    ...     picture_folder(folder).texts[0]
+    'dial seven'
     """
     folder = Path(folder)
     pictures = data_files(folder, _PICTURES)
@@ -231,7 +280,23 @@ def picture_folder(folder: str | Path) -> Dataset:
 
 
 def write_index(path: Path, data: Dataset, force: bool = False) -> None:
-    """Write the index as JSON lines (id, text, image, label) that `open_data` reads; image paths relative to it."""
+    """Write the index as JSON lines (id, text, image, label) that `open_data` reads; image paths relative to it.
+
+    Args:
+      path: the file.
+      data: the data set.
+      force: replace an existing file.
+
+    Raises:
+      BadInputError: if the file exists, or cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "data.csv").write_text("id,text,image\\na,dial seven,a.png\\n")
+    ...     write_index(Path(folder) / "copy.jsonl", folder_or_csv(folder))
+    ...     Path(folder, "copy.jsonl").read_text()
+    '{"id": "a", "text": "dial seven", "image": "a.png", "label": null}\\n'
+    """
     folder = path.resolve().parent
     with atomic_file(path, force) as temporary, temporary.open("w", encoding="utf-8") as file:
         for index, (name, text, label, group) in enumerate(

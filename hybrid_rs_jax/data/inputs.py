@@ -130,8 +130,19 @@ def load_npz(path: Path, pixel_range: tuple[int | float, int | float] | None = N
       pixel_range: what becomes 0 and 1; then pixels must lie in this range. None: pixels are floats and stay as they
         are (images in [0, 1], say, or features of another unit), and what looks like 0..255 is refused.
 
+    Returns:
+      The inputs, checked.
+
     Raises:
       ValueError: if the file is not such an archive: one sentence with the file and what is wrong.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "inputs.npz"
+    ...     np.savez(path, tokens=np.zeros((2, 3), np.int32), images=np.full((2, 4, 4, 1), 0.5, np.float32))
+    ...     inputs = load_npz(path)
+    >>> len(inputs), inputs.read(0).image.shape
+    (2, (4, 4, 1))
     """
     arrays = _read_arrays(path)
     try:

@@ -39,10 +39,23 @@ def read_image(path: Path) -> Float32[np.ndarray, "h w 3"]:
     Grey, palette and CMYK images become RGB (without colour profiles); transparency is laid over white; 16-bit grey
     keeps its 16 bits; the EXIF orientation is applied where it can be read; of an animation the first frame counts.
 
+    Args:
+      path: the file.
+
+    Returns:
+      float32 [h, w, 3].
+
     Raises:
       UnreadableInputError: for a missing, empty, truncated or foreign file, for a kind of pixel without a known range
         (32-bit numbers beyond 16 bits, floats beyond [0, 1], Lab), and above Pillow's limit of about 89 million pixels.
       BadInputError: if Pillow is not installed.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("L", (3, 2), 255).save(f"{folder}/white.png")
+    ...     read_image(Path(folder) / "white.png").shape
+    (2, 3, 3)
     """
     return decode_image(_content(path), path_text(path))
 
@@ -79,6 +92,9 @@ def fit(
       image: pixels in [0, 1].
       height, width: certified resolution in pixels.
       how: "stretch" changes the aspect ratio; "pad" keeps it and centres the image on black.
+
+    Returns:
+      float32 [height, width, 3] in [0, 1].
 
     Raises:
       ValueError: for a size below 1 or an unknown `how`.

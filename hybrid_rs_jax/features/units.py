@@ -39,6 +39,9 @@ def unit_features(features: Any) -> Float[np.ndarray, "pairs features"]:
     Args:
       features: floats [pairs, features], finite and not zero.
 
+    Returns:
+      float64 [pairs, features].
+
     Raises:
       ValueError: if they are not.
 

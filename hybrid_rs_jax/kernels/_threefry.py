@@ -34,8 +34,17 @@ Words = UInt32[Array, "2"]
 def run_key(seed: int) -> jax.Array:
     """The run key of a seed in 0..2^64-1: what `jax.random.key(seed)` is where the environment has changed nothing.
 
+    Args:
+      seed: an integer in 0..2^64-1.
+
+    Returns:
+      A threefry key.
+
     Raises:
       ValueError: if the seed is out of range.
+
+    >>> run_key(0).shape
+    ()
     """
     if isinstance(seed, bool) or seed != int(seed) or not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must be an integer in 0..2^64-1, got {seed}.")

@@ -240,6 +240,14 @@ def off_grid_radius(radius: float, step: float, pixels: int) -> float:
     so is one within `r/2`, since a pixel that moves to another level has moved by half of that at least. The result is
     `max(r/2, r - h sqrt(D)/2)`; -1 (nothing certified) and 0 stay.
 
+    Args:
+      radius: certified against pictures on the grid.
+      step: of the grid, h.
+      pixels: D; channels count.
+
+    Returns:
+      The radius, rounded down.
+
     >>> off_grid_radius(1.0, 1 / 255, 16) > 0.99
     True
     """

@@ -51,8 +51,17 @@ def load_config(source: str | os.PathLike[str]) -> dict[str, Any]:
     Args:
       source: a folder or a hub id.
 
+    Returns:
+      The contents of the file.
+
     Raises:
       ValueError: if it is absent, not JSON, or of a quantised checkpoint.
+
+    >>> import json, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pathlib.Path(folder, "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    ...     load_config(folder)["model_type"]
+    'qwen2'
     """
     config = _stored_config(checkpoint_folder(source))
     return translate(config) if is_original(config) else config
@@ -60,6 +69,12 @@ def load_config(source: str | os.PathLike[str]) -> dict[str, Any]:
 
 def load_preprocessor(source: str | os.PathLike[str]) -> ImagePreprocessor:
     """The image processing of a checkpoint; for the original layout that of its code, whatever files lie there.
+
+    Args:
+      source: a folder or a hub id.
+
+    Returns:
+      The image processing, in JAX.
 
     Raises:
       ValueError: one sentence, for a missing or broken file, an unknown processor or an illegal value.
@@ -103,6 +118,11 @@ def from_config(
 
     Raises:
       ValueError: for an architecture or a setting that is not supported.
+
+    >>> config = {"model_type": "qwen2", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 32}
+    >>> config |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    >>> type(from_config(config)).__name__
+    'Qwen2'
     """
     cls = _architecture(config)
     settings, options = cls.read_config(config), _options(dtype, param_dtype, attention)
@@ -133,6 +153,9 @@ def from_pretrained(
       param_dtype: dtype of the weights; None for `dtype`.
       attention: "xla", "cudnn", or "auto".
       mesh: a mesh with the axes of `sharding.make_mesh`; None for JAX's default device.
+
+    Returns:
+      A network as of `from_config`.
 
     Raises:
       ValueError: for what the network cannot take. Missing, unknown and misshapen tensors are all named in one error.

@@ -127,7 +127,20 @@ class DemoGuardNetwork(nnx.Module):
 
 
 def save_weights(network: DemoGuardNetwork, path: str | os.PathLike[str], metadata: dict[str, Any]) -> None:
-    """Write the weights as float16, with sizes and ``metadata`` beside them: the whole file or nothing."""
+    """Write the weights as float16, with sizes and ``metadata`` beside them: the whole file or nothing.
+
+    Args:
+      network: the network.
+      path: file to write; an existing one is replaced.
+      metadata: plain JSON, read back by ``load_weights``.
+
+    >>> import tempfile
+    >>> from flax import nnx
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_weights(DemoGuardNetwork(DemoGuardConfig(), rngs=nnx.Rngs(0)), f"{folder}/guard.npz", {"seed": 0})
+    ...     load_weights(f"{folder}/guard.npz")[1]["seed"]
+    0
+    """
     arrays: dict[str, Any] = {name: np.asarray(leaf[...], np.float16) for name, leaf in _parameters(network)}
     arrays["metadata"] = np.array(json.dumps({"config": asdict(network.config), **metadata}))
     target = Path(path)
@@ -138,11 +151,20 @@ def save_weights(network: DemoGuardNetwork, path: str | os.PathLike[str], metada
 def load_weights(file: str | os.PathLike[str] | BinaryIO) -> tuple[DemoGuardNetwork, dict[str, Any]]:
     """Read what ``save_weights`` wrote.
 
+    Args:
+        file: path, or a binary file.
+
     Returns:
         The network in float32, and the metadata.
 
     Raises:
         ValueError: arrays are missing, superfluous or of the wrong shape; all of them are named.
+
+    >>> from importlib import resources
+    >>> with resources.files("hybrid_rs_jax.models").joinpath("weights", "demo_guard.npz").open("rb") as file:
+    ...     network, metadata = load_weights(file)
+    >>> type(network).__name__
+    'DemoGuardNetwork'
     """
     with np.load(file, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}

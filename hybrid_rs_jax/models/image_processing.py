@@ -26,6 +26,9 @@ class ImagePreprocessor:
     Noise is added to the pixels before, at the certified resolution; all that follows is part of the base classifier.
     Supported are the processors of CLIP, SigLIP, LLaVA-1.5 and LLaVA-OneVision.
 
+    Attributes:
+      settings: sizes, crops, means and deviations.
+
     >>> processor = ImagePreprocessor.from_config({"image_processor_type": "SiglipImageProcessor"})
     >>> processor.plan(480, 640)(np.zeros((2, 480, 640, 3), np.float32)).shape
     (2, 1, 224, 224, 3)

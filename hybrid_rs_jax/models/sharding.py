@@ -19,8 +19,19 @@ ROW = ("o_proj", "out_proj", "down_proj", "fc2", "linear_2")
 def make_mesh(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of `data x model` devices: batches are split over the first axis, weights over the second.
 
+    Args:
+      data: devices over which a batch is split.
+      model: devices over which weights are split.
+      devices: which; None takes the first of this process's.
+
+    Returns:
+      A mesh with the axes "data" and "model".
+
     Raises:
       ValueError: if there are not that many devices.
+
+    >>> dict(make_mesh(1, 1).shape)
+    {'data': 1, 'model': 1}
     """
     devices = jax.devices() if devices is None else devices
     if data < 1 or model < 1 or data * model > len(devices):
@@ -80,7 +91,21 @@ def parameter_shardings(network: Any, mesh: Mesh | AbstractMesh | None) -> dict[
 
 
 def shard(network: Any, mesh: Mesh) -> Any:
-    """Move a network's weights onto the mesh, in place, and return it."""
+    """Move a network's weights onto the mesh, in place, and return it.
+
+    Args:
+      network: a network of this package.
+      mesh: of `make_mesh`.
+
+    Returns:
+      The same network.
+
+    >>> from hybrid_rs_jax.models import from_config
+    >>> config = {"model_type": "qwen2", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 32}
+    >>> config |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    >>> type(shard(from_config(config), make_mesh(1, 1))).__name__
+    'Qwen2'
+    """
     parameters = named_parameters(network)
     for name, sharding in parameter_shardings(network, mesh).items():
         parameters[name].set_value(jax.device_put(parameters[name][...], sharding))

@@ -283,8 +283,16 @@ def certify_counts(
       smoothing, tau, alpha, budgets, side: as for `certify`.
       decisions: 2 where this is one of two decisions that share `alpha`.
 
+    Returns:
+      The certificate of all inputs, radii rounded down.
+
     Raises:
       ValueError: if an argument is out of range, or the shapes do not fit.
+
+    >>> from hybrid_rs_jax import HybridSmoothing
+    >>> counts = Counts(("a",), np.array([98]), np.array([100]))
+    >>> bool(certify_counts(counts, HybridSmoothing(None, 0.5), 0.5, 0.01, [0]).radius[0, 0] > 0.5)
+    True
     """
     chosen = smoothing.check_budgets(budgets)
     alpha = float(check_risk(alpha))
@@ -319,6 +327,17 @@ def certify_decisions(
 
     Args:
       decision: "unsafe": the score stays above tau; "safe": below; "both": either, at alpha / 2 each.
+
+    Returns:
+      A `Certificate` for one decision, `Decisions` for both.
+
+    Raises:
+      ValueError: if an argument is out of range, or the shapes do not fit.
+
+    >>> from hybrid_rs_jax import HybridSmoothing
+    >>> counts = Counts(("a", "b"), np.array([98, 1]), np.array([100, 100]))
+    >>> certify_decisions(counts, HybridSmoothing(None, 0.5), 0.5, 0.01, [0], "both").decision.tolist()
+    ['unsafe', 'safe']
     """
     if decision == "both":
         return Decisions.of(*(_with_needs(counts, smoothing, tau, alpha, budgets, side, 2) for side in _SIDES))

@@ -138,8 +138,20 @@ def certify_class_counts(
 ) -> ClassCertificate:
     """`certify_classes` for counts that know where they come from.
 
+    Args:
+      counts: with votes per class.
+      smoothing, alpha, budgets: as for `certify_classes`.
+
+    Returns:
+      The certificate.
+
     Raises:
       ValueError: if an argument is out of range, or each budget has votes of its own.
+
+    >>> from hybrid_rs_jax import HybridSmoothing
+    >>> counts = Counts(("a",), np.zeros(1, np.int64), np.array([100]), votes=np.array([[97, 3, 0]]))
+    >>> bool(certify_class_counts(counts, HybridSmoothing(None, 0.5), 0.01, [0]).radius[0, 0] > 0.5)
+    True
     """
     if counts.budgets is not None or counts.votes is None:
         raise ValueError("Votes per class are certified from one sample for all budgets, not from one per budget.")

@@ -39,8 +39,20 @@ def read_counts(path: Path, *, partial: bool = False, columns: Mapping[str, str]
       columns: of a table, what it calls id, successes, n or budget, where that is another name.
       partial: take a fixed number of draws that was cut short or extended, too; the counts then say so.
 
+    Returns:
+      Counts that know what the file or the run says of them.
+
     Raises:
       BadInputError: one sentence with file, line, value and legal range.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "counts.csv"
+    ...     _ = path.write_text("id,successes,n\\na,98,100\\n")
+    ...     counts = read_counts(path)
+    >>> counts.ids, counts.successes.tolist(), counts.n.tolist()
+    (('a',), [98], [100])
     """
     run = None
     if kind_of(path) == "folder":

@@ -97,8 +97,19 @@ def operating_points(
       alpha: risk of the bounds on false alarms together.
       most_copies: largest m.
 
+    Returns:
+      The rules none of which is beaten by another one.
+
     Raises:
       ValueError: if an argument is out of range.
+
+    >>> import hybrid_rs_jax as hrs
+    >>> smoothing = hrs.HybridSmoothing(hrs.UniformKernel(0.5, 512), 0.25)
+    >>> unsafe = hrs.certify([1_000] * 5, 1_000, smoothing, tau=0.01, alpha=0.01, budgets=range(3))
+    >>> safe = Counts(("a", "b"), np.zeros(2, np.int64), np.full(2, 1_000))
+    >>> found = operating_points(unsafe, safe, 1, 0.1, miss_probability=0.01, alpha=0.01, most_copies=20)
+    >>> found.points[0].copies, found.points[0].flags, found.points[0].detection
+    (7, 1, 1.0)
     """
     if budget not in certificate.budgets:
         raise ValueError(f"d must be one of the certified budgets {list(certificate.budgets)}, got {budget}.")
@@ -122,8 +133,18 @@ def operating_points(
 def ordinary_draws(counts: Counts) -> Counts:
     """The ordinary draws among the samples of counts.
 
+    Args:
+      counts: of a run on safe inputs.
+
+    Returns:
+      Counts with the ordinary sample alone.
+
     Raises:
       ValueError: if there are none, or they were stopped early by their votes.
+
+    >>> counts = Counts(("a",), np.zeros(1, np.int64), np.full(1, 100))
+    >>> ordinary_draws(counts) is counts
+    True
     """
     if counts.plan is not None:
         raise ValueError("The safe inputs need a fixed number of draws, got draws that stopped early by their votes.")

@@ -36,8 +36,24 @@ Object = Mapping[str, object]
 def read_certificates(path: Path) -> Certificate | Decisions | ClassCertificate:
     """Read what `certify --json`, `certify --out FILE.json` or `Certificate.save` wrote.
 
+    Args:
+      path: a JSON file.
+
+    Returns:
+      The result, equal to the one that was written; its statement is read, not computed again.
+
     Raises:
       BadInputError: if it is something else.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import hybrid_rs_jax as hrs
+    >>> found = hrs.certify([98], 100, hrs.HybridSmoothing(None, 0.5), 0.5, 0.01, budgets=[0])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found.save(Path(folder) / "found.json")
+    ...     again = read_certificates(Path(folder) / "found.json")
+    >>> bool((again.radius == found.radius).all())
+    True
     """
     if path.suffix.lower() in (".csv", ".parquet", ".tex"):
         raise BadInputError(

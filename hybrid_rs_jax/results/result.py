@@ -195,7 +195,12 @@ class OneSided(Result):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One input of a result: a view, it holds nothing of its own."""
+    """One input of a result: a view, it holds nothing of its own.
+
+    Attributes:
+      result: the whole.
+      index: of the input in it.
+    """
 
     result: Result
     index: int

@@ -65,8 +65,17 @@ class Slots(NamedTuple):
 def data_mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with the one axis "data" over this process's devices: all, the first so many, or these.
 
+    Args:
+      devices: how many, or which; None takes all.
+
+    Returns:
+      A mesh with the axis "data".
+
     Raises:
       ValueError: if there are not so many devices.
+
+    >>> data_mesh(1).shape["data"]
+    1
     """
     local = jax.local_devices()
     if devices is None or isinstance(devices, int):

@@ -107,6 +107,12 @@ def sample_counts(
       ValueError: if shapes differ, a number is out of range, a token is outside of the alphabet, a pixel is not finite
         or off the scale, the classifier was made for other noise (`Denoised` for another sigma), or at the first margin
         that is not finite or label that is no class.
+
+    >>> from hybrid_rs_jax import HybridSmoothing
+    >>> images = np.stack([np.full((2, 2, 1), level, np.float32) for level in (0.9, 0.1)])
+    >>> arguments = (np.zeros((2, 1), np.int32), images, HybridSmoothing(None, 0.1), 100, jax.random.key(0))
+    >>> sample_counts(lambda tokens, images: images.mean((1, 2, 3)) > 0.5, *arguments).tolist()
+    [100, 0]
     """
     classes = Abilities.of(classifier).classes if classes is None else classes
     n, first = check_whole("n", n, 1, MOST_COPIES), check_whole("first", first, 0, MOST_COPIES)
@@ -156,6 +162,25 @@ def sample(
 
     The confidence bound that holds at the stop is `plan.lower_bound(draws.n, draws.successes, alpha)`; Clopper-Pearson
     on counts that were stopped early would claim too much.
+
+    Args:
+      plan: when to stop: a `SamplingPlan` of `hybrid_rs_jax.confidence`.
+      classifier, tokens, images, smoothing, key, eligible, forced, classes, first, batch_size, mesh, progress: as for
+        `sample_counts`.
+
+    Returns:
+      `Draws`: votes and number of draws of each input, int64, and the plan's verdicts.
+
+    Raises:
+      ValueError: as `sample_counts`.
+
+    >>> from hybrid_rs_jax import HybridSmoothing
+    >>> from hybrid_rs_jax.confidence import SequentialTest
+    >>> images, plan = np.full((1, 2, 2, 1), 0.9, np.float32), SequentialTest(0.5, 0.01, 1_000)
+    >>> arguments = (np.zeros((1, 1), np.int32), images, HybridSmoothing(None, 0.1), plan, jax.random.key(0))
+    >>> draws = sample(lambda tokens, images: images.mean((1, 2, 3)) > 0.5, *arguments)
+    >>> bool(draws.n[0] < 20), bool(draws.successes[0] == draws.n[0])
+    (True, True)
     """
     classifier = for_smoothing(classifier, smoothing)
     classes = Abilities.of(classifier).classes if classes is None else classes

@@ -40,6 +40,9 @@ def load_denoiser(path: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> 
         Weights are safetensors; no file is unpickled.
       dtype: of weights and computation, float32 or bfloat16; group norms are float32 at any.
 
+    Returns:
+      The denoiser.
+
     Raises:
       ValueError: for what cannot be used. Missing, unknown and misshapen tensors are all named in one error.
 
@@ -63,6 +66,9 @@ def fashion_denoiser() -> Denoiser:
 
     It is told the very level of the noise, sigma .1 to 1.25; `experiments/train_denoiser.py` trained it.
 
+    Returns:
+      The denoiser, float32.
+
     >>> fashion_denoiser().config.picture_channels
     1
     """
@@ -79,6 +85,12 @@ def save_denoiser(denoiser: Denoiser, folder: str | os.PathLike[str], *, dtype: 
 
     Raises:
       BadInputError: if the folder cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_denoiser(fashion_denoiser(), folder, dtype=np.float16)
+    ...     load_denoiser(folder).config.picture_channels
+    1
     """
     tensors = {}
     for name, leaf in _leaves(denoiser.functional()[1]):

@@ -31,6 +31,17 @@ def merge(target: Path, sources: Sequence[Path]) -> None:
       LedgerError: if a source cannot be read or is of version 0.1, the headers differ (one line per field), an input
         has another digest or index, or a draw is in two sources; the target is then not made.
       BadInputError: if the target exists, or its folder cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     parts = [Path(folder) / name for name in ("a", "b")]
+    ...     for place, part in enumerate(parts):
+    ...         with Ledger.create(part, {"samples": 5}) as ledger:
+    ...             ledger.register([(f"input-{place}", place, "0" * 64)])
+    ...     merge(Path(folder) / "all", parts)
+    ...     with Ledger.open(Path(folder) / "all") as joined:
+    ...         print(joined.counts().ids)
+    {0: 'input-0', 1: 'input-1'}
     """
     target, folders = Path(target).absolute(), [Path(source) for source in sources]
     if not folders:
