@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
 import features
+import targeted_attack
 import train_gsb
 
 
@@ -59,6 +60,12 @@ def test_a_small_run_trains_boosters_certifies_cosines_and_decisions_and_is_left
         assert radius["least"] <= radius["mean"] <= radius["largest"]
     for name in ("features", "boosters"):
         assert (out / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    attacked = ["--out", str(tmp_path / "attacked"), *data, "--gsb", str(boosters[0]), "--inputs", "2", "--steps", "2"]
+    assert targeted_attack.main(attacked) == 0
+    rows = json.loads((tmp_path / "attacked" / "result.json").read_text())["rows"]
+    assert len(rows) == 3 * (1 + len(targeted_attack.OBJECTIVES) * len(targeted_attack.BUDGETS))
+    assert rows[0]["cosine"] == pytest.approx(1, abs=1e-6)
+    assert all(-1 <= row["cosine"] <= 1 for row in rows)
     before = (out / "result.json").read_bytes()
     assert features.main(flags) == 0
     assert "is finished" in capsys.readouterr().out
