@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -21,12 +21,29 @@ from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.sampling._schedule import Resolved
 from hybrid_rs_jax.sampling.design import StreamGroup, forced_mask
 from hybrid_rs_jax.sampling.engine import Row, check_inputs, stream
-from hybrid_rs_jax.sampling.ledger import CountRow, Ledger, Stream
+from hybrid_rs_jax.sampling.ledger import CountRow, Stream
 
-__all__ = ["InterruptedRun", "Progress", "sample_run"]
+__all__ = ["InterruptedRun", "Progress", "Record", "sample_run"]
 
 #: Seconds between two transactions: what a kill costs at most, besides the answers that are under way.
 COMMIT_SECONDS = 1.0
+
+
+@runtime_checkable
+class Record(Protocol):
+    """Where a run writes down what it counts, and reads what it need not draw again: a `Ledger`, or a part of one."""
+
+    def tallies(self) -> Mapping[tuple[int, Stream], CountRow]:
+        """What has been drawn, by (index, stream)."""
+
+    def register(self, inputs: Iterable[tuple[str, int, str]]) -> None:
+        """Name inputs before they are drawn: (id, index, digest) each."""
+
+    def append(self, rows: Iterable[CountRow]) -> None:
+        """Add counts."""
+
+    def skip(self, index: int, id: str, reason: str) -> None:
+        """Note that an input cannot be used."""
 
 
 @dataclasses.dataclass
@@ -74,7 +91,7 @@ class _Task:
 
 
 def sample_run(
-    ledger: Ledger,
+    ledger: Record,
     classifier: BaseClassifier,
     inputs: Inputs,
     indices: Sequence[int],
@@ -90,7 +107,7 @@ def sample_run(
     """Draw what the ledger lacks, and write it down as it comes.
 
     Args:
-      ledger: open for writing; what it holds already is not drawn again.
+      ledger: a `Ledger` that is open for writing; what it holds already is not drawn again.
       classifier, smoothing, key, classes, batch_size, mesh: as for `sample`.
       plan: as for `sample`, of ordinary draws; or groups of streams, each with a plan, drawn one after the other.
       inputs: the whole data set; the noise of an input is keyed by its index in it.
@@ -200,7 +217,7 @@ class _Writer:
     transaction and the knowledge that it is done.
     """
 
-    def __init__(self, ledger: Ledger, ids: Sequence[str]):
+    def __init__(self, ledger: Record, ids: Sequence[str]):
         self._ledger, self._ids = ledger, ids
         self._inputs: dict[int, str] = {}
         self._skipped: dict[int, str] = {}

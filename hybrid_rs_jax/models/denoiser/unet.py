@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from hybrid_rs_jax.models.denoiser._blocks import DownBlock, MiddleBlock, Parts, UpBlock
+from hybrid_rs_jax.models.denoiser._blocks import DownBlock, MiddleBlock, Parts, UpBlock, silu
 from hybrid_rs_jax.models.denoiser.config import UNetConfig
 
 __all__ = ["TimeEmbedding", "UNet", "sinusoids"]
@@ -59,7 +58,7 @@ class UNet(nnx.Module):
         x = states[-1] if self.mid_block is None else self.mid_block(states[-1], embedded)
         for up in self.up_blocks:
             x = up(x, states, embedded)
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        return self.conv_out(silu(self.conv_norm_out(x)))
 
 
 class TimeEmbedding(nnx.Module):
@@ -74,7 +73,7 @@ class TimeEmbedding(nnx.Module):
     def __call__(self, time: Float[Array, " batch"]) -> Float[Array, "batch features"]:
         config = self.config
         waves = sinusoids(time, config.block_out_channels[0], config.freq_shift, config.flip_sin_to_cos)
-        return self.linear_2(jax.nn.silu(self.linear_1(waves)))
+        return self.linear_2(silu(self.linear_1(waves)))
 
 
 def sinusoids(time: Float[Array, " batch"], size: int, shift: float, cosines_first: bool) -> Float[Array, "batch size"]:
