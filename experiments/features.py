@@ -289,7 +289,7 @@ def parser() -> argparse.ArgumentParser:
     made = new_parser(__doc__)
     made.add_argument("--data", type=Path, default=FOLDER, help="folder with the four files (default: %(default)s)")
     made.add_argument("--any-contents", action="store_true", help="the files are your own, in the same format")
-    made.add_argument("--inputs", type=int, default=100, help="test pictures, from the first (default: %(default)s)")
+    made.add_argument("--inputs", type=int, default=24, help="test pictures, from the first (default: %(default)s)")
     made.add_argument("--samples", type=int, default=1000, help="copies per picture and law (default: %(default)s)")
     made.add_argument(
         "--gsb", type=Path, nargs="+", default=[STORED], help="what train_gsb.py wrote (default: fashion_gsb, here)"
