@@ -67,7 +67,7 @@ class SmoothedClassifier:
       smoothing: the smoothing distribution.
       eligible: positions that carry token noise, bool[length]; None means all.
       flags: unsafe copies k that flag an input, at least 1.
-      batch_size: noisy copies per step.
+      batch_size: noisy copies per step; None: as many as memory holds.
       mesh: devices, see `data_mesh`.
       copies: noisy copies m that `detect` asks about, at least `flags`; the default fits the default `tau` = 4.6e-5.
 
@@ -83,7 +83,7 @@ class SmoothedClassifier:
     smoothing: HybridSmoothing
     eligible: np.ndarray | None = None
     flags: int = 1
-    batch_size: int = 2000
+    batch_size: int | None = None
     mesh: Mesh | None = None
     copies: int = 100_000
 

@@ -57,13 +57,15 @@ def forward_flops(
     projector = views * patches * (features * text.hidden_size + text.hidden_size**2)
 
     queries, groups = text.num_heads * text.head_dim, text.num_key_value_heads * text.head_dim
-    positions = image_tokens + text_tokens
-    weights = text.hidden_size * (2 * queries + 2 * groups + 3 * text.intermediate_size)
-    pairs = positions * (positions + 1) // 2 + positions * cached
+    positions, earlier = image_tokens + text_tokens, text.num_layers - 1
+    per_key, per_position = 2 * groups, 2 * queries + 2 * groups + 3 * text.intermediate_size
+    # of the last layer keys and values of all positions, and of the last one alone whatever else there is
+    last = positions * per_key + per_position - per_key
+    pairs = earlier * (positions * (positions + 1) // 2 + positions * cached) + positions + cached
     return ForwardFlops(
         tower=2 * tower,
         projector=2 * projector,
-        maps=2 * text.num_layers * positions * weights,
-        attention=2 * text.num_layers * 2 * queries * pairs,
+        maps=2 * text.hidden_size * (earlier * positions * per_position + last),
+        attention=2 * 2 * queries * pairs,
         labels=2 * labels * text.hidden_size,
     )

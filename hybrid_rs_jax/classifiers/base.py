@@ -48,6 +48,11 @@ class BaseClassifier(Protocol):
         weights are arguments of the compiled step and not constants in it. ``apply`` is the same hashable object
         on each call, or every run compiles anew. It returns decisions; or, where there is a ``tie_tolerance``,
         the margin. Whoever gives it promises that it is pure.
+    ``shared_picture() -> apply``
+        For several texts with each picture: ``apply(parameters, tokens [p, k, l], images [p, h, w, c])`` gives [p, k],
+        with the parameters of ``functional``; entry [i, j] is what ``functional`` gives for text j and picture i, up to
+        rounding. Given by classifiers whose work on a picture is worth sharing: conditional draws of an input with one
+        copy number differ in their texts alone, and go through together. None: as if it were missing.
     ``margin(tokens, images) -> float32 [b]`` and ``tie_tolerance: float``
         The real number behind a binary decision, above 0 for True, and the largest change of it by rounding (the
         order of a sum depends on the batch size and on the hardware). Copies with ``|margin| <= tie_tolerance``
@@ -94,6 +99,7 @@ class Abilities:
     tie_tolerance: float | None
     cancel: Callable[[], Any] | None
     functional: Callable[[], tuple[Callable[..., Any], Any]] | None
+    shared_picture: Callable[[], Callable[..., Any]] | None
     describe: Callable[[], dict[str, Any]] | None
 
     @classmethod
@@ -108,5 +114,6 @@ class Abilities:
             tie_tolerance=getattr(classifier, "tie_tolerance", None),
             cancel=getattr(classifier, "cancel", None),
             functional=getattr(classifier, "functional", None),
+            shared_picture=getattr(classifier, "shared_picture", None),
             describe=getattr(classifier, "describe", None),
         )

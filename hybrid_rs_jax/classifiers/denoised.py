@@ -31,11 +31,8 @@ class Denoised:
     Whatever draws noise (`sample`, `sample_run`, `SmoothedClassifier`, `attack`) asks for `for_smoothing(smoothing)`
     first, and so refuses noise of another sigma.
 
-    One draw costs one pass of the denoiser, also where several draws share their pixel noise: conditional draws of one
-    input and copy number differ between the sets of forced positions in their tokens alone. A batch that is sorted by
-    (input, copy) could denoise each such picture once and repeat the answer, as it is a function of the noisy picture.
-    The engine draws set after set, each until its own votes decide, so nothing is shared; see experiments/README.md for
-    what that costs.
+    Conditional draws of one input and copy number share their pixel noise and differ in their tokens alone: where the
+    classifier gives `functional`, a run denoises each noisy picture once for all of them (`shared_picture`).
 
     Args:
       classifier: any base classifier, on the devices or on the host, binary or with several classes.
@@ -82,6 +79,15 @@ class Denoised:
         classify, behind = self.classifier.functional()
         placed, before = self._placed
         return _Apply(classify, placed), (behind, before, self._told)
+
+    @property
+    def shared_picture(self) -> Callable[[], Callable[..., Any]] | None:
+        """Gives `functional` for several texts with each picture, denoised once; None where that is None."""
+        return None if self.functional is None else self._shared_picture
+
+    def _shared_picture(self) -> Callable[..., Any]:
+        give = getattr(self.classifier, "shared_picture", None)
+        return _Apply(_Repeated(self.classifier.functional()[0]) if give is None else give(), self._placed[0])
 
     def embedded(self) -> tuple[Callable[..., Any], Any, Array]:
         """Margin of embeddings, parameters and table, for attacks by gradients, which go through the denoiser."""
@@ -249,6 +255,18 @@ class _Apply:
     def __call__(self, parameters: tuple[Any, Any, Array], tokens: Array, images: Array) -> Any:
         behind, before, sigma = parameters
         return self.classify(behind, tokens, self.denoise(before, images, sigma))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Repeated:
+    """A classifier of pairs for several texts with each picture, which is repeated."""
+
+    classify: Callable[..., Any]
+
+    def __call__(self, parameters: Any, tokens: Array, images: Array) -> Any:
+        pictures, texts, length = tokens.shape
+        spread = jnp.repeat(images, texts, axis=0, total_repeat_length=pictures * texts)
+        return self.classify(parameters, tokens.reshape(-1, length), spread).reshape(pictures, texts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,7 @@ def draw(
                 run_key(work.seed),
                 reference,
                 bins=bins,
-                batch_size=work.batch_size or source.batch_size,
+                batch_size=work.batch_size or 2000,
                 mesh=data_mesh(work.devices),
                 report=report,
             )

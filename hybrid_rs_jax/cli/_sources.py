@@ -63,7 +63,6 @@ class Source:
       vocab_size: size of the alphabet that the data was made for, or None: the user says it.
       sigma_unit: unit, resolution and stage of the pixel noise.
       model, data: what the header says of them, with digests.
-      batch_size: noisy copies per step where the user does not say.
       pad_token: the id that is no token, for deletion noise.
       columns: further columns of the data, label and group for two, a value per input.
       cardinalities: symbols of each field, of a table of features.
@@ -75,7 +74,6 @@ class Source:
     sigma_unit: str
     model: dict[str, Any]
     data: dict[str, Any]
-    batch_size: int = 2000
     pad_token: int = 0
     columns: Mapping[str, Sequence[str | None]] = dataclasses.field(default_factory=dict)
     cardinalities: tuple[int, ...] | None = None
@@ -343,7 +341,7 @@ def _checkpoint(model: str, data: str, options: GuardOptions, threat: ThreatOpti
     named = {"name": "texts and pictures", "file": Path(data).name}
     unit = CHECKPOINT_UNIT.format(height=height, width=width)
     inputs = GuardInputs(texts, guard)
-    return Source(guard, inputs, guard.vocab_size, unit, guard.describe(), named, 16, PAD, _columns(texts))
+    return Source(guard, inputs, guard.vocab_size, unit, guard.describe(), named, PAD, _columns(texts))
 
 
 def _demo_guard() -> tuple[Any, dict[str, Any]]:

@@ -241,7 +241,7 @@ class GuardOptions:
     generated_tokens: Annotated[int, flag(integer(1, 2**12), "K")] | None = None
     """most tokens that --decision generate decodes (default: 16)"""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """of weights and computation (default: float32)"""
+    """of weights and computation (default: float32 on a CPU, bfloat16 elsewhere)"""
     attention: Literal["auto", "xla", "cudnn"] | None = None
     """kernel; auto is cuDNN where it applies (default: auto)"""
     model_parallel: Annotated[int, flag(integer(1, 4096), "N")] | None = None

@@ -77,7 +77,7 @@ class WorkOptions:
     shard: Annotated[tuple[int, int], flag(_values.shard, "I/K")] = (0, 1)
     """every K-th input from the I-th on (0/4, 1/4, ...): runs of several machines, joined by `hybrid-rs merge`"""
     batch_size: Batch | None = None
-    """noisy copies per step (default: 2000, or 16 for a vision-language checkpoint)"""
+    """noisy copies per step, or pictures where they serve several texts (default: what memory holds, at most 2000)"""
     devices: Annotated[int, flag(integer(1, 4096), "K")] | None = None
     """use the first K devices (default: all)"""
     seed: Seed = 0
@@ -202,7 +202,7 @@ def _draw(
                 groups,
                 run_key(work.seed),
                 classes=Abilities.of(source.classifier).classes,
-                batch_size=work.batch_size or source.batch_size,
+                batch_size=work.batch_size,
                 mesh=getattr(source.classifier, "mesh", None) or data_mesh(work.devices),
                 report=report,
             )

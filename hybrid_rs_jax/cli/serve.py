@@ -56,10 +56,9 @@ def serve(
     queue
         requests that may wait; one more is answered 429 at once (default: 64)
     batch_size
-        noisy copies per step (default: 2000, or 16 for a vision-language checkpoint)
+        noisy copies per step (default: what memory holds, at most 2000)
     """
     from hybrid_rs_jax.cli._server import FilterServer
-    from hybrid_rs_jax.cli._sources import is_checkpoint
     from hybrid_rs_jax.smoothed_classifier import SmoothedClassifier
 
     if flags > samples:
@@ -74,9 +73,8 @@ def serve(
         noise = noise.or_default(vocab_size=symbols)
     if model == "demo" and not noise.no_pixel_noise:
         noise = noise.or_default(sigma=DEMO_SIGMA)
-    size = batch_size or (16 if is_checkpoint(model) else 2000)
     with library_sentences():
-        smoothed = SmoothedClassifier(classifier, noise.smoothing(), flags=flags, batch_size=size, copies=samples)
+        smoothed = SmoothedClassifier(classifier, noise.smoothing(), flags=flags, batch_size=batch_size, copies=samples)
     try:
         server = FilterServer((host, port), smoothed, model, queue)
     except OSError as error:

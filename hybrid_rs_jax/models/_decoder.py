@@ -15,7 +15,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
-from hybrid_rs_jax.models._attention import Implementation, attend, attend_with_prefix, check_implementation
+from hybrid_rs_jax.models._attention import (
+    Implementation,
+    attend,
+    attend_last,
+    attend_with_prefix,
+    check_implementation,
+)
 from hybrid_rs_jax.models._keys import KERNEL, Key, KeyTable
 from hybrid_rs_jax.models._rotary import RotaryConfig, rotary_config, rotary_tables, rotate
 from hybrid_rs_jax.models._settings import Fields
@@ -109,10 +115,10 @@ def decoder_sizes(fields: Fields, vocab_size: int, intermediate_size: int) -> di
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PrefixCache:
-    """Keys and values of a text that many continuations share, one pair per layer, with a batch of one.
+    """Keys and values of texts of one length that continuations share, one pair per layer.
 
     Attributes:
-      keys: per layer `[1, length, key_value_heads, head_dim]`, rotated.
+      keys: per layer `[prefixes, length, key_value_heads, head_dim]`, rotated.
       values: the same shape.
     """
 
@@ -121,8 +127,13 @@ class PrefixCache:
 
     @property
     def length(self) -> int:
-        """Positions in the prefix; a continuation starts at this position."""
+        """Positions in a prefix; a continuation starts at this position."""
         return self.keys[0].shape[1]
+
+    @property
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """Keys and values of each layer."""
+        return list(zip(self.keys, self.values, strict=True))
 
 
 class RMSNorm(nnx.Module):
@@ -139,7 +150,7 @@ class RMSNorm(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Causal grouped-query attention with rotary embeddings, after a shared prefix where there is one."""
+    """Causal grouped-query attention with rotary embeddings, after a prefix where there is one."""
 
     def __init__(self, config: DecoderConfig, implementation: Implementation, dtype: Any, param_dtype: Any, rngs: Any):
         def linear(inputs: int, outputs: int, bias: bool) -> Any:
@@ -168,6 +179,23 @@ class SelfAttention(nnx.Module):
         else:
             mixed = attend_with_prefix(query, key, value, *prefix, implementation=self.implementation)
         return self.o_proj(mixed.reshape(*x.shape[:2], -1)), (key, value)
+
+    def last(
+        self,
+        x: Float[Array, "batch length width"],
+        cosine: Float32[np.ndarray, "length half"],
+        sine: Float32[np.ndarray, "length half"],
+        prefix: tuple[Array, Array] | None,
+        lengths: Int[Array, " batch"],
+    ) -> Float[Array, "batch 1 width"]:
+        """What each row's last position gives: keys and values of all, the query and the output map of one."""
+        heads, own = (*x.shape[:2], -1, self.size), lengths - 1
+        key = rotate(self.k_proj(x).reshape(heads), cosine, sine)
+        value = self.v_proj(x).reshape(heads)
+        query = self.q_proj(at_last(x, lengths)).reshape(len(x), 1, -1, self.size)
+        turned = rotate(query, jnp.asarray(cosine)[own][:, None], jnp.asarray(sine)[own][:, None])
+        mixed = attend_last(turned, key, value, lengths, prefix)
+        return self.o_proj(mixed.reshape(len(x), 1, -1))
 
 
 class SwiGLU(nnx.Module):
@@ -206,6 +234,18 @@ class DecoderLayer(nnx.Module):
         mixed, key_value = self.attention(self.input_norm(x), cosine, sine, prefix)
         x = x + mixed
         return x + self.mlp(self.post_attention_norm(x)), key_value
+
+    def last(
+        self,
+        x: Float[Array, "batch length width"],
+        cosine: Float32[np.ndarray, "length half"],
+        sine: Float32[np.ndarray, "length half"],
+        prefix: tuple[Array, Array] | None,
+        lengths: Int[Array, " batch"],
+    ) -> Float[Array, "batch 1 width"]:
+        """The layer's output at each row's last position alone."""
+        one = at_last(x, lengths) + self.attention.last(self.input_norm(x), cosine, sine, prefix, lengths)
+        return one + self.mlp(self.post_attention_norm(one))
 
 
 class Decoder(nnx.Module):
@@ -282,11 +322,12 @@ class Decoder(nnx.Module):
         Args:
           embeddings: padded on the right; what stands in the padding has no influence.
           lengths: tokens per row without padding and without the prefix, in 1..length.
-          prefix: what the rows continue.
+          prefix: what the rows continue; rows that share one of several prefixes follow each other.
         """
-        x = self._run(embeddings, prefix)[0][-1]
-        last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0]
-        return self.norm(last)
+        x, _ = self._run(embeddings, prefix, self.config.num_layers - 1)
+        tables = self._tables(embeddings, prefix)
+        last = self.layers[-1].last(x[-1], *tables, None if prefix is None else prefix.pairs[-1], lengths)
+        return self.norm(last[:, 0])
 
     def last_logits(
         self,
@@ -306,15 +347,17 @@ class Decoder(nnx.Module):
             weight, equation = self.lm_head.kernel[...], "...d,dv->...v"
         return jnp.einsum(equation, hidden, weight.astype(self.dtype), preferred_element_type=jnp.float32)
 
-    def extend(self, embeddings: Float[Array, "1 length width"], prefix: PrefixCache | None = None) -> PrefixCache:
-        """Run a text once and keep its keys and values for all that continues it.
+    def extend(
+        self, embeddings: Float[Array, "prefixes length width"], prefix: PrefixCache | None = None
+    ) -> PrefixCache:
+        """Run texts once and keep their keys and values for all that continues them.
 
         Args:
-          embeddings: one text without padding.
-          prefix: what this text itself continues.
+          embeddings: texts of one length, without padding.
+          prefix: what these texts themselves continue: one for all, or one for so many rows each.
 
         Returns:
-          The cache of the prefix and this text together.
+          The cache of each text behind its prefix.
         """
         pairs = self._run(embeddings, prefix)[1]
         keys, values = (tuple(parts) for parts in zip(*pairs, strict=True))
@@ -322,17 +365,35 @@ class Decoder(nnx.Module):
             return PrefixCache(keys, values)
         return PrefixCache(_append(prefix.keys, keys), _append(prefix.values, values))
 
-    def _run(self, embeddings: Array, prefix: PrefixCache | None) -> tuple[list[Array], list[tuple[Array, Array]]]:
-        start = 0 if prefix is None else prefix.length
-        cosine, sine = rotary_tables(self.config.rotary, start, embeddings.shape[1], self.config.head_dim)
-        pairs = [None] * self.config.num_layers if prefix is None else zip(prefix.keys, prefix.values, strict=True)
+    def _run(
+        self, embeddings: Array, prefix: PrefixCache | None, layers: int | None = None
+    ) -> tuple[list[Array], list[tuple[Array, Array]]]:
+        """Input and output of the first so many layers, and the keys and values of each."""
+        cosine, sine = self._tables(embeddings, prefix)
+        pairs = [None] * self.config.num_layers if prefix is None else prefix.pairs
         states, own = [embeddings.astype(self.dtype)], []
-        for layer, pair in zip(self.layers, pairs, strict=True):
+        for layer, pair in list(zip(self.layers, pairs, strict=True))[:layers]:
             x, key_value = layer(states[-1], cosine, sine, pair)
             states.append(x)
             own.append(key_value)
         return states, own
 
+    def _tables(
+        self, embeddings: Array, prefix: PrefixCache | None
+    ) -> tuple[Float32[np.ndarray, "length half"], Float32[np.ndarray, "length half"]]:
+        start = 0 if prefix is None else prefix.length
+        return rotary_tables(self.config.rotary, start, embeddings.shape[1], self.config.head_dim)
+
+
+def at_last(x: Float[Array, "batch length width"], lengths: Int[Array, " batch"]) -> Float[Array, "batch 1 width"]:
+    """Each row at position `lengths - 1`."""
+    return jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
+
 
 def _append(prefix: tuple[Array, ...], own: tuple[Array, ...]) -> tuple[Array, ...]:
-    return tuple(jnp.concatenate(parts, axis=1) for parts in zip(prefix, own, strict=True))
+    def joined(before: Array, behind: Array) -> Array:
+        rows = len(behind)
+        spread = jnp.repeat(before, rows // len(before), axis=0, total_repeat_length=rows)
+        return jnp.concatenate([spread, behind], axis=1)
+
+    return tuple(map(joined, prefix, own))

@@ -82,12 +82,12 @@ def rotary_tables(
 
 def rotate(
     x: Float[Array, "batch length heads size"],
-    cosine: Float32[np.ndarray, "length half"],
-    sine: Float32[np.ndarray, "length half"],
+    cosine: Float32[np.ndarray | Array, "*batch length half"],
+    sine: Float32[np.ndarray | Array, "*batch length half"],
 ) -> Float[Array, "batch length heads size"]:
-    """Rotate feature `i` against feature `i + size / 2`, in float32."""
+    """Rotate feature `i` against feature `i + size / 2`, in float32; tables are the same for all rows, or one each."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cosine[None, :, None, :], sine[None, :, None, :]
+    cos, sin = cosine[..., :, None, :], sine[..., :, None, :]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 

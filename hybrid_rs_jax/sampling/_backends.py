@@ -1,7 +1,8 @@
 """Where copies are drawn and classified: in one compiled step on the devices, or by a callable on the host.
 
-A backend holds the inputs at work in slots on the devices, takes (slot, copy) pairs and gives labels back later, so
-that the host prepares the next batch while this one is computed.
+A backend holds the inputs at work on the devices, each with one text or several, which differ in their forced
+positions. It takes pairs of a slot, `input * texts + text`, and a copy, and gives labels back later, so that the host
+prepares the next batch while this one is computed.
 """
 
 from __future__ import annotations
@@ -14,76 +15,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Key
 
 from hybrid_rs_jax._jax import own_settings
 from hybrid_rs_jax.classifiers._votes import foreign_label, foreign_margin, refusal, votes_from_labels
 from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier
 from hybrid_rs_jax.kernels import HybridSmoothing
-from hybrid_rs_jax.kernels._threefry import fold, key_words
-from hybrid_rs_jax.kernels.grid import round_to_grid
-from hybrid_rs_jax.kernels.smoothing import HybridNoise
-from hybrid_rs_jax.sampling._trial import TRIAL_COPIES, Program, traced
+from hybrid_rs_jax.sampling._drawing import Drawing, Row, data_mesh
+from hybrid_rs_jax.sampling._trial import Program, traced
 
-__all__ = ["Backend", "DeviceBackend", "HostBackend", "Row", "data_mesh", "make_backend"]
+__all__ = ["Backend", "DeviceBackend", "HostBackend", "make_backend"]
 
 _log = logging.getLogger("hybrid_rs_jax")
 #: Seconds that a classifier on the host is busy with one piece of a batch, as a rule.
 PIECE_SECONDS = 4.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One input on its way to the devices.
-
-    Attributes:
-      tokens: int[L] clean token ids; image: float[H, W, C] clean pixels; eligible: bool[L], positions with token noise.
-      index: number of the input within the run; the noise is keyed by it.
-      forced: bool[L], positions that are resampled in every draw; None: ordinary draws.
-      drawn, votes: what an earlier session has counted already.
-    """
-
-    tokens: np.ndarray
-    image: np.ndarray
-    eligible: np.ndarray
-    index: int
-    drawn: int = 0
-    votes: Any = 0
-    forced: np.ndarray | None = None
-
-
-class Slots(NamedTuple):
-    """The inputs at work: tokens [S, L], images [S, H, W, C], eligible [S, L], number uint32[S] of each in the run.
-
-    Where pixels carry noise `images` holds their levels on the grid, int32; forced [S, L] is None for ordinary draws.
-    """
-
-    tokens: Array
-    images: Array
-    eligible: Array
-    number: Array
-    forced: Array | None = None
-
-
-def data_mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the one axis "data" over this process's devices: all, the first so many, or these.
-
-    Raises:
-      ValueError: if there are not so many devices.
-    """
-    local = jax.local_devices()
-    if devices is None or isinstance(devices, int):
-        number = len(local) if devices is None else devices
-        if not 1 <= number <= len(local):
-            raise ValueError(f"devices must lie in 1..{len(local)}, the devices of this process, got {devices}.")
-        devices = local[:number]
-    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def make_backend(
@@ -91,13 +42,16 @@ def make_backend(
     smoothing: HybridSmoothing,
     key: Key[Array, ""],
     batch_size: int,
-    slots: int,
+    inputs: int,
     row: Row,
     *,
+    texts: int = 1,
     classes: int | None = None,
     mesh: Mesh | None = None,
 ) -> Backend:
-    """The backend that fits the classifier, with room for `slots` inputs shaped like `row`.
+    """The backend that fits the classifier, with room for `inputs` inputs shaped like `row`, of `texts` texts each.
+
+    Several texts share a noisy picture; for classifiers that give `functional` and `shared_picture`.
 
     On the host if it says `on_host`; compiled if it gives `functional`; else it is tried whether it may be traced.
 
@@ -107,7 +61,7 @@ def make_backend(
     abilities = Abilities.of(classifier)
     mesh = data_mesh() if mesh is None else mesh
     with own_settings():
-        drawing = _Drawing(smoothing, key, batch_size, slots, row, mesh)
+        drawing = Drawing(smoothing, key, batch_size, inputs, row, mesh, texts)
         if abilities.on_host:
             return HostBackend(drawing, classifier, abilities, classes)
         if abilities.functional is not None:
@@ -124,111 +78,33 @@ def make_backend(
         return HostBackend(drawing, classifier, abilities, classes)
 
 
-class _Drawing:
-    """Inputs in slots on the devices, and the noise on them.
-
-    Attributes:
-      batch_size: largest number of copies per step, a multiple of the devices.
-      everywhere: the sharding of what all devices hold.
-      noise, slots: arguments of the compiled programs.
-    """
-
-    def __init__(
-        self, smoothing: HybridSmoothing, key: Key[Array, ""], batch_size: int, slots: int, row: Row, mesh: Mesh
-    ):
-        shards = mesh.shape["data"]
-        self.batch_size = -(-batch_size // shards) * shards
-        self._spread = NamedSharding(mesh, PartitionSpec("data"))
-        self.everywhere = NamedSharding(mesh, PartitionSpec())
-        # floats of 64 bits stay so where JAX is told to have them
-        self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(row.image.dtype))
-        self._step = smoothing.grid_step
-        self.noise: HybridNoise = jax.device_put(smoothing.noise(self._dtype), self.everywhere)
-        self._key = jax.device_put(key_words(key), self.everywhere)
-        self._numbers = np.zeros(slots, np.int64)
-        like = [row.tokens, self._stored(row.image), row.eligible, np.zeros((), np.uint32)]
-        like += [] if row.forced is None else [row.forced]
-        self.slots = Slots(*(jnp.zeros((slots, *x.shape), x.dtype, device=self.everywhere) for x in like))
-
-    def _stored(self, image: np.ndarray) -> np.ndarray:
-        """What a slot holds of a picture."""
-        return image.astype(self._dtype) if self._step is None else round_to_grid(image, self._step)[0]
-
-    def load(self, slots: Sequence[int], rows: Sequence[Row]) -> None:
-        """Put inputs into slots; the number is rounded up to a power of two, so that few programs are compiled."""
-        number = 1 << (len(slots) - 1).bit_length()
-        padded = [*rows, *[rows[-1]] * (number - len(rows))]
-        images = [self._stored(row.image) for row in rows]
-        columns = (
-            np.stack([row.tokens for row in padded]),
-            np.stack([*images, *[images[-1]] * (number - len(rows))]),
-            np.stack([row.eligible for row in padded]),
-            np.array([row.index for row in padded], np.uint32),
-            *([] if padded[0].forced is None else [np.stack([row.forced for row in padded if row.forced is not None])]),
-        )
-        where = np.array([*slots, *[slots[-1]] * (number - len(slots))], np.int32)
-        self._numbers[where] = columns[3]
-        self.slots = _put(self.slots, *jax.device_put((where, columns), self.everywhere))
-
-    def places(self, slot: np.ndarray, copy: np.ndarray) -> tuple[Array, Array]:
-        """Pad a batch with its last copy and spread it over the devices."""
-        missing = self.batch_size - slot.size
-        return jax.device_put((np.pad(slot, (0, missing), "edge"), np.pad(copy, (0, missing), "edge")), self._spread)
-
-    def naming(self, slot: np.ndarray, copy: np.ndarray) -> Callable[[int], str]:
-        """A function that says which copy a place of this batch is."""
-        numbers = self._numbers[slot]  # a copy: the slot may hold another input later
-        return lambda place: (
-            f"on noisy copy {copy[min(place, copy.size - 1)]} of input {numbers[min(place, copy.size - 1)]}"
-        )
-
-    def shapes(self) -> tuple[Any, Any]:
-        """What the classifier gets in a step, as shapes and dtypes."""
-        tokens, images = self.slots.tokens, self.slots.images
-        return (
-            jax.ShapeDtypeStruct((self.batch_size, *tokens.shape[1:]), tokens.dtype),
-            jax.ShapeDtypeStruct((self.batch_size, *images.shape[1:]), self._dtype),
-        )
-
-    def trial(self, row: Row) -> list[tuple[Array, Array]]:
-        """Two batches of noisy copies of an input, to try a classifier on."""
-        self.load([0], [row])
-        slot = np.zeros(TRIAL_COPIES, np.int32)
-        numbers = np.arange(2 * TRIAL_COPIES, dtype=np.uint32).reshape(2, -1)
-        return [self.noisy(slot, copy) for copy in numbers]
-
-    def noisy(self, slot: Any, copy: Any) -> tuple[Array, Array]:
-        """Noisy copies of a batch; keys come from a program of their own, or they are derived again for each pixel."""
-        return _noisy(self.noise, self.slots, _keys(self._key, self.slots.number, slot, copy), slot)
-
-
 class Backend(abc.ABC):
     """Steps over the copies of a batch.
 
     Attributes:
-      batch_size: largest number of copies per step.
+      batch_size: largest number of noisy pictures per step; of copies, where an input has one text.
       depth: steps that may be under way at the same time.
       pads: a step costs the same however few copies it holds.
     """
 
     pads = True
 
-    def __init__(self, drawing: _Drawing, depth: int, classes: int | None):
-        self._drawing: _Drawing | None = drawing
+    def __init__(self, drawing: Drawing, depth: int, classes: int | None):
+        self._drawing: Drawing | None = drawing
         self._classes = classes
         self.batch_size, self.depth = drawing.batch_size, depth
         self._under_way = 0
 
     @property
-    def drawing(self) -> _Drawing:
+    def drawing(self) -> Drawing:
         """Inputs and noise."""
         assert self._drawing is not None, "the backend is closed"
         return self._drawing
 
-    def load(self, slots: Sequence[int], rows: Sequence[Row]) -> None:
-        """Put inputs into slots."""
+    def load(self, places: Sequence[int], inputs: Sequence[Sequence[Row]]) -> None:
+        """Put inputs, each with its texts, into places that are free."""
         with own_settings():
-            self.drawing.load(slots, rows)
+            self.drawing.load(places, inputs)
 
     @abc.abstractmethod
     def submit(self, slot: np.ndarray, copy: np.ndarray) -> Any:
@@ -257,26 +133,38 @@ class DeviceBackend(Backend):
     parameters that lie on the mesh already stay as they are.
     """
 
-    def __init__(self, drawing: _Drawing, program: Program, abilities: Abilities, classes: int | None):
+    def __init__(self, drawing: Drawing, program: Program, abilities: Abilities, classes: int | None):
         super().__init__(drawing, depth=2, classes=classes)
         self._apply, self._abilities = program.apply, abilities
+        shared = abilities.shared_picture
+        self._apply_to_pictures = None if shared is None or drawing.texts == 1 else shared()
         self._parameters = jax.tree.map(self._on_mesh, program.parameters)
 
     def submit(self, slot: np.ndarray, copy: np.ndarray) -> tuple[Any, int, Callable[[int], str]]:
         """Start one step."""
-        drawing = self.drawing
-        where = drawing.places(slot, copy)
-        static = (self._apply, self._abilities.tie_tolerance, self._classes)
+        drawing, (place, text) = self.drawing, np.divmod(slot, self.drawing.texts)
         with own_settings():
             try:
-                step = _step(*static, self._parameters, *drawing.noisy(*where))
+                step = self._started(place, copy, text)
             except jax.errors.JAXTypeError as error:
                 name, reason = self._abilities.name, str(error).partition("\n")[0]
                 raise ValueError(
                     f"The classifier {name} cannot be traced by JAX; declare on_host = True. JAX says: {reason}"
                 ) from error
         self._under_way += slot.size
-        return step, slot.size, drawing.naming(slot, copy)
+        return step, slot.size, drawing.naming(place, copy)
+
+    def _started(self, place: np.ndarray, copy: np.ndarray, text: np.ndarray) -> Any:
+        """A step over copies, or over pictures where one of them has several texts to decide."""
+        drawing, rest = self.drawing, (self._abilities.tie_tolerance, self._classes, self._parameters)
+        pairs = place.astype(np.int64) << 32 | copy
+        _, first, owner = np.unique(pairs, return_index=True, return_inverse=True)
+        if self._apply_to_pictures is None or first.size == pairs.size:
+            return _step(self._apply, *rest, *drawing.noisy(*drawing.places(place, copy, text)))
+        noisy = drawing.noisy_pictures(*drawing.places(place[first], copy[first]))
+        wanted = (owner * drawing.texts + text).astype(np.int32)
+        padding = (0, drawing.batch_size * drawing.texts - wanted.size)
+        return _step(self._apply_to_pictures, *rest, *noisy, np.pad(wanted, padding, "edge"))
 
     def collect(self, handle: tuple[Any, int, Callable[[int], str]]) -> tuple[np.ndarray, np.ndarray]:
         """Wait for a step: labels and ties of its real copies."""
@@ -317,7 +205,7 @@ class HostBackend(Backend):
 
     pads = False
 
-    def __init__(self, drawing: _Drawing, classifier: Any, abilities: Abilities, classes: int | None):
+    def __init__(self, drawing: Drawing, classifier: Any, abilities: Abilities, classes: int | None):
         super().__init__(drawing, depth=abilities.max_in_flight + 1, classes=classes)
         self._classifier, self._cancel, self._in_flight = classifier, abilities.cancel, abilities.max_in_flight
         self._steps: deque[_Step] = deque()  # batches that have copies left to ask for
@@ -329,7 +217,7 @@ class HostBackend(Backend):
         """Draw the noise and queue the batch."""
         drawing = self.drawing
         with own_settings():
-            noisy = drawing.noisy(*drawing.places(slot, copy))
+            noisy = drawing.noisy(*drawing.places(slot, copy, np.zeros_like(slot)))
         self._steps.append(_Step(noisy, slot.size, drawing.naming(slot, copy)))
         self._ask()
 
@@ -383,32 +271,6 @@ def _piece_size(size: int, seconds: float, most: int) -> int:
     return most if wanted >= most else 1 << max(0, int(wanted).bit_length() - 1)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _put(slots: Slots, where: Array, rows: tuple[Array, ...]) -> Slots:
-    # a slot's forced positions are None where rows have none
-    return Slots(*(old.at[where].set(new) for old, new in zip(slots, rows, strict=False) if old is not None))
-
-
-@jax.jit
-def _keys(key: Array, number: Array, slot: Array, copy: Array) -> Array:
-    """The key of each (slot, copy): it depends on (key, index of the input, copy) alone."""
-    return jax.vmap(lambda i, s: fold(fold(key, number[i]), s))(slot, copy)
-
-
-@jax.jit
-def _noisy(noise: HybridNoise, slots: Slots, keys: Array, slot: Array) -> tuple[Array, Array]:
-    """One noisy copy of the input in each slot, under each key.
-
-    Numbers of the noise are arguments: a sweep over sigma, beta or the alphabet compiles once.
-    """
-
-    def one(own: Array, i: Array) -> tuple[Array, Array]:
-        forced = None if slots.forced is None else slots.forced[i]
-        return noise(own, slots.tokens[i], slots.images[i], slots.eligible[i], forced)
-
-    return jax.vmap(one)(keys, slot)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _step(
     apply: Callable[..., Array],
@@ -417,11 +279,16 @@ def _step(
     parameters: Any,
     tokens: Array,
     images: Array,
+    wanted: Array | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Labels and ties of noisy copies; how many are no votes, the first one, its value."""
+    """Labels and ties of noisy copies; how many are no votes, the first one, its value.
+
+    With several texts per picture, of the `wanted` ones, numbered picture by picture.
+    """
     out = apply(parameters, tokens, images)
-    if out.shape != tokens.shape[:1]:
-        raise ValueError(f"The classifier must return one label per copy, shape {tokens.shape[:1]}, got {out.shape}.")
+    if out.shape != tokens.shape[:-1]:
+        raise ValueError(f"The classifier must return one label per copy, shape {tokens.shape[:-1]}, got {out.shape}.")
+    out = out if wanted is None else out.reshape(-1)[wanted]
     labels, ties, bad = _votes(out, tolerance, classes)
     first = jnp.argmax(bad)
     return labels, ties, bad.sum(dtype=jnp.int32), first, out[first]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import chain, groupby, islice
 from typing import Any
 
 import jax
@@ -20,7 +20,9 @@ from hybrid_rs_jax.confidence import FixedSample
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.kernels.conditional import check_forced
 from hybrid_rs_jax.kernels.grid import check_pictures, chunks, round_to_grid
-from hybrid_rs_jax.sampling._backends import Backend, Row, data_mesh, make_backend
+from hybrid_rs_jax.sampling._backends import Backend, make_backend
+from hybrid_rs_jax.sampling._batch import batch_for
+from hybrid_rs_jax.sampling._drawing import Row, data_mesh
 from hybrid_rs_jax.sampling._schedule import Batch, Resolved, Schedule, StoppingRule
 
 __all__ = ["Draws", "Row", "check_inputs", "check_pixels", "data_mesh", "sample", "sample_counts", "stream"]
@@ -64,7 +66,7 @@ def sample_counts(
     forced: Bool[Array | np.ndarray, "*rows length"] | None = None,
     classes: int | None = None,
     first: int = 0,
-    batch_size: int = 2000,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Int64[np.ndarray, "inputs *classes"]:
@@ -93,7 +95,8 @@ def sample_counts(
       classes: number of classes of a classifier that returns class indices; None: what it says itself, or if it says
         nothing it returns True for unsafe.
       first: number of the first copy: the counts of copies `0..m-1` and `m..n-1` add up to those of `0..n-1`.
-      batch_size: noisy copies per step, rounded up to a multiple of the devices.
+      batch_size: noisy copies per step, rounded up to a multiple of the devices; None: as many as memory holds, 2,000
+        at most, or 2,000 for a callable that gives no `functional`.
       mesh: devices to spread a batch over, with an axis "data" (see `data_mesh`); default all of this process.
       progress: called with the number of copies classified so far.
 
@@ -145,7 +148,7 @@ def sample(
     forced: Bool[Array | np.ndarray, "*rows length"] | None = None,
     classes: int | None = None,
     first: int = 0,
-    batch_size: int = 2000,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Draws:
@@ -185,54 +188,72 @@ def stream(
     rows: Iterable[Row],
     total: int,
     smoothing: HybridSmoothing,
-    plan: StoppingRule,
+    plan: StoppingRule | Sequence[StoppingRule],
     key: Key[Array, ""],
     *,
     classes: int | None = None,
-    batch_size: int = 2000,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
+    texts: int = 1,
     lost: Callable[[int], None] | None = None,
 ) -> Generator[Resolved, None, None]:
     """The engine itself: give votes as they come; rows are numbered in the order in which they are taken.
 
     Rows are taken when a slot is free, so a data set larger than memory may be read as it goes. All rows have the same
-    shapes. `total` is an upper bound on their number. `lost` is told at the end how many draws were at the classifier,
-    and not given any more.
+    shapes. `total` is an upper bound on their number. `plan` may be several, and a row's `rule` says which is its own.
+    `lost` is told at the end how many draws were at the classifier, and not given any more.
+
+    With `texts` above 1, for a classifier that gives `shared_picture`, rows of one input that follow each other, at
+    most so many, share each noisy picture; they differ in their forced positions. The votes are those of the rows by
+    themselves, copies at rounding level apart; `batch_size` counts pictures then.
 
     Raises:
       ValueError: if the classifier's answer has the wrong shape or type or is no vote, it was made for other noise, or
         a number is out of range.
     """
     classifier = for_smoothing(classifier, smoothing)
-    batch_size = check_whole("batch_size", batch_size, 1, MOST_COPIES)
-    if classes is not None and len(plan.looks) > 1:
+    if batch_size is not None:
+        batch_size = check_whole("batch_size", batch_size, 1, MOST_COPIES)
+    plans = tuple(plan) if isinstance(plan, Sequence) else (plan,)
+    if classes is not None and max(len(each.looks) for each in plans) > 1:
         raise ValueError("A classifier with several classes needs a fixed number of draws, not early stopping.")
-    waiting = iter(rows)
+    waiting = _inputs(iter(rows), texts)
     head = next(waiting, None)
     if head is None:
         return
-    batch_size = min(batch_size, total * plan.max_samples)
-    slots = _slots_for(head, total, plan, batch_size)
-    backend = make_backend(classifier, smoothing, key, batch_size, slots, head, classes=classes, mesh=mesh)
-    schedule = Schedule(plan, slots, backend.batch_size, classes=classes, speculate=backend.pads)
+    total, mesh = -(-total // texts), data_mesh() if mesh is None else mesh
+    batch_size = batch_for(classifier, head[0], texts, mesh) if batch_size is None else batch_size
+    batch_size = min(batch_size, total * max(each.max_samples for each in plans))
+    places = _places_for(head[0], total, plans, batch_size)
+    options: dict[str, Any] = {"texts": texts, "classes": classes}
+    backend = make_backend(classifier, smoothing, key, batch_size, places, head[0], mesh=mesh, **options)
+    schedule = Schedule(plans, places * texts, backend.batch_size, speculate=backend.pads, **options)
     try:
-        yield from _loop(backend, schedule, _prepend(head, waiting))
+        yield from _loop(backend, schedule, chain([head], waiting))
     finally:
         given_up = backend.close()
         if lost is not None:
             lost(given_up)
 
 
-def _loop(backend: Backend, schedule: Schedule, waiting: Iterator[Row]) -> Iterator[Resolved]:
+def _inputs(rows: Iterator[Row], texts: int) -> Iterator[tuple[Row, ...]]:
+    """Rows of one input that follow each other, at most so many together."""
+    for _, own in groupby(rows, lambda row: row.index):
+        while together := tuple(islice(own, texts)):
+            yield together
+
+
+def _loop(backend: Backend, schedule: Schedule, waiting: Iterator[tuple[Row, ...]]) -> Iterator[Resolved]:
     """Refill slots, keep `depth` batches under way, count what is known of the oldest."""
     under_way: deque[tuple[Batch, Any]] = deque()
     taken = 0
     while True:
-        if (free := schedule.free).size and (rows := list(islice(waiting, free.size))):
-            backend.load(free[: len(rows)].tolist(), rows)
-            for slot, row in zip(free.tolist(), rows, strict=False):
-                schedule.put(slot, taken, row.drawn, row.votes)
-                taken += 1
+        if (free := schedule.free).size and (inputs := list(islice(waiting, free.size))):
+            backend.load(free[: len(inputs)].tolist(), inputs)
+            for place, rows in zip(free.tolist(), inputs, strict=False):
+                for slot, row in enumerate(rows, place * schedule.texts):
+                    schedule.put(slot, taken, row.drawn, row.votes, row.rule)
+                    taken += 1
         while len(under_way) < backend.depth and (batch := schedule.next_batch(patient=bool(under_way))) is not None:
             under_way.append((batch, backend.submit(*batch.copies())))
         if not under_way:
@@ -277,9 +298,9 @@ def check_pixels(images: np.ndarray, smoothing: HybridSmoothing) -> float:
     return max((round_to_grid(rows, smoothing.grid_step)[1] for rows in chunks(images)), default=0.0)
 
 
-def _slots_for(row: Row, total: int, plan: StoppingRule, batch_size: int) -> int:
+def _places_for(row: Row, total: int, plans: Sequence[StoppingRule], batch_size: int) -> int:
     """Enough inputs at work to fill three batches up to their first look, within the memory for them."""
-    wanted = max(4, -(-3 * batch_size // int(plan.looks[0])))
+    wanted = max(4, -(-3 * batch_size // min(int(plan.looks[0]) for plan in plans)))
     fits = max(1, _SLOT_BYTES // max(1, row.tokens.nbytes + row.image.nbytes + row.eligible.nbytes))
     return max(1, min(wanted, fits, total))
 
@@ -289,8 +310,3 @@ def _sum_over_processes(counts: np.ndarray) -> np.ndarray:
 
     parts = multihost_utils.process_allgather(jnp.asarray(counts, jnp.int32))
     return np.asarray(parts).astype(np.int64).sum(axis=0)
-
-
-def _prepend(head: Row, rest: Iterator[Row]) -> Iterator[Row]:
-    yield head
-    yield from rest

@@ -7,13 +7,14 @@ import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from hybrid_rs_jax.classifiers.base import BaseClassifier, for_smoothing
+from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier, for_smoothing
 from hybrid_rs_jax.confidence import SamplingPlan, Verdict
 from hybrid_rs_jax.data.inputs import Input, Inputs
 from hybrid_rs_jax.errors import UnreadableInputError
@@ -27,6 +28,8 @@ __all__ = ["InterruptedRun", "Progress", "Record", "sample_run"]
 
 #: Seconds between two transactions: what a kill costs at most, besides the answers that are under way.
 COMMIT_SECONDS = 1.0
+#: Streams of an input that share a noisy picture at most; more of them take turns.
+MOST_TEXTS = 16
 
 
 @runtime_checkable
@@ -82,10 +85,11 @@ class InterruptedRun(KeyboardInterrupt):
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """One score that is not decided: an input and a stream, and what has been counted of it."""
+    """One score that is not decided: an input and a stream, the number of its group, and what has been counted."""
 
     index: int
     stream: Stream
+    group: int
     drawn: int
     votes: Any
 
@@ -100,7 +104,7 @@ def sample_run(
     key: jax.Array,
     *,
     classes: int | None = None,
-    batch_size: int = 2000,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Progress:
@@ -109,7 +113,9 @@ def sample_run(
     Args:
       ledger: a `Ledger` that is open for writing; what it holds already is not drawn again.
       classifier, smoothing, key, classes, batch_size, mesh: as for `sample`.
-      plan: as for `sample`, of ordinary draws; or groups of streams, each with a plan, drawn one after the other.
+      plan: as for `sample`, of ordinary draws; or groups of streams, each with a plan. They are drawn one after the
+        other, or where the classifier gives `shared_picture` all at once, each noisy picture for as many streams as
+        need it: the counts are the same, copies at rounding level apart. `batch_size` counts pictures then.
       inputs: the whole data set; the noise of an input is keyed by its index in it.
       indices: which inputs to draw (another process may draw the others into a ledger of its own).
       report: called after each batch.
@@ -125,25 +131,40 @@ def sample_run(
     classifier = for_smoothing(classifier, smoothing)
     groups = plan if isinstance(plan, Sequence) else (StreamGroup(plan),)
     tallies = ledger.tallies()
-    tasks = [list(_tasks(tallies, indices, group)) for group in groups]
     progress = Progress(inputs=len(indices) * sum(len(group.streams) for group in groups))
-    for group, left in zip(groups, tasks, strict=True):
+    tasks = []
+    for number, group in enumerate(groups):
+        left = list(_tasks(tallies, indices, group, number))
         finished = len(indices) * len(group.streams) - len(left)
         progress.finished += finished
         progress.settled += finished * group.plan.max_samples + sum(task.drawn for task in left)
-    options: dict[str, Any] = {"classes": classes, "batch_size": batch_size, "mesh": mesh}
+        tasks.append(left)
+    texts = 1
+    if Abilities.of(classifier).shared_picture is not None:
+        texts = _texts_per_picture(sum(len(group.streams) for group in groups))
+        places = {index: place for place, index in enumerate(indices)}
+        tasks = [sorted(chain(*tasks), key=lambda task: places[task.index])]
+    options: dict[str, Any] = {"classes": classes, "batch_size": batch_size, "mesh": mesh, "texts": texts}
+    plans = [group.plan for group in groups]
     with _Writer(ledger, inputs.ids) as writer:
-        for group, left in zip(groups, tasks, strict=True):
+        for left in tasks:
             taken: list[_Task] = []
-            rows = _rows(left, taken, inputs, smoothing, group, writer, progress)
-            noise = smoothing if group.sets is None else smoothing.forcing()
+            own = sorted({task.group for task in left})
+            rows = _rows(left, taken, inputs, smoothing, plans, own, writer, progress)
+            noise = smoothing if all(groups[number].sets is None for number in own) else smoothing.forcing()
 
             def lost(draws: int) -> None:
                 progress.lost = draws
 
-            engine = stream(classifier, rows, len(left), noise, group.plan, key, **options, lost=lost)
-            _count(engine, taken, group.plan, writer, progress, report)
+            rules = [plans[number] for number in own]
+            engine = stream(classifier, rows, len(left), noise, rules, key, **options, lost=lost)
+            _count(engine, taken, plans, writer, progress, report)
     return progress
+
+
+def _texts_per_picture(streams: int) -> int:
+    """Streams of an input that go through together: equal parts of all, none of them too large."""
+    return -(-streams // -(-streams // MOST_TEXTS))
 
 
 def _rows(
@@ -151,11 +172,15 @@ def _rows(
     taken: list[_Task],
     inputs: Inputs,
     smoothing: HybridSmoothing,
-    group: StreamGroup,
+    plans: Sequence[SamplingPlan],
+    own: Sequence[int],
     writer: _Writer,
     progress: Progress,
 ) -> Iterator[Row]:
-    """The inputs of the tasks as the engine takes them, noted in `taken`; those that cannot be used are skipped."""
+    """The inputs of the tasks as the engine takes them, noted in `taken`; those that cannot be used are skipped.
+
+    `own` are the numbers of the groups that there are tasks of: the engine is given the plans of these.
+    """
     index, encoded, reason = -1, None, ""
     for task in tasks:
         if task.index != index:  # the streams of an input follow each other
@@ -169,18 +194,19 @@ def _rows(
         if encoded is None:
             writer.skip(index, reason)
             progress.skipped += 1
-            progress.settled += group.plan.max_samples - task.drawn
+            progress.settled += plans[task.group].max_samples - task.drawn
             continue
         writer.register(index, encoded.digest())
         taken.append(task)
         forced = forced_mask(encoded.eligible, task.stream)
-        yield Row(encoded.tokens, encoded.image, encoded.eligible, index, task.drawn, task.votes, forced)
+        counted, rule = (task.drawn, task.votes), own.index(task.group)
+        yield Row(encoded.tokens, encoded.image, encoded.eligible, index, *counted, forced, rule)
 
 
 def _count(
     engine: Generator[Resolved, None, None],
     taken: Sequence[_Task],
-    plan: SamplingPlan,
+    plans: Sequence[SamplingPlan],
     writer: _Writer,
     progress: Progress,
     report: Callable[[Progress], None] | None,
@@ -195,7 +221,8 @@ def _count(
                     writer.add(_counted(taken[row], first, count, votes, ties))
                     ends[int(row)] = int(first + count)
                 drawn = int(resolved.count.sum())
-                saved = sum(plan.max_samples - ends.pop(int(row)) for row in resolved.finished)
+                most = (plans[taken[row].group].max_samples - ends.pop(row) for row in resolved.finished.tolist())
+                saved = sum(most)
                 progress.drawn += drawn
                 progress.classified += resolved.classified
                 progress.finished += resolved.finished.size
@@ -268,7 +295,7 @@ class _Writer:
 
 
 def _tasks(
-    tallies: Mapping[tuple[int, Stream], CountRow], indices: Sequence[int], group: StreamGroup
+    tallies: Mapping[tuple[int, Stream], CountRow], indices: Sequence[int], group: StreamGroup, number: int
 ) -> Iterator[_Task]:
     """What is left to draw of a group, input by input."""
     plan = group.plan
@@ -281,7 +308,7 @@ def _tasks(
     for place in np.flatnonzero(left).tolist():
         tally = known[place]
         votes: Any = 0 if tally is None else tally.counts if len(tally.counts) > 1 else tally.counts[0]
-        yield _Task(*places[place], int(drawn[place]), votes)
+        yield _Task(*places[place], number, int(drawn[place]), votes)
 
 
 def _counted(task: _Task, first: Any, count: Any, votes: Any, ties: Any) -> CountRow:

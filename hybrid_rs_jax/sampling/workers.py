@@ -1,9 +1,9 @@
 """A run on many machines: workers of Ray draw slices of it, and one driver owns the ledger.
 
-A slice is some inputs of one group of streams, for a minute or so. What it has counted then goes to the ledger, and
-what it has not comes again as another slice, exactly as a run goes on that was stopped. So a worker that dies, however
-it dies, costs its slice alone; and because the noise of a draw belongs to (seed, input, draw), not to the worker, the
-counts are those of one process.
+A slice is some inputs of one group of streams, or of all groups where they share noisy pictures, for a minute or so.
+What it has counted then goes to the ledger, and what it has not comes again as another slice, exactly as a run goes on
+that was stopped. So a worker that dies, however it dies, costs its slice alone; and because the noise of a draw belongs
+to (seed, input, draw), not to the worker, the counts are those of one process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_rs_jax._extras import need
-from hybrid_rs_jax.classifiers.base import BaseClassifier
+from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier
 from hybrid_rs_jax.data.inputs import Inputs
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.kernels import HybridSmoothing, run_key
@@ -55,14 +55,14 @@ class Work:
     groups: tuple[StreamGroup, ...]
     seed: int = 0
     classes: int | None = None
-    batch_size: int = 2000
+    batch_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """What one task draws: inputs of a group of streams, from where they stand on."""
+    """What one task draws: inputs of groups of streams, by their numbers, from where they stand on."""
 
-    group: int
+    groups: tuple[int, ...]
     indices: tuple[int, ...]
     tallies: Places
 
@@ -146,7 +146,7 @@ def draw_slice(work: Work, part: Slice, seconds: float = SLICE_SECONDS) -> Drawn
             work.inputs,
             part.indices,
             work.smoothing,
-            (work.groups[part.group],),
+            [work.groups[number] for number in part.groups],
             run_key(work.seed),
             classes=work.classes,
             batch_size=work.batch_size,
@@ -234,7 +234,7 @@ def _drive(
             for done in ready:
                 part, drawn = flying.pop(done), ray.get(done)
                 _write(ledger, drawn)
-                _add(progress, drawn, work.groups[part.group].plan.max_samples, part)
+                _add(progress, drawn, [work.groups[number] for number in part.groups])
                 share = shares[drawn.worker]
                 share.draws, share.seconds = share.draws + drawn.progress.classified, share.seconds + drawn.seconds
                 if not drawn.decided:
@@ -249,11 +249,14 @@ def _drive(
 def _slices(work: Work, indices: Sequence[int], tallies: Places, slots: int) -> Iterator[Slice]:
     """The whole run in slices: four for each worker, that they end together, but not too many inputs in one."""
     size = max(1, min(_MOST_INPUTS, -(-len(indices) // (4 * slots))))
-    for number, group in enumerate(work.groups):
+    numbers = tuple(range(len(work.groups)))
+    shared = Abilities.of(work.classifier).shared_picture is not None
+    for own in [numbers] if shared else [(number,) for number in numbers]:
+        streams = [stream for number in own for stream in work.groups[number].streams]
         for start in range(0, len(indices), size):
             chosen = tuple(indices[start : start + size])
-            places = [(index, stream) for index in chosen for stream in group.streams]
-            yield Slice(number, chosen, {place: tallies[place] for place in places if place in tallies})
+            places = [(index, stream) for index in chosen for stream in streams]
+            yield Slice(own, chosen, {place: tallies[place] for place in places if place in tallies})
 
 
 def _write(ledger: Record, drawn: Drawn) -> None:
@@ -270,7 +273,7 @@ def _progress(work: Work, indices: Sequence[int], tallies: Places) -> Progress:
     return Progress(inputs=len(indices) * sum(len(group.streams) for group in work.groups), settled=settled)
 
 
-def _add(progress: Progress, drawn: Drawn, most: int, part: Slice) -> None:
+def _add(progress: Progress, drawn: Drawn, groups: Sequence[StreamGroup]) -> None:
     """One slice more: its own progress counts what was finished before it, too, which is taken off."""
     own = drawn.progress
     progress.drawn += own.drawn
@@ -281,7 +284,9 @@ def _add(progress: Progress, drawn: Drawn, most: int, part: Slice) -> None:
     if drawn.decided:
         progress.finished += own.finished
         progress.skipped += own.skipped
-        progress.settled += own.skipped * most
+        streams = [len(group.streams) for group in groups]  # an input is skipped with all of them
+        most = sum(number * group.plan.max_samples for number, group in zip(streams, groups, strict=True))
+        progress.settled += own.skipped * most // sum(streams)
 
 
 _OPENED: dict[str, Work] = {}

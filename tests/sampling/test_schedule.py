@@ -121,3 +121,49 @@ def test_a_label_outside_of_the_classes_raises_one_sentence():
     batch = schedule.next_batch()
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.1, got 0\.\.5\.$"):
         schedule.resolve(batch, np.array([0, 5, 1]), np.zeros(3, bool))
+
+
+@settings(deadline=None, max_examples=8)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    inputs=st.integers(1, 5),
+    texts=st.integers(1, 4),
+    batch_size=st.integers(1, 40),
+    depth=st.integers(1, 3),
+    speculate=st.booleans(),
+)
+def test_texts_that_share_pictures_end_as_if_each_were_classified_alone(
+    seed, inputs, texts, batch_size, depth, speculate
+):
+    rng = np.random.default_rng(seed)
+    plans = FIXED, TEST
+    rules = rng.integers(0, 2, 7 * texts)
+    votes = rng.random((7 * texts, TEST.max_samples)) < rng.choice([0.3, 0.75, 0.9, 1.0], 7 * texts)[:, None]
+    expected = [one_by_one(plans[rule], row[: plans[rule].max_samples]) for rule, row in zip(rules, votes, strict=True)]
+    starts = [int(rng.integers(0, n)) if rng.random() < 0.3 else 0 for n, _, _ in expected]
+    schedule = Schedule(plans, inputs * texts, batch_size, texts=texts, speculate=speculate)
+    waiting, under_way, ended = deque(range(7)), deque(), {}
+    drawn = np.array([(start, row[:start].sum()) for start, row in zip(starts, votes, strict=True)])
+    while True:
+        for place in schedule.free.tolist():
+            if waiting:
+                number = waiting.popleft()
+                for text in range(texts):
+                    row = number * texts + text
+                    schedule.put(place * texts + text, row, starts[row], int(drawn[row, 1]), int(rules[row]))
+        while len(under_way) < depth and (batch := schedule.next_batch(patient=bool(under_way))) is not None:
+            slot, copy = batch.copies()
+            assert 0 < len(set(zip((slot // texts).tolist(), copy.tolist(), strict=True))) <= batch_size
+            under_way.append(batch)
+        if not under_way:
+            break
+        batch = under_way.popleft()
+        row = np.repeat(batch.row, batch.count)
+        resolved = schedule.resolve(batch, votes[row, batch.copies()[1]], np.zeros(batch.size, bool))
+        for r, first, count, successes in zip(
+            resolved.row, resolved.first, resolved.count, resolved.votes, strict=True
+        ):
+            assert first == drawn[r, 0], "segments follow each other"
+            drawn[r] += count, successes
+        ended |= {int(r): int(verdict) for r, verdict in zip(resolved.finished, resolved.verdict, strict=True)}
+    assert [(*drawn[r].tolist(), ended[r]) for r in range(len(votes))] == expected

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import hybrid_rs_jax as hrs
-from hybrid_rs_jax.sampling import _backends
+from hybrid_rs_jax.sampling import _backends, _drawing
 
 SCRIPT = """
 import json, jax, numpy as np, hybrid_rs_jax as hrs
@@ -147,7 +147,7 @@ def test_a_sweep_over_sigma_beta_and_alphabet_compiles_once():
     for sigma, beta, size in [(0.25, 0.25, 12), (0.5, 0.1, 12), (0.1, 0.9, 500), (0.7, 0.5, 2**31 - 1)]:
         smoothing = hrs.HybridSmoothing(hrs.UniformKernel(beta, size), sigma)
         hrs.sample_counts(rule, TOKENS, images, smoothing, 100, jax.random.key(0))
-        compiled = _backends._step._cache_size(), _backends._noisy._cache_size()
+        compiled = _backends._step._cache_size(), _drawing._noisy._cache_size()
         assert before is None or compiled == before
         before = compiled
 

@@ -42,7 +42,7 @@ def test_slices_that_end_after_each_batch_and_go_on_elsewhere_have_the_rows_of_o
     with Ledger.create(tmp_path / "run", {}) as ledger:
         for group in range(2):
             for chosen in (range(4), range(4, B)):
-                part = Slice(group, tuple(chosen), {})
+                part = Slice((group,), tuple(chosen), {})
                 while True:
                     drawn = draw_slice(work, part, seconds=0.0)
                     slices += 1
@@ -50,7 +50,7 @@ def test_slices_that_end_after_each_batch_and_go_on_elsewhere_have_the_rows_of_o
                     ledger.append(drawn.rows)
                     if drawn.decided:
                         break
-                    part = Slice(group, part.indices, drawn.now_known())
+                    part = Slice((group,), part.indices, drawn.now_known())
         assert slices > 4 + 4
         assert ledger.rows() == whole
 

@@ -44,14 +44,24 @@ class Forward:
         self, parameters: Any, tokens: Int32[Array, "batch length"], images: Float32[Array, "batch height width 3"]
     ) -> Float32[Array, " batch"]:
         """Margins of a batch; above 0 for Unsafe."""
-        layout = self.layout
+        return self.of_pictures(parameters, tokens[:, None], images)[:, 0]
+
+    def of_pictures(
+        self,
+        parameters: Any,
+        tokens: Int32[Array, "pictures texts length"],
+        images: Float32[Array, "pictures height width 3"],
+    ) -> Float32[Array, "pictures texts"]:
+        """Margins of several texts with each picture; keys and values of what stands before them are computed once."""
+        layout, (pictures, texts, length) = self.layout, tokens.shape
         tail = jnp.asarray([[*layout.after, *layout.beginning]], jnp.int32)
-        words, lengths = shown_words(parameters["alphabet"], tokens, tail)
+        words, lengths = shown_words(parameters["alphabet"], tokens.reshape(-1, length), tail)
         hidden = self._last_hidden(parameters, words, lengths, images)
         decoder = nnx.merge(self.graph, parameters["network"]).language_model
         logits = _label_logits(decoder, hidden, (*layout.unsafe, *layout.safe))
         unsafe, safe = logits[:, : len(layout.unsafe)], logits[:, len(layout.unsafe) :]
-        return jax.nn.logsumexp(unsafe, axis=1) - jax.nn.logsumexp(safe, axis=1)
+        margins = jax.nn.logsumexp(unsafe, axis=1) - jax.nn.logsumexp(safe, axis=1)
+        return margins.reshape(pictures, texts)
 
     def next_token(
         self,
@@ -75,31 +85,30 @@ class Forward:
     def _last_hidden(
         self,
         parameters: Any,
-        words: Int32[Array, "batch total"],
-        lengths: Int32[Array, " batch"],
-        images: Float32[Array, "batch height width 3"],
-    ) -> Float[Array, "batch hidden"]:
-        """Hidden state of each copy's last token."""
+        words: Int32[Array, "rows total"],
+        lengths: Int32[Array, " rows"],
+        images: Float32[Array, "pictures height width 3"],
+    ) -> Float[Array, "rows hidden"]:
+        """Hidden state of each copy's last token; rows that share a picture follow each other."""
+        network = nnx.merge(self.graph, parameters["network"])
+        decoder, rows = network.language_model, len(words)
 
-        def own_picture(images: Array) -> Array:
-            network = nnx.merge(self.graph, parameters["network"])
-            decoder = network.language_model
-            front = self._front(network, images, len(words))
+        def in_one_text(images: Array) -> Array:
+            front = self._front(network, images, rows)
             embeddings = jnp.concatenate([front, decoder.embed(words)], axis=1)
             return decoder.last_hidden(embeddings, lengths + front.shape[1], parameters["prefix"])
 
-        def one_picture(images: Array) -> Array:
-            network = nnx.merge(self.graph, parameters["network"])
-            decoder = network.language_model
-            prefix = decoder.extend(self._front(network, images[:1], 1), parameters["prefix"])
-            return decoder.last_hidden(decoder.embed(words), lengths, prefix)
+        def behind_pictures(images: Array) -> Array:
+            cache = decoder.extend(self._front(network, images, len(images)), parameters["prefix"])
+            return decoder.last_hidden(decoder.embed(words), lengths, cache)
 
+        each = in_one_text if len(images) == rows else behind_pictures
         if self.layout.pixels is None or not self.share_image:
-            return own_picture(images)
-        return jax.lax.cond(jnp.all(images == images[:1]), one_picture, own_picture, images)
+            return each(images)
+        return jax.lax.cond(jnp.all(images == images[:1]), lambda images: behind_pictures(images[:1]), each, images)
 
     def _front(self, network: Any, images: Array, rows: int) -> Float[Array, "rows length hidden"]:
-        """Embeddings of what stands before the user's text and is not in the cache."""
+        """Embeddings of what stands before the user's text and is not in the cache of the prompt."""
         decoder, layout = network.language_model, self.layout
 
         def constant(ids: tuple[int, ...]) -> Array:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import as_text
 from hybrid_rs_jax.classifiers._votes import votes_from_margins
+from hybrid_rs_jax.classifiers.vlm._ties import tie_tolerance
 from hybrid_rs_jax.classifiers.vlm.forward import CompiledPrompt, compile_prompt
 from hybrid_rs_jax.classifiers.vlm.prompt import (
     PAD,
@@ -45,10 +46,6 @@ __all__ = ["Checkpoint", "VlmGuard"]
 #: A text (or its symbols) or None for no text, and an image or None for no image; never both None.
 Pair = tuple[str | np.ndarray | None, np.ndarray | None]
 _FAMILIES = ("llava_onevision", "llava")
-# Changes of margins between batches of 1, 3, 7, 16 and 64 on a CPU, for random networks of 2 layers of width 32 and of
-# 8 layers of width 256, whose margins span 0.2 and 8: at most 2.5e-5 in float32 and 0.29 in bfloat16. Not measured on a
-# GPU, nor on trained weights.
-_TIES = {"float32": 1e-3, "bfloat16": 1.0}
 # Files whose bytes decide what the network computes; tokenizer and template enter through their effects.
 _DIGESTED = ("config.json", "*.safetensors", "*preprocessor_config.json", "processor_config.json", "tokenizer*")
 
@@ -134,8 +131,6 @@ class VlmGuard:
       image_size: height and width of the certified pictures.
       vocab_size: size V of the noise alphabet, PAD included.
       on_host: True where answers are generated, in a loop that is Python.
-      tie_tolerance: the largest change of a margin by rounding that is expected (measured, not proved); None where
-        answers are generated.
       mesh: devices that the weights are spread over; None for the default device.
     """
 
@@ -147,7 +142,6 @@ class VlmGuard:
         self.image_size = settings.image_size or (side, side)
         self.text_length, self.vocab_size = settings.text_length, len(checkpoint.alphabet)
         self.on_host = settings.decision == "generate"
-        self.tie_tolerance = None if self.on_host else _TIES[settings.dtype]
         self.prompt = compile_prompt(network, layout, checkpoint.alphabet, settings, mesh)
         self._checkpoint, self._network = checkpoint, network
 
@@ -178,6 +172,15 @@ class VlmGuard:
         attention: Any = settings.attention
         network = from_pretrained(checkpoint.folder, dtype=dtype, attention=attention, mesh=mesh)
         return cls(checkpoint, settings, layout, network, mesh)
+
+    @cached_property
+    def tie_tolerance(self) -> float | None:
+        """The largest change of a margin by rounding that is expected; None where answers are generated.
+
+        Measured, not proved: on a CPU beforehand, elsewhere with this guard on its device when it is first asked for.
+        """
+        sizes = self.settings.dtype, self.vocab_size, self.text_length
+        return None if self.on_host else tie_tolerance(self.prompt, *sizes)
 
     @property
     def tokenizer(self) -> Any:
@@ -287,6 +290,11 @@ class VlmGuard:
         if self.on_host:
             raise ValueError("decision must be logit_mass for a function of the margin, got generate.")
         return self.prompt.forward, self.prompt.parameters
+
+    @property
+    def shared_picture(self) -> Callable[[], Callable[..., Array]] | None:
+        """Gives `functional` for several texts with each picture; None where answers are generated."""
+        return None if self.on_host else lambda: self.prompt.forward.of_pictures
 
     def describe(self) -> dict[str, Any]:
         """Everything that decisions depend on, with digests; the weights are read once for theirs."""
