@@ -19,7 +19,7 @@ from hybrid_rs_jax._files import atomic_file
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.features import PrototypeHead
 
-__all__ = ["Encoder", "Nearest", "load_or_train"]
+__all__ = ["Encoder", "Nearest", "load", "load_or_train"]
 
 PATCH, WIDTH, LAYERS, HEADS = 7, 48, 3, 3
 BATCH, RATE = 128, 2e-3
@@ -110,23 +110,32 @@ class Nearest:
 
 
 def load_or_train(path: Path, pictures: Callable[[], Pictures], steps: int, seed: int) -> Encoder:
-    """The encoder that an earlier call left at `path`, or a new one, trained without noise.
+    """The encoder that an earlier call left at `path`, or a new one, trained without noise; its weights are float16.
 
     Raises:
       BadInputError: if the file is of other settings.
     """
     settings = f"steps {steps} seed {seed}"
+    if not path.exists():
+        trained = jax.tree.leaves(_train(pictures(), steps, seed))
+        stored: dict[str, Any] = {str(i): np.asarray(leaf, np.float16) for i, leaf in enumerate(trained)}
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, settings=np.array(settings), **stored)
+    return load(path, settings)
+
+
+def load(path: Path, settings: str | None = None) -> Encoder:
+    """The encoder at `path`.
+
+    Raises:
+      BadInputError: if the file is of other settings.
+    """
     leaves, structure = jax.tree.flatten(_graph()[1])
-    if path.exists():
-        with np.load(path) as file:
-            if str(file["settings"]) != settings:
-                raise BadInputError(f"{path} holds an encoder of other settings; choose another folder.")
-            return Encoder(jax.tree.unflatten(structure, [jnp.asarray(file[str(i)]) for i in range(len(leaves))]))
-    parameters = _train(pictures(), steps, seed)
-    arrays: dict[str, Any] = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(parameters))}
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, settings=np.array(settings), **arrays)
-    return Encoder(parameters)
+    with np.load(path) as file:
+        if settings not in (None, str(file["settings"])):
+            raise BadInputError(f"{path} holds an encoder of other settings; choose another folder.")
+        found = [jnp.asarray(file[str(i)], jnp.float32) for i in range(len(leaves))]
+    return Encoder(jax.tree.unflatten(structure, found))
 
 
 def _train(pictures: Pictures, steps: int, seed: int) -> Any:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.attacks.features import FeatureAttackSettings, attack_features, score_upper_bound
     from hybrid_rs_jax.attacks.guards import DifferentiableGuard, TableGuard
     from hybrid_rs_jax.attacks.judgement import Judgement, judge
+    from hybrid_rs_jax.attacks.targeted import TargetedResult, TargetedSettings, attack_towards
 
 __all__ = [
     "RANDOM_SEARCH",
@@ -30,8 +31,11 @@ __all__ = [
     "FeatureAttackSettings",
     "Judgement",
     "TableGuard",
+    "TargetedResult",
+    "TargetedSettings",
     "attack",
     "attack_features",
+    "attack_towards",
     "judge",
     "project_l2",
     "score_upper_bound",
@@ -44,5 +48,6 @@ _HOMES = {
     "features": "FeatureAttackSettings attack_features score_upper_bound",
     "guards": "DifferentiableGuard TableGuard",
     "judgement": "Judgement judge",
+    "targeted": "TargetedResult TargetedSettings attack_towards",
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

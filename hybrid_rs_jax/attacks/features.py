@@ -15,7 +15,7 @@ from jaxtyping import Float, Key
 from hybrid_rs_jax._checks import check_budget, check_epsilon, check_mask, check_same_inputs, check_whole
 from hybrid_rs_jax._jax import own_settings
 from hybrid_rs_jax.attacks._pixels import descend, random_images, to_grid
-from hybrid_rs_jax.classifiers.base import Abilities
+from hybrid_rs_jax.classifiers.base import Abilities, for_smoothing
 from hybrid_rs_jax.confidence import mean_lower_bound_from_histogram
 from hybrid_rs_jax.confidence.score_law import ScoreLaw
 from hybrid_rs_jax.features.base import Encoder
@@ -101,7 +101,7 @@ def attack_features(
     tokens, images = np.asarray(tokens), np.asarray(images)
     effort = FeatureAttackSettings() if settings is None else settings
     check_same_inputs(tokens, images)
-    functional, d = Abilities.of(encoder).functional, check_budget(d)
+    functional, d = Abilities.of(for_smoothing(encoder, smoothing)).functional, check_budget(d)
     if functional is None:
         raise ValueError("encoder must give functional(), through which gradients go.")
     step = smoothing.grid_step

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32
+from jaxtyping import Array, Float32
 
 from hybrid_rs_jax.classifiers._denoising import Placed, noise_gain
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
@@ -58,7 +58,7 @@ class Denoised:
         self.size = None if size is None else _checked_size(size)
         self.sigma = None if sigma is None else _checked_sigma(denoiser, sigma)
 
-    def __call__(self, tokens: Any, images: Any) -> Bool[Array, " b"] | np.ndarray:
+    def __call__(self, tokens: Any, images: Any) -> Any:
         """Decide for each pair; arguments and answer are those of the classifier.
 
         Raises:

@@ -20,28 +20,39 @@ from hybrid_rs_jax._checks import LARGEST_SIGMA
 from hybrid_rs_jax._files import atomic_file, check_target, json_text, kind_of, write_csv
 from hybrid_rs_jax._text import counted, setting_text
 from hybrid_rs_jax.cli import _values
-from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer, number_grid
+from hybrid_rs_jax.cli._denoiser import DenoiserName
+from hybrid_rs_jax.cli._features import boosted, draw, feature_header, feature_smoothing, measured_copies, opened_ledger
+from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer, integer_grid, number_grid
 from hybrid_rs_jax.cli.options import ALPHA, SAMPLES, Count, Level, NoiseOptions, ThreatOptions
-from hybrid_rs_jax.cli.sample import WorkOptions, reported, summary, terminated_as_interrupted
+from hybrid_rs_jax.cli.sample import (
+    WorkOptions,
+    _no_empty_run,
+    _refuse_all,
+    summary,
+    terminated_as_interrupted,
+)
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.feature_tables import print_certificates, print_curve
+from hybrid_rs_jax.report.feature_tables import (
+    certificate_cells,
+    curve_cells,
+    print_certificates,
+    print_copies,
+    print_curve,
+)
 from hybrid_rs_jax.report.tables import say
 
 if TYPE_CHECKING:
-    from hybrid_rs_jax.cli._sources import Source
-    from hybrid_rs_jax.kernels import HybridSmoothing
     from hybrid_rs_jax.results.features import FeatureCurve, FeatureRun
-    from hybrid_rs_jax.sampling.ledger import Ledger
-    from hybrid_rs_jax.sampling.run import Progress
 
 EXAMPLES = """\
 examples:
   hybrid-rs features sample --encoder demo --data demo --limit 20 --out features
   hybrid-rs features certify features --similarity 0.5 --epsilon 0,0.1,0.2
   hybrid-rs features curve features --out curve.png
-  hybrid-rs features sample --encoder my_encoder:encode --data inputs.npz --sigma 0.5 --out own --resume"""
+  hybrid-rs features sample --encoder my_encoder:encode --data inputs.npz --sigma 0.5 --out own --resume
+  hybrid-rs features sample --encoder my_encoder:encode --data inputs.npz --sigma 0.5 --out boosted \\
+    --denoiser DENOISER --mapper mapper.safetensors"""
 
-DEMO_SIGMA, DEMO_BETA = 0.25, 0.9
 #: Distances of a curve where none are asked for, in units of sigma.
 _CURVE = 21
 
@@ -63,6 +74,8 @@ def sample(
     reference: Literal["clean", "pairs"] = "clean",
     bins: Annotated[int, flag(integer(2, 2**16), "K")] = 1024,
     pooling: Literal["mean", "class", "grid"] = "mean",
+    denoiser: DenoiserName | None = None,
+    mapper: Annotated[Path, Parameter(metavar="FILE")] | None = None,
     pixel_range: Annotated[tuple[float, float], flag(_values.pixel_range, "LOW,HIGH")] | None = None,
     noise: NoiseOptions | None = None,
     work: WorkOptions | None = None,
@@ -88,6 +101,11 @@ def sample(
         of the score, equal in angle, fixed beforehand (default: 1024)
     pooling
         of a tower: mean of the patches, class token, or the grid of patches as one vector (default: mean)
+    denoiser
+        folder or hub id of a denoiser that pictures go through behind the noise, in the layout of diffusers; or
+        demo-fashion
+    mapper
+        file of a smoothness mapper that features go through; the clean feature stays that of the encoder alone
     pixel_range
         of the pixels of an archive: what becomes 0 and 1, e.g. 0,255
     """
@@ -99,16 +117,23 @@ def sample(
     work = work or WorkOptions()
     noise, demo = noise or NoiseOptions(), data in DEMO_DATA
     source = open_encoder(encoder, data, ThreatOptions().of_noise(noise), pixel_range, pooling)
-    smoothing = _smoothing(noise, source, demo)
-    header = _header(source, smoothing, samples, work.seed, {"reference": reference, "bins": bins})
+    smoothing = feature_smoothing(noise, source, demo)
+    source = boosted(source, denoiser, mapper, smoothing)
+    header = feature_header(source, smoothing, samples, work.seed, {"reference": reference, "bins": bins})
     indices = work.indices(len(source.inputs.ids))
     say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {samples:,} draws per input")
     new = not resume or kind_of(out / LEDGER_FILE) is None
-    with terminated_as_interrupted(), library_sentences(), _ledger(out, header, new) as ledger:
-        progress = _draw(ledger, out, source, indices, smoothing, samples, work, reference, bins)
+    with (
+        _no_empty_run(out) as made,
+        terminated_as_interrupted(),
+        library_sentences(),
+        opened_ledger(out, header, new) as ledger,
+    ):
+        made += [new]
+        progress = draw(ledger, out, source, indices, smoothing, samples, work, reference, bins)
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
-        raise BadInputError(f"None of the inputs can be used; the first one: {counts.skipped[0][1]}")
+        _refuse_all(out, counts.skipped, new)
     summary(progress, FixedSample(samples), counts)
     say(f"\nWrote {out / LEDGER_FILE}. Next: hybrid-rs features certify {out}")
 
@@ -122,7 +147,7 @@ def certify(
     epsilon: Grid | None = None,
     alpha: Level = ALPHA,
     max_budget: Budget | None = None,
-    format: Literal["table", "json", "csv"] = "table",
+    format: Literal["table", "json", "csv", "latex"] = "table",
     json: bool = False,
     out: Annotated[Path, Parameter(metavar="FILE")] | None = None,
     force: bool = False,
@@ -151,6 +176,7 @@ def certify(
         let --out overwrite an existing file
     """
     from hybrid_rs_jax.results.features import feature_columns, feature_record, read_feature_run
+    from hybrid_rs_jax.results.latex import latex_tabular
 
     if json and format not in ("table", "json"):
         raise BadInputError(f"--json contradicts --format {format}; leave one of them out.")
@@ -171,6 +197,9 @@ def certify(
         print(json_text(feature_record(source, certificate, epsilons, similarity)))
     elif format == "csv":
         _print_csv(list(columns), rows)
+    elif format == "latex":
+        said = f"{source.statement(certificate)} Radius: cosine at least {setting_text(similarity)}."
+        print(latex_tabular(*certificate_cells(certificate, columns, rows), said), end="")
     else:
         print_certificates(source, certificate, columns, rows, similarity)
         if out is not None:
@@ -185,7 +214,10 @@ def curve(
     epsilon: Grid | None = None,
     alpha: Level = ALPHA,
     budget: Budget = 0,
-    format: Literal["table", "json", "csv"] = "table",
+    copies: Annotated[np.ndarray, flag(integer_grid(1, 100_000), "M,M,...")] | None = None,
+    encoder: Annotated[str | None, Parameter(metavar="ENCODER")] = None,
+    data: Annotated[str | None, Parameter(metavar="DATA")] = None,
+    format: Literal["table", "json", "csv", "latex"] = "table",
     json: bool = False,
     out: Annotated[Path, Parameter(metavar="FILE")] | None = None,
     force: bool = False,
@@ -202,6 +234,13 @@ def curve(
         risk per input, chosen before the draws (default: 0.01)
     budget
         discrete budget (default: 0)
+    copies
+        instead of the curve, what means of so many noisy copies give on the run's clean inputs, and their time,
+        e.g. 1,4,8,64; needs --encoder and --data of the run
+    encoder
+        with --copies: the encoder of the run
+    data
+        with --copies: the data of the run
     format
         what is printed (default: table)
     json
@@ -213,12 +252,18 @@ def curve(
     """
     from hybrid_rs_jax.report.feature_plots import SUFFIXES, save_feature_curve
     from hybrid_rs_jax.results.features import feature_curve, read_feature_run
+    from hybrid_rs_jax.results.latex import latex_tabular
 
     if json and format not in ("table", "json"):
         raise BadInputError(f"--json contradicts --format {format}; leave one of them out.")
     if out is not None:
         check_target(out, (".json", ".csv", *SUFFIXES), force)
     source = read_feature_run(run)
+    if copies is not None:
+        _print_copies(source, copies, encoder, data, format="json" if json else format, out=out)
+        return
+    if (encoder, data) != (None, None):
+        raise BadInputError("--encoder and --data belong to --copies.")
     certificate = source.certify(alpha, _budgets(source, budget)[-1:] if budget else (0,))
     sigma = source.run.smoothing.sigma
     default = np.zeros(1) if sigma is None else np.linspace(0, 3 * sigma, _CURVE)
@@ -238,100 +283,30 @@ def curve(
         print(json_text(record))
     elif format == "csv":
         _print_csv(names, rows)
+    elif format == "latex":
+        cells = curve_cells(found, len(source.ids))
+        print(latex_tabular(*cells, source.statement(certificate)), end="")
     else:
         print_curve(found, len(source.ids), source.statement(certificate))
         if out is not None:
             say(f"\nWrote {out}.")
 
 
-def _draw(
-    ledger: Ledger,
-    out: Path,
-    source: Source,
-    indices: Sequence[int],
-    smoothing: HybridSmoothing,
-    samples: int,
-    work: WorkOptions,
-    reference: str,
-    bins: int,
-) -> Progress:
-    from hybrid_rs_jax.kernels import run_key
-    from hybrid_rs_jax.sampling.engine import data_mesh
-    from hybrid_rs_jax.sampling.features_run import sample_features_run
-    from hybrid_rs_jax.sampling.run import InterruptedRun
-
-    with reported(len(indices) * samples) as report:
-        try:
-            return sample_features_run(
-                ledger,
-                source.classifier,
-                source.inputs,
-                indices,
-                smoothing,
-                samples,
-                run_key(work.seed),
-                reference,
-                bins=bins,
-                batch_size=work.batch_size or 2000,
-                mesh=data_mesh(work.devices),
-                report=report,
-            )
-        except InterruptedRun:
-            kept = ledger.counts().draws
-            say(f"Interrupted: {out} keeps {counted(kept, 'draw')}; --resume goes on from there.", stderr=True)
-            raise
-
-
-def _ledger(out: Path, header: dict[str, Any], new: bool) -> Ledger:
-    """A new ledger, or with --resume the one that is there; nothing may change, for ranks are those of n."""
-    from hybrid_rs_jax.sampling.ledger import Ledger
-
-    return Ledger.create(out, header) if new else Ledger.resume(out, header)
-
-
-def _header(
-    source: Source, smoothing: HybridSmoothing, samples: int, seed: int, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Everything that defines the draws."""
-    from hybrid_rs_jax.cli._sources import first_readable
-    from hybrid_rs_jax.confidence import FixedSample
-    from hybrid_rs_jax.kernels.record import describe_noise
-    from hybrid_rs_jax.results.runs import run_record
-
-    first = first_readable(source.inputs)
-    with library_sentences():
-        noise = describe_noise(smoothing, first.image.size)
-    shared = getattr(source.inputs, "eligible", first.eligible)
-    record = run_record(
-        smoothing,
-        samples=samples,
-        seed=seed,
-        eligible=np.flatnonzero(shared).tolist() if np.ndim(shared) == 1 else [],
-        sigma_unit=source.sigma_unit,
-        dtype=str(first.image.dtype),
-        classifier=source.model,
-        data=source.data,
-        noise=noise,
-    )
-    if np.ndim(shared) == 2:
-        record["eligible_positions"] = "an own set for each input, part of its digest"
-    return {**record, "plan": FixedSample(samples).describe(), "features": settings}
-
-
-def _smoothing(noise: NoiseOptions, source: Source, demo: bool) -> HybridSmoothing:
-    """The noise of the flags. A budget of d tokens needs beta^d above (1 + cosine)/2, so the demo's beta is large."""
-    noise = noise.or_default(kernel="uniform" if demo else "none")
-    if demo and noise.kernel == "uniform":
-        noise = noise.or_default(beta=DEMO_BETA)
-    if noise.kernel == "uniform":
-        noise = noise.or_default(vocab_size=source.vocab_size)
-    if demo and not noise.no_pixel_noise:
-        noise = noise.or_default(sigma=DEMO_SIGMA)
-    smoothing = noise.smoothing()
-    if noise.kernel == "deletion":
-        kernel = dataclasses.replace(smoothing.discrete, pad_token=source.pad_token)  # type: ignore[type-var]
-        smoothing = dataclasses.replace(smoothing, discrete=kernel)
-    return smoothing
+def _print_copies(
+    source: FeatureRun, copies: np.ndarray, encoder: str | None, data: str | None, *, format: str, out: Path | None
+) -> None:
+    if encoder is None or data is None:
+        raise BadInputError("--copies needs --encoder and --data of the run: the means are drawn anew.")
+    if out is not None:
+        raise BadInputError("--copies prints a table; --out belongs to the curve.")
+    rows = measured_copies(source, copies.tolist(), encoder, data)
+    names = [field.name for field in dataclasses.fields(rows[0])]
+    if format == "json":
+        print(json_text({"certified": False, "rows": [dataclasses.asdict(row) for row in rows]}))
+    elif format == "csv":
+        _print_csv(names, [dataclasses.astuple(row) for row in rows])
+    else:
+        print_copies(rows, len(source.ids), latex=format == "latex")
 
 
 def _budgets(source: FeatureRun, max_budget: int | None) -> tuple[int, ...]:

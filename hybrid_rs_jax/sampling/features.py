@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from hybrid_rs_jax._checks import check_whole
 from hybrid_rs_jax._jax import own_settings
-from hybrid_rs_jax.classifiers.base import Abilities
+from hybrid_rs_jax.classifiers.base import Abilities, for_smoothing
 from hybrid_rs_jax.confidence import FixedSample
 from hybrid_rs_jax.confidence.score_law import BINS, MOST_BINS, ScoreLaw, score_edges
 from hybrid_rs_jax.features.base import Encoder
@@ -133,6 +133,7 @@ class FeatureSampler:
         self._mesh, self._plan = data_mesh() if mesh is None else mesh, FixedSample(end)
         self._batch = min(check_whole("batch_size", batch_size, 1, MOST_COPIES), end)
         self._plain, self._smoothing = smoothing, doubled(smoothing) if self._pairs else smoothing
+        encoder = for_smoothing(encoder, smoothing)
         self._encoder = encoder
         shards = self._mesh.shape["data"]
         step = -(-self._batch // shards) * shards * (2 if self._pairs else 1)
@@ -154,12 +155,20 @@ class FeatureSampler:
         return found
 
     def _clean_feature(self, row: Row) -> np.ndarray:
-        return clean_features(self._encoder, row.tokens[None], row.image[None], self._plain)
+        return clean_features(
+            getattr(self._encoder, "plain", self._encoder), row.tokens[None], row.image[None], self._plain
+        )
 
     def draws(
-        self, row: Row, key: Key[Array, ""], fixed: np.ndarray | None = None
-    ) -> Iterator[tuple[int, np.ndarray, int]]:
+        self,
+        row: Row,
+        key: Key[Array, ""],
+        fixed: np.ndarray | None = None,
+        lost: Callable[[int], None] | None = None,
+    ) -> Generator[tuple[int, np.ndarray, int], None, None]:
         """Copies `row.drawn .. end - 1` of an input as they come: (number of the first one, counts per bin, copies).
+
+        `lost` is told at the end how many draws were at the encoder, and not given any more.
 
         Raises:
           ValueError: if a feature is zero or not finite.
@@ -180,7 +189,8 @@ class FeatureSampler:
         options: dict[str, Any] = {"classes": self.bins + 1, "batch_size": self._batch, "mesh": self._mesh}
         votes_so_far = np.zeros(self.bins + 1, np.int64)
         begun = dataclasses.replace(row, votes=votes_so_far)
-        for part in stream(self._cosines, [begun], 1, self._smoothing, self._plan, key, **options):
+        drawn = stream(self._cosines, [begun], 1, self._smoothing, self._plan, key, **options, lost=lost)
+        for part in drawn:
             for start, count, votes in zip(part.first, part.count, part.votes, strict=True):
                 if votes[-1]:
                     raise ValueError(

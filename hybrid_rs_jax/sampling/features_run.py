@@ -94,10 +94,15 @@ def _draw(
     report: Callable[[Progress], None] | None,
 ) -> None:
     """The missing draws of one input; what was counted is written even if this ends before them."""
+
+    def lost(draws: int) -> None:
+        progress.lost = draws
+
     waiting: list[CountRow] = []
     written = time.monotonic()
+    drawn = sampler.draws(row, key, lost=lost)
     try:
-        for first, votes, count in sampler.draws(row, key):
+        for first, votes, count in drawn:
             waiting.append(CountRow(row.index, law, first, count, tuple(votes.tolist())))
             progress.drawn += count
             progress.classified += count
@@ -109,6 +114,7 @@ def _draw(
             if report is not None:
                 report(progress)
     finally:
+        drawn.close()
         ledger.append(waiting)
 
 

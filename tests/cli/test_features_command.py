@@ -104,7 +104,7 @@ def test_a_curve_falls_and_the_law_is_never_below_the_mean(run, tmp_path, capsys
 
 def test_what_was_interrupted_goes_on_and_ends_as_if_it_had_not_been(own, capsys):
     assert main([*own, "--encoder", "own_encoder:breaks", "--out", "broken"]) == 130
-    assert "keeps" in capsys.readouterr().err
+    assert "under way were lost" in capsys.readouterr().err
     with Ledger.open(Path("broken")) as ledger:
         kept = ledger.counts().draws
     assert 0 < kept < 360
@@ -176,3 +176,64 @@ def test_a_run_is_not_extended_after_a_look_at_it(run, capsys):
     more = [*DEMO[:-1], "400"]
     assert main([*more, "--out", str(run), "--resume"]) == 2
     assert "cannot be continued" in capsys.readouterr().err
+
+
+def test_latex_tables_hold_the_promise_and_every_input(run, capsys):
+    assert main(["features", "certify", str(run), "--format", "latex", "--epsilon", "0.1"]) == 0
+    certified = capsys.readouterr().out
+    assert certified.count(r" \\") == 1 + 3
+    assert "unit feature of the clean input" in certified
+    assert main(["features", "curve", str(run), "--format", "latex", "--epsilon", "0,0.1"]) == 0
+    assert capsys.readouterr().out.count("3/3 & 3/3") == 1 + 1
+
+
+def test_few_copies_are_measured_with_the_noise_and_the_encoder_of_the_run(run, own, capsys):
+    command = ["features", "curve", str(run), "--copies", "1,64"]
+    assert main([*command, "--encoder", "demo", "--data", "demo", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    few, many = found["rows"]
+    assert found["certified"] is False
+    assert (few["copies"], many["copies"]) == (1, 64)
+    for row in (few, many):
+        assert 0.5 < row["least"] <= row["mean"] < 1
+        assert row["seconds"] > 0
+    for flags, message in (
+        ([], "--copies needs --encoder and --data"),
+        (["--encoder", "own_encoder:encode", "--data", "demo"], "--encoder is not that of the run"),
+    ):
+        assert main([*command, *flags]) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_refused_run_leaves_nothing_and_the_mended_command_starts_anew(own, capsys):
+    assert main([*own, "--encoder", "own_encoder:dead", "--out", "run"]) == 2
+    assert not Path("run").exists()
+    assert main([*own, "--encoder", "own_encoder:encode", "--out", "run"]) == 0
+
+
+def test_a_mapper_takes_part_in_a_run_and_stands_in_its_header(own, capsys):
+    from flax import nnx
+
+    from hybrid_rs_jax.models.booster import Mapper, MapperConfig, MapperNetwork, save_mapper
+
+    for features in (9, 8):
+        config = MapperConfig(features=features, heads=1, scale=1.0)
+        save_mapper(Mapper(MapperNetwork(config, nnx.Rngs(0)), config), f"{features}.safetensors")
+    command = [*own, "--encoder", "own_encoder:encode", "--mapper"]
+    assert main([*command, "9.safetensors", "--out", "mapped"]) == 0
+    assert main([*own, "--encoder", "own_encoder:encode", "--out", "plain"]) == 0
+    mapped, plain = (read_feature_run(Path(name)) for name in ("mapped", "plain"))
+    assert mapped.run.facts["classifier"]["mapper"]["network"]["features"] == 9
+    assert not np.array_equal(mapped.law.counts, plain.law.counts)
+    capsys.readouterr()
+    for flags, message in (
+        ([*command, "8.safetensors", "--out", "other"], "takes features [b, 8]"),
+        ([*command, "nowhere.safetensors", "--out", "other"], "is no whole mapper"),
+        (
+            [*own[:-6], "--kernel", "none", "--encoder", "own_encoder:encode", "--mapper", "x", "--out", "other"],
+            "--sigma",
+        ),
+    ):
+        assert main(flags) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")
+        assert not Path("other").exists()

@@ -10,8 +10,6 @@ its checkpoint ends as one that was not, but for rounding (the order of sums dep
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +22,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from hybrid_rs_jax._files import atomic_file, kind_of
+from hybrid_rs_jax.models._training import TrainingState, apply_changes, load_optax, resume, run_steps
 from hybrid_rs_jax.models.denoiser.config import UNetConfig
 from hybrid_rs_jax.models.denoiser.denoiser import Denoiser, to_patches
 from hybrid_rs_jax.models.denoiser.schedule import Diffusion
@@ -77,21 +75,6 @@ class TrainingPlan:
             )
 
 
-@dataclasses.dataclass
-class _State:
-    """Everything that changes from step to step."""
-
-    parameters: Any
-    mean: Any
-    optimizer: Any
-    step: int = 0
-    losses: list[float] = dataclasses.field(default_factory=list)
-
-    @property
-    def arrays(self) -> tuple[Any, Any, Any]:
-        return self.parameters, self.mean, self.optimizer
-
-
 def train(
     config: UNetConfig,
     rule: Diffusion,
@@ -125,50 +108,21 @@ def train(
     optimizer = _optimizer(plan)
     network = UNet(config, rngs=nnx.Rngs(plan.seed))
     graph, parameters = nnx.split(network)
-    state = _State(parameters, jax.tree.map(jnp.copy, parameters), optimizer.init(parameters))
+    state = TrainingState.start(parameters, optimizer)
     settings: dict[str, Any] = {"config": config.write(), "rule": rule.describe(), "plan": dataclasses.asdict(plan)}
     settings["pictures"] = list(images.shape)
-    if checkpoint is not None and kind_of(checkpoint) is not None:
-        _resume(state, checkpoint, settings)
+    resume(state, checkpoint, settings)
     update = _update(graph, rule, optimizer, plan, mesh, config.patch_size)
     data = jnp.asarray(images, jnp.float32)
     if mesh is not None:
         everywhere = NamedSharding(mesh, PartitionSpec())
         data = jax.device_put(data, everywhere)
         state.parameters, state.mean, state.optimizer = jax.device_put(state.arrays, everywhere)
-    _loop(state, update, data, min(plan.steps, until or plan.steps), plan, checkpoint, settings, progress)
-    used = state.mean if plan.average is not None else state.parameters
-    return Denoiser(nnx.merge(graph, jax.device_get(used)), rule, size=images.shape[1:3]), state.losses
-
-
-def _loop(
-    state: _State,
-    update: Callable[..., Any],
-    data: Array,
-    end: int,
-    plan: TrainingPlan,
-    checkpoint: Path | None,
-    settings: dict[str, Any],
-    progress: Callable[[int, float], None] | None,
-) -> None:
-    """A Python loop, not `lax.scan`: on a CPU, XLA uses one thread for what it finds inside a loop."""
-    recent: list[Array] = []
-    while state.step < end:
-        *arrays, loss = update(*state.arrays, data, np.uint32(state.step))
-        state.parameters, state.mean, state.optimizer = arrays
-        state.step += 1
-        recent.append(loss)
-        saves = checkpoint is not None and (state.step % plan.checkpoint_every == 0 or state.step == end)
-        if state.step % 50 == 0 or state.step == end or saves:
-            state.losses.append(float(jnp.stack(recent).mean()))
-            recent.clear()
-            if not math.isfinite(state.losses[-1]):
-                raise ValueError(f"The loss is no longer finite at step {state.step}; lower learning_rate.")
-            if progress is not None:
-                progress(state.step, state.losses[-1])
-        if saves:
-            assert checkpoint is not None
-            _save(state, checkpoint, settings)
+    end, every = min(plan.steps, until or plan.steps), plan.checkpoint_every
+    run_steps(
+        state, update, data, end, checkpoint_every=every, checkpoint=checkpoint, settings=settings, progress=progress
+    )
+    return Denoiser(nnx.merge(graph, state.best(plan.average)), rule, size=images.shape[1:3]), state.losses
 
 
 def _update(
@@ -193,27 +147,14 @@ def _update(
 
     def update(parameters: Any, mean: Any, state: Any, data: Array, step: Array) -> Any:
         loss, slopes = jax.value_and_grad(loss_of)(parameters, data, step)
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
-            changes, state = optimizer.update(slopes, state, parameters)
-        parameters = _optax().apply_updates(parameters, changes)
-        if plan.average is not None:
-            # a mean over the first steps would remember the random start for long: it begins as a plain mean
-            kept = jnp.minimum(plan.average, step.astype(jnp.float32) / (step.astype(jnp.float32) + 10))
-            mean = jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, mean, parameters)
+        parameters, mean, state = apply_changes(optimizer, slopes, parameters, mean, state, step, plan.average)
         return parameters, mean, state, loss
 
     return jax.jit(update, donate_argnums=(0, 1, 2))
 
 
-def _optax() -> Any:
-    try:
-        return importlib.import_module("optax")
-    except ImportError as error:
-        raise ValueError('Training needs optax: pip install "hybrid-rs-jax[experiments]".') from error
-
-
 def _optimizer(plan: TrainingPlan) -> Any:
-    optax = _optax()
+    optax = load_optax()
     warmup = min(plan.warmup, plan.steps - 1)
     rate = optax.warmup_cosine_decay_schedule(0.0, plan.learning_rate, warmup, plan.steps)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
@@ -232,30 +173,3 @@ def _check(config: UNetConfig, rule: Diffusion, images: np.ndarray, plan: Traini
     devices = 1 if mesh is None else mesh.shape["data"]
     if plan.batch_size % devices:
         raise ValueError(f"batch_size must be a multiple of the {devices} devices, got {plan.batch_size}.")
-
-
-def _save(state: _State, path: Path, settings: dict[str, Any]) -> None:
-    """All arrays in one safetensors file, with the step and the settings in its header."""
-    from safetensors.numpy import save_file
-
-    leaves = jax.tree.leaves(jax.device_get(state.arrays))
-    tensors = {f"{number:05d}": np.ascontiguousarray(leaf) for number, leaf in enumerate(leaves)}
-    header = {"settings": json.dumps(settings), "step": str(state.step), "losses": " ".join(map(repr, state.losses))}
-    with atomic_file(path, force=True) as temporary:
-        save_file(tensors, temporary, header)
-
-
-def _resume(state: _State, path: Path, settings: dict[str, Any]) -> None:
-    import safetensors
-
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            leaves = [file.get_tensor(name) for name in sorted(file.keys())]
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no whole checkpoint: {error}.") from error
-    if header.get("settings") != json.dumps(settings):
-        raise ValueError(f"{path} is the checkpoint of other settings; choose another file or remove it.")
-    structure = jax.tree.structure(state.arrays)
-    state.parameters, state.mean, state.optimizer = jax.tree.unflatten(structure, map(jnp.asarray, leaves))
-    state.step, state.losses = int(header["step"]), [float(loss) for loss in header["losses"].split()]
