@@ -9,8 +9,8 @@
   hoeffding   mean - sqrt(log(1/alpha) / (2 n)), fixed n
 
 Said for each: how far below the true mean it lies on average, and how often it lies above it (that share is to be at
-most alpha, up to chance). The largest difference between `mean_lower_bound` and a second implementation stands beside
-them: the capital from its definition, draw by draw, on grids of means that close in on the last one that reaches
+most alpha, up to chance). Beside them stands how far `mean_lower_bound` is from a second implementation on the first
+sample: the capital from its definition, draw by draw, on grids of means that close in on the last one that reaches
 1/alpha. On fair coins Hoeffding is the closest of all that hold for every law.
 """
 
