@@ -28,8 +28,8 @@ class GuardEncoder:
     """
 
     def __init__(self, guard: VlmGuard):
-        forward, self._parameters = guard.functional()
-        self.guard, self._apply = guard, forward.hidden
+        _, self._parameters = guard.functional()
+        self.guard, self._apply = guard, guard.prompt.forward.hidden
 
     def __call__(self, tokens: Any, images: Any) -> Float32[Array, "b features"]:
         """Encode each pair: symbols, integers [b, text_length], and floats [b, height, width, 3].
