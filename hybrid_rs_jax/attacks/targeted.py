@@ -116,6 +116,9 @@ def attack_towards(
       smoothing: the pixel noise that gradients go through; None: none is added.
       settings: objective, norm, effort.
 
+    Returns:
+      The pictures, and the cosines that they reach with their targets.
+
     Raises:
       ValueError: if an encoder has no `functional`, shapes differ, or a number is out of range.
     """

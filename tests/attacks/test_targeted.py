@@ -12,7 +12,7 @@ from hybrid_rs_jax.attacks.targeted import sinkhorn_cost
 from hybrid_rs_jax.features import Boosted
 
 TOKENS = np.zeros((4, 1), np.int32)
-LIGHT = {"steps": 25, "restarts": 1, "copies": 4, "patches": 4, "clusters": 2}
+LIGHT = {"steps": 25, "restarts": 2, "copies": 4, "patches": 4, "clusters": 2}
 
 
 class Patches:
@@ -48,15 +48,15 @@ def cosines(encoder, one, other):
         pytest.param("global", "linf", marks=pytest.mark.slow),
         pytest.param("global", "l2", marks=pytest.mark.slow),
         pytest.param("crops", "linf", marks=pytest.mark.slow),
-        ("crops", "l2"),
-        ("transport", "linf"),
-        pytest.param("transport", "l2", marks=pytest.mark.slow),
+        pytest.param("crops", "l2", marks=pytest.mark.slow),
+        pytest.param("transport", "linf", marks=pytest.mark.slow),
+        ("transport", "l2"),  # on crops, too
     ],
 )
 def test_each_objective_lowers_the_clean_cosine_by_fifteen_hundredths_within_its_budget(objective, norm):
     images, targets, encoders = pictures(0), pictures(1), [Patches(0), Patches(1)]
     epsilon = 32 / 255 if norm == "linf" else 1.0
-    settings = TargetedSettings(objective=objective, norm=norm, **LIGHT | {"restarts": 1 + (norm == "l2")})
+    settings = TargetedSettings(objective=objective, norm=norm, **LIGHT)
     found = attack_towards(encoders, TOKENS, images, targets, epsilon, jax.random.key(0), settings=settings)
     offset = found.images - images
     size = np.abs(offset).max() if norm == "linf" else np.sqrt((offset**2).sum(axis=(1, 2, 3))).max()

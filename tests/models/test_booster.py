@@ -13,7 +13,7 @@ from hybrid_rs_jax.models.booster import Mapper, MapperConfig, MapperNetwork, lo
 from hybrid_rs_jax.models.booster.training import BoosterPlan, cosine, train_denoiser, train_mapper
 from hybrid_rs_jax.models.denoiser import Denoiser, Diffusion, UNet, UNetConfig
 
-CONFIG = MapperConfig(features=8, tokens=3, heads=2, scale=0.3)
+CONFIG = MapperConfig(features=8, tokens=3, blocks=2, heads=2, scale=0.3)
 UNET = UNetConfig(
     in_channels=4,
     out_channels=4,
