@@ -35,7 +35,10 @@ WITHOUT_EXAMPLE = {
         "OperatingPoint Curation Outcome Progress ChatStatistics Reply ImagePlan PrefixCache Dataset DemoInputs Input "
         "RawInput ArrayInputs TextInputs Bytes"
     ),
-    "settings: every field has a default": "AttackSettings FeatureAttackSettings",
+    "settings: every field has a default": "AttackSettings FeatureAttackSettings TargetedSettings",
+    "needs an encoder with gradients, or what one was trained for": (
+        "attack_towards TargetedResult GuardEncoder MapperConfig MapperNetwork load_mapper save_mapper"
+    ),
     "wraps a network; the example of `attack` uses it": "TableGuard",
     "needs a file that the test builds": "OnnxClassifier",
     "see the README and the notebooks": "DemoGuard DemoEncoder",

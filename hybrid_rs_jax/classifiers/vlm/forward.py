@@ -121,6 +121,18 @@ class Forward:
             parts.append(features.astype(decoder.dtype))
         return jnp.concatenate([*parts, constant(layout.between)], axis=1)
 
+    def hidden(
+        self, parameters: Any, tokens: Int32[Array, "batch length"], images: Float32[Array, "batch height width 3"]
+    ) -> Float32[Array, "batch hidden"]:
+        """The state that margins are read from, for each pair of a batch."""
+        network = nnx.merge(self.graph, parameters["network"])
+        tail = jnp.asarray([[*self.layout.after, *self.layout.beginning]], jnp.int32)
+        words, lengths = shown_words(parameters["alphabet"], tokens, tail)
+        front = self._front(network, images, len(tokens))
+        whole = jnp.concatenate([front, network.language_model.embed(words)], axis=1)
+        states = network.language_model.last_hidden(whole, lengths + front.shape[1], parameters["prefix"])
+        return states.astype(jnp.float32)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CompiledPrompt:
