@@ -54,7 +54,7 @@ class Forward:
     ) -> Float32[Array, "pictures texts"]:
         """Margins of several texts with each picture; keys and values of what stands before them are computed once."""
         pictures, texts, length = tokens.shape
-        words, lengths = shown_words(parameters["alphabet"], tokens.reshape(-1, length), self._tail())
+        words, lengths = shown_words(parameters["alphabet"], tokens.reshape(pictures * texts, length), self._tail())
         decoder = nnx.merge(self.graph, parameters["network"]).language_model
         return self._margins(parameters, decoder.embed(words), lengths, images).reshape(pictures, texts)
 
