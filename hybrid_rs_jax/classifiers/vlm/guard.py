@@ -227,8 +227,8 @@ class VlmGuard:
         Raises:
           ValueError: where answers are generated.
         """
-        apply, parameters = self.functional()
-        return apply.of_embeddings, parameters, self.prompt.table()
+        _, parameters = self.functional()
+        return self.prompt.forward.of_embeddings, parameters, self.prompt.table()
 
     @property
     def shared_picture(self) -> Callable[[], Callable[..., Array]] | None:
