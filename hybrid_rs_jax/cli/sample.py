@@ -22,11 +22,12 @@ from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli import _values
 from hybrid_rs_jax.cli._config import CONFIG_FILE, write_config
-from hybrid_rs_jax.cli._denoiser import DenoiserName, denoised_source, open_denoiser
+from hybrid_rs_jax.cli._denoiser import DenoiserName
 from hybrid_rs_jax.cli._doors import ModelOptions
 from hybrid_rs_jax.cli._draws import DrawsOptions, design_text
-from hybrid_rs_jax.cli._header import DEMO_SIGMA, as_sentence, run_header, smoothing_of
+from hybrid_rs_jax.cli._header import as_sentence, run_header
 from hybrid_rs_jax.cli._values import flag, integer
+from hybrid_rs_jax.cli._workers import Cluster, Opening, WorkOpening, say_shares
 from hybrid_rs_jax.cli.options import (
     Batch,
     Count,
@@ -42,12 +43,11 @@ from hybrid_rs_jax.report.progress import progress_bar
 from hybrid_rs_jax.report.tables import say
 
 if TYPE_CHECKING:
-    from hybrid_rs_jax.cli._sources import Source
     from hybrid_rs_jax.confidence import SamplingPlan
-    from hybrid_rs_jax.kernels import HybridSmoothing
-    from hybrid_rs_jax.sampling.design import Design, StreamGroup
+    from hybrid_rs_jax.sampling.design import Design
     from hybrid_rs_jax.sampling.ledger import Ledger, LedgerCounts
     from hybrid_rs_jax.sampling.run import Progress
+    from hybrid_rs_jax.sampling.workers import Work
 
 EXAMPLES = """\
 examples:
@@ -59,6 +59,7 @@ examples:
   hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --dtype bfloat16 --out run
   hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --denoiser ./ddpm-256 --out run
   hybrid-rs sample --model my_filter:torch_module --data memes.jsonl --image-size 64x64 --sigma 0.25 --out run
+  hybrid-rs sample --model ./LlavaGuard-0.5B --data memes.csv --sigma 0.5 --workers ray:auto --out run
   hybrid-rs sample --model my_tree:pipeline --data adult.csv --label-column income --sigma 0.25 --out run
   hybrid-rs sample --model http://localhost:8000/classify --wire json --data memes.jsonl --sigma 0.25 --out run"""
 
@@ -78,6 +79,8 @@ class WorkOptions:
     """use the first K devices (default: all)"""
     seed: Seed = 0
     """seed of the noise (default: 0)"""
+    workers: Annotated[Cluster, flag(Cluster.parse, "ray[:ADDRESS]")] | None = None
+    """draw on the workers of the Ray cluster at ADDRESS (auto: where this machine belongs), or of one started here"""
 
     def indices(self, total: int) -> range:
         """The inputs of this run, out of `total`."""
@@ -125,7 +128,7 @@ def sample(
         cleans each noisy picture before the model sees it: a folder in the layout of diffusers, or demo-fashion (grey
         pictures of clothes, 28x28)
     """
-    from hybrid_rs_jax.cli._sources import DEMO_DATA, first_readable, open_source
+    from hybrid_rs_jax.cli._sources import first_readable
     from hybrid_rs_jax.kernels.record import smoothing_text
     from hybrid_rs_jax.results.columns import write_columns
     from hybrid_rs_jax.sampling.design import StreamGroup
@@ -134,13 +137,9 @@ def sample(
     stopping, noise = stopping or StoppingOptions(), noise or NoiseOptions()
     risk, work = risk or RiskOptions(), work or WorkOptions()
     threat, draws = (threat or ThreatOptions()).of_noise(noise), draws or DrawsOptions()
-    default = DEMO_SIGMA if data in DEMO_DATA and not noise.no_pixel_noise else None
-    clean = open_denoiser(denoiser, noise.sigma or default)
-    source = open_source(
-        model, data, guard or GuardOptions(), pixel_range, threat=threat, share_image=noise.no_pixel_noise, own=own
-    )
-    smoothing = smoothing_of(noise, source, threat, demo=data in DEMO_DATA)
-    source = denoised_source(source, clean, smoothing)
+    own, guard = own or ModelOptions(), guard or GuardOptions()
+    opening = Opening(model, data, pixel_range, denoiser, noise, threat, own, guard)
+    source, smoothing = opening.open()
     with library_sentences():
         delta = smoothing.total_variation(first_readable(source.inputs).image.size)
     design = draws.design(source, smoothing, threat, stopping, risk, delta)
@@ -163,7 +162,8 @@ def sample(
         groups = (StreamGroup(plan),) if design is None else design.groups(plan if conditional else None)
         write_columns(out, source.inputs.ids, indices, source.columns)
         write_config(out)
-        progress = _draw(ledger, out, source, indices, smoothing, groups, work)
+        task = WorkOpening(opening, groups, work.seed, work.batch_size)
+        progress = _draw(ledger, out, task, task.of(source, smoothing), indices, work)
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
         _refuse_all(out, counts.skipped, new)
@@ -172,35 +172,35 @@ def sample(
 
 
 def _draw(
-    ledger: Ledger,
-    out: Path,
-    source: Source,
-    indices: range,
-    smoothing: HybridSmoothing,
-    groups: Sequence[StreamGroup],
-    work: WorkOptions,
+    ledger: Ledger, out: Path, opening: WorkOpening, task: Work, indices: range, options: WorkOptions
 ) -> Progress:
-    """Run the engine into the ledger, with progress; an interrupt says what is kept."""
-    from hybrid_rs_jax.classifiers.base import Abilities
+    """Run the engine into the ledger, here or on workers, with progress; an interrupt says what is kept."""
     from hybrid_rs_jax.kernels import run_key
     from hybrid_rs_jax.sampling.engine import data_mesh
     from hybrid_rs_jax.sampling.run import InterruptedRun, sample_run
+    from hybrid_rs_jax.sampling.workers import sample_with_ray
 
+    groups = task.groups
     total = len(indices) * sum(group.plan.max_samples * len(group.streams) for group in groups)
     unit = "input" if len(groups) == 1 and groups[0].sets is None else "sample"
     with reported(total, unit) as report:
         try:
+            if options.workers is not None:
+                address = options.workers.address
+                progress, shares = sample_with_ray(ledger, opening, task, indices, address=address, report=report)
+                say_shares(shares)
+                return progress
             return sample_run(
                 ledger,
-                source.classifier,
-                source.inputs,
+                task.classifier,
+                task.inputs,
                 indices,
-                smoothing,
+                task.smoothing,
                 groups,
-                run_key(work.seed),
-                classes=Abilities.of(source.classifier).classes,
-                batch_size=work.batch_size,
-                mesh=getattr(source.classifier, "mesh", None) or data_mesh(work.devices),
+                run_key(task.seed),
+                classes=task.classes,
+                batch_size=task.batch_size,
+                mesh=getattr(task.classifier, "mesh", None) or data_mesh(options.devices),
                 report=report,
             )
         except InterruptedRun as interrupt:

@@ -365,3 +365,11 @@ def test_the_file_holds_what_its_page_says(ledger, folder):
     assert rows[4][:-1] == (0, "shared", 0, 10, "[5]", 0)
     for *values, crc in rows:
         assert crc == zlib.crc32("\x1f".join(map(str, values)).encode())
+
+
+def test_a_ledger_that_was_made_and_not_written_is_one_plain_file_too(tmp_path):
+    with Ledger.create(tmp_path / "run", {}):
+        pass
+    with Ledger.open(tmp_path / "run") as ledger:
+        assert not ledger.rows()
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["ledger.lock", "ledger.sqlite"]

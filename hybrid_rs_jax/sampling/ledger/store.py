@@ -360,10 +360,9 @@ def _keep_log(connection: sqlite3.Connection) -> None:
 
 def _close_writer(connection: sqlite3.Connection) -> None:
     """Close; where nobody reads, the folder then holds one plain file that can be read from a read-only disk too."""
-    with contextlib.suppress(sqlite3.Error):  # what is committed is safe in the write-ahead log in any case
-        connection.execute("PRAGMA busy_timeout = 200")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.execute("PRAGMA journal_mode = DELETE")
+    for step in ("busy_timeout = 200", "wal_checkpoint(TRUNCATE)", "journal_mode = DELETE"):
+        with contextlib.suppress(sqlite3.Error):  # what is committed is safe in the write-ahead log in any case
+            connection.execute(f"PRAGMA {step}")
     connection.close()
 
 
