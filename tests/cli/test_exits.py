@@ -1,8 +1,10 @@
 """What leads out of a run: (d, eps) tables with labels, runs side by side, how far a run is, archives, heat maps."""
 
 import csv
+import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from hybrid_rs_jax.data import load_npz
 from hybrid_rs_jax.results.accuracy import accuracy_table
 from hybrid_rs_jax.results.columns import Column
 from hybrid_rs_jax.results.count_files import read_counts
+from hybrid_rs_jax.results.pace import RunPace
 from hybrid_rs_jax.results.reading import read_certificates
 
 COUNTS = "id,successes,n,label\na,10000,10000,unsafe\nb,9990,10000,Safe\nc,9000,10000,1\nd,0,10000,unsafe\n"
@@ -194,6 +197,11 @@ def test_status_counts_done_left_and_skipped_with_reasons(capsys):
         "draws": 100,
     }
     assert [skipped["id"] for skipped in record["skipped"]] == ["2.png"]
+    assert {name: record["pace"][name] for name in ("settled", "draws", "retries")} == {
+        "settled": 150,
+        "draws": 150,
+        "retries": None,
+    }
     assert "Skipped 2.png: The image pictures/2.png cannot be decoded" in done(capsys, "status", "run")
     assert "is not a run folder" in refused(capsys, "status", "pictures")
     assert "nowhere is not a run folder" in refused(capsys, "status", "nowhere")
@@ -211,7 +219,16 @@ def test_status_of_a_run_that_was_cut_short(capsys):
     Path("run/inputs.csv").write_text("id\n0.png\n1.png\n2.png\n")
     record = json.loads(done(capsys, "status", "run", "--json"))
     assert [record[name] for name in ("inputs", "done", "begun", "left", "draws")] == [3, 1, 1, 2, 57]
-    assert "--resume" in done(capsys, "status", "run")
+    pace = RunPace(57, 150, 57, 5.0, 120.0, 3, RunPace.now())
+    pace.write(Path("run"))
+    printed = done(capsys, "status", "run")
+    assert "--resume" in printed
+    assert re.search(r"pace +5 copies/s\n *retries +3\n", printed)
+    assert re.search(r"38 % of the draws are settled; about (2 min|1\d\d s) left", printed)
+    dataclasses.replace(pace, at="2026-01-01T00:00:00+00:00").write(Path("run"))
+    assert "as of 2026-01-01T00:00:00+00:00: no session has reported since" in done(capsys, "status", "run")
+    Path("run/progress.json").write_text("{")  # nothing rests on it
+    assert json.loads(done(capsys, "status", "run", "--json"))["pace"] is None
 
 
 def test_packed_data_draw_what_the_data_themselves_do(capsys):
