@@ -271,3 +271,39 @@ def test_heat_maps_promise_no_share_that_the_radii_do_not_have(capsys):
     with pytest.raises(ValueError, match="kind must be 'frontier' or 'heat', got 'pie'"):
         hrs.plot.__wrapped__(result, "pie")
     assert len(hrs.plot(result).axes) == 2
+
+
+FIELD = """idx\tlabel\tpredict\tradius\tcorrect\ttime
+0\t1\t1\t0.75\t1\t0
+1\t2\t2\t1.25\t1\t0
+2\t1\t0\t2.0\t0\t0
+3\t1\t-1\t0.0\t0\t0
+"""
+
+
+def test_tables_of_the_field_are_drawn_and_held_side_by_side(capsys):
+    Path("one.tsv").write_text(FIELD)
+    Path("two.tsv").write_text(FIELD.replace("0.75", "0.125"))
+    printed = done(capsys, "compare", "one.tsv", "two.tsv", "--out", "both.png")
+    assert re.search(r"one.tsv +4 +50.0 % +50.0 % +50.0 % +50.0 % +25.0 % +0.0 % +0.500", printed)
+    assert re.search(r"two.tsv +4 +50.0 % +25.0 % +25.0 % +25.0 % +25.0 % +0.0 % +0.343", printed)
+    first = json.loads(done(capsys, "compare", "one.tsv", "two.tsv", "--json"))[0]
+    assert (first["name"], first["eps = 0.5"]) == ("one.tsv", "50.0 %")
+    assert "1 table of radii" in done(capsys, "plot", "one.tsv")
+    assert {Image.open(name).format for name in ("both.png", "one.png")} == {"PNG"}
+    assert "no --by" in refused(capsys, "compare", "one.tsv", "two.tsv", "--by", "sigma")
+    assert "no run" in refused(capsys, "compare", "one.tsv", "counts.csv")
+
+
+def test_the_curve_of_a_field_table_is_its_certified_accuracy():
+    from hybrid_rs_jax.report.field_plots import plot_field
+    from hybrid_rs_jax.results.field_files import field_accuracy, read_field
+
+    Path("one.tsv").write_text(FIELD)
+    levels = np.array([0.0, 0.3, 0.75, 0.76, 1.25, 1.26, 2.0])
+    table = field_accuracy(Path("one.tsv"), levels)
+    lines = plot_field({"one": read_field(Path("one.tsv"))}).axes[0].lines
+    for line, counts in zip(lines, (table.right, table.certified), strict=True):
+        x, y = line.get_data()  # a step reaches back from each point to the one before
+        drawn = [y[np.searchsorted(x, level, side="left")] if level <= x[-1] else 0 for level in levels]
+        np.testing.assert_allclose(drawn, 100 * counts[0] / 4)
