@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 
 from hybrid_rs_jax._files import parse_json
+from hybrid_rs_jax._text import setting_text
 from hybrid_rs_jax.cli._waiting import Waiting
 from hybrid_rs_jax.data.pictures import decode_image
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
@@ -90,7 +91,9 @@ class FilterServer(ThreadingHTTPServer):
             return Answer(400, {"error": str(error)})
         except (TimeoutError, CancelledError):
             self._add("late")
-            return Answer(503, {"error": f"No decision within {self.time_limit:g} seconds; try again."}, retry=True)
+            return Answer(
+                503, {"error": f"No decision within {setting_text(self.time_limit)} seconds; try again."}, retry=True
+            )
         except Exception:  # a fault of the classifier is no decision
             _log.exception("There is no decision on a request.")
             self._add("failed")

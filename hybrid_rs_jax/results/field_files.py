@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hybrid_rs_jax._tables import Table, read_table
-from hybrid_rs_jax._text import floor_text, percent_text
+from hybrid_rs_jax._text import floor_text, percent_text, setting_text
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.results.accuracy import AccuracyTable
 
@@ -93,7 +93,7 @@ def compared_fields(tables: Mapping[str, FieldTable]) -> tuple[list[str], list[l
     >>> compared_fields({"a.tsv": table})[1]
     [['a.tsv', '3', '100.0 %', '66.6 %', '66.6 %', '33.3 %', '33.3 %', '33.3 %', '0.666']]
     """
-    header = ["", "inputs", *(f"eps = {level:g}" for level in _LEVELS), "mean radius"]
+    header = ["", "inputs", *(f"eps = {setting_text(level)}" for level in _LEVELS), "mean radius"]
     rows = []
     for name, table in tables.items():
         counts = [int((table.decided & table.right & (table.radius >= level)).sum()) for level in _LEVELS]

@@ -290,7 +290,9 @@ def test_tables_of_the_field_are_drawn_and_held_side_by_side(capsys):
     first = json.loads(done(capsys, "compare", "one.tsv", "two.tsv", "--json"))[0]
     assert (first["name"], first["eps = 0.5"]) == ("one.tsv", "50.0 %")
     assert "1 table of radii" in done(capsys, "plot", "one.tsv")
-    assert {Image.open(name).format for name in ("both.png", "one.png")} == {"PNG"}
+    for name in ("both.png", "one.png"):
+        with Image.open(name) as file:
+            assert file.format == "PNG"
     assert "no --by" in refused(capsys, "compare", "one.tsv", "two.tsv", "--by", "sigma")
     assert "no run" in refused(capsys, "compare", "one.tsv", "counts.csv")
 
