@@ -22,8 +22,13 @@ DEMO_DENOISER = "demo-fashion"
 DenoiserName = Annotated[str, Parameter(metavar=f"PATH|{DEMO_DENOISER}")]
 
 
-def open_denoiser(name: str | None, sigma: float | None) -> Denoiser | None:
+def open_denoiser(name: str | None, sigma: float | None, dtype: str | None = None) -> Denoiser | None:
     """The denoiser of the flag; None where it was not given.
+
+    Args:
+      name: what the flag says.
+      sigma: of the pixel noise.
+      dtype: in which the classifier behind it computes, and so it does; None for float32, as always for the demo's.
 
     Raises:
       BadInputError: if it cannot be opened, or there is no pixel noise or one that it does not know.
@@ -35,7 +40,7 @@ def open_denoiser(name: str | None, sigma: float | None) -> Denoiser | None:
     from hybrid_rs_jax.models.denoiser import fashion_denoiser, load_denoiser
 
     with library_sentences():
-        denoiser = fashion_denoiser() if name == DEMO_DENOISER else load_denoiser(name)
+        denoiser = fashion_denoiser() if name == DEMO_DENOISER else load_denoiser(name, dtype=dtype or "float32")
         denoiser.check_sigma(sigma)
     return denoiser
 

@@ -44,7 +44,8 @@ class Opening:
         from hybrid_rs_jax.cli._sources import DEMO_DATA, open_source
 
         demo, silent = self.data in DEMO_DATA, self.noise.no_pixel_noise
-        clean = open_denoiser(self.denoiser, self.noise.sigma or (DEMO_SIGMA if demo and not silent else None))
+        sigma = self.noise.sigma or (DEMO_SIGMA if demo and not silent else None)
+        clean = open_denoiser(self.denoiser, sigma, self.guard.dtype)
         source = open_source(
             self.model,
             self.data,

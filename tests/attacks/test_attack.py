@@ -174,6 +174,7 @@ def test_a_start_is_used_and_must_lie_within_the_budgets():
         attacks.attack(guard, tokens, images, SMOOTHING, 2, 0.5, KEY, start=(other, images), settings=settings)
 
 
+@pytest.mark.slow
 def test_adaptive_attack_beats_random_tries_on_the_demo_guard():
     inputs, mask = demo.held_out_unsafe(6), demo.suffix_mask()
     smoothing = hrs.HybridSmoothing(hrs.UniformKernel(0.25, demo.VOCAB_SIZE), 0.25)

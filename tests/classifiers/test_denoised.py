@@ -188,6 +188,7 @@ def test_conditional_draws_go_through_the_denoiser_too(denoiser):
     np.testing.assert_array_equal(forced, sample_counts(Denoised(bright, denoiser), *settings))
 
 
+@pytest.mark.slow
 def test_attacks_see_through_the_denoiser(denoiser):
     inputs = demo.load_demo()
     guard = Denoised(TableGuard(DemoGuard.load()), denoiser)

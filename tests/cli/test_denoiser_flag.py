@@ -6,12 +6,21 @@ import re
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from vlm_checkpoint import POLICY, make_checkpoint, write_data
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.classifiers import Denoised, VlmGuard
 from hybrid_rs_jax.cli import main
-from hybrid_rs_jax.models.denoiser import fashion_denoiser
+from hybrid_rs_jax.models.denoiser import (
+    Denoiser,
+    Diffusion,
+    UNet,
+    UNetConfig,
+    fashion_denoiser,
+    load_denoiser,
+    save_denoiser,
+)
 from hybrid_rs_jax.sampling.ledger import Ledger
 
 OWN = """
@@ -132,6 +141,31 @@ def test_a_checkpoint_is_one_compiled_step_with_its_denoiser(checkpoint, tmp_pat
     tokens = np.stack([guard.symbols("the key"), guard.symbols("")])
     np.testing.assert_array_equal(decided[[0, 2]], np.asarray(denoised(tokens, pair[1][:2])))
     np.testing.assert_array_equal(decided[1:2], guard.decide([shown[1]]))
+
+
+def test_a_denoiser_computes_in_the_dtype_of_the_checkpoint_behind_it(checkpoint, tmp_path):
+    config = UNetConfig(
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(4, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=2,
+    )
+    save_denoiser(Denoiser(UNet(config, rngs=nnx.Rngs(0)), Diffusion()), tmp_path / "denoiser")
+    flags = ["--image-size", "56x56", "--sigma", "0.5", "--samples", "8", "--dtype", "bfloat16"]
+    arguments = [*checkpoint[:-1], str(tmp_path / "denoiser"), *flags]
+    with jax.numpy_dtype_promotion("standard"):  # the layer norm of flax mixes dtypes
+        assert main(["sample", *arguments, "--out", str(tmp_path / "run")]) == 0
+    assert header(tmp_path / "run")["classifier"]["denoiser"]["dtype"] == "bfloat16"
+    exact, half = (load_denoiser(tmp_path / "denoiser", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    guard = VlmGuard.from_pretrained(
+        checkpoint[1], policy=checkpoint[5], text_length=20, image_size=(56, 56), dtype="float32"
+    )
+    pair = np.ones((4, 20), np.int32), np.random.default_rng(0).normal(0.5, 0.5, (4, 56, 56, 3)).astype(np.float32)
+    margins = [np.asarray(Denoised(guard, each, 0.5).margin(*pair)) for each in (exact, half)]
+    assert 0 < np.abs(margins[1] - margins[0]).max() < 0.05 * np.ptp(margins[0])
 
 
 def test_doctor_counts_the_arithmetic_of_denoiser_and_network(checkpoint, capsys):

@@ -9,6 +9,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 import conditional
 
+pytestmark = pytest.mark.slow  # compiles a program for each kind of draws and budget
+
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):

@@ -19,6 +19,8 @@ import train_denoiser
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.models.denoiser import load_denoiser
 
+pytestmark = pytest.mark.slow  # trains and compares
+
 
 def write_part(folder, part, count, seed):
     """Pictures whose class is the place of a bright bar, in the format of the data set."""
