@@ -35,13 +35,16 @@ WITHOUT_EXAMPLE = {
         "OperatingPoint Curation Outcome Progress ChatStatistics Reply ImagePlan PrefixCache Dataset DemoInputs Input "
         "RawInput ArrayInputs TextInputs Bytes"
     ),
-    "settings: every field has a default": "AttackSettings FeatureAttackSettings",
+    "settings: every field has a default": "AttackSettings FeatureAttackSettings TargetedSettings",
+    "needs an encoder with gradients, or what one was trained for": (
+        "attack_towards TargetedResult GuardEncoder MapperConfig MapperNetwork load_mapper save_mapper"
+    ),
     "wraps a network; the example of `attack` uses it": "TableGuard",
     "needs a file that the test builds": "OnnxClassifier",
     "see the README and the notebooks": "DemoGuard DemoEncoder",
     _NETWORK: (
-        "DecoderConfig DemoGuardConfig DemoGuardNetwork Denoiser Llava LlavaOnevision LlavaOnevisionConfig Projector "
-        "VisionConfig VisionLanguageConfig VisionLanguageModel Diffusion Preconditioned UNet UNetConfig"
+        "DecoderConfig DemoGuardConfig DemoGuardNetwork Denoiser Gemma3 Llava LlavaNext LlavaOnevision LlavaOnevisionConfig "
+        "Projector Qwen25VL VisionConfig VisionLanguageConfig VisionLanguageModel Diffusion Preconditioned UNet UNetConfig"
     ),
 }
 EXEMPT = {name for names in WITHOUT_EXAMPLE.values() for name in names.split()}

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import _onevision
 
+from hybrid_rs_jax.classifiers.vlm.checkpoint import Checkpoint
 from hybrid_rs_jax.classifiers.vlm.forward import Forward
-from hybrid_rs_jax.classifiers.vlm.guard import Checkpoint
 from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings
 from hybrid_rs_jax.models import LlavaOnevision
 

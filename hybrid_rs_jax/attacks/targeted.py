@@ -116,6 +116,9 @@ def attack_towards(
       smoothing: the pixel noise that gradients go through; None: none is added.
       settings: objective, norm, effort.
 
+    Returns:
+      The pictures, and the cosines that they reach with their targets.
+
     Raises:
       ValueError: if an encoder has no `functional`, shapes differ, or a number is out of range.
     """
@@ -190,17 +193,11 @@ def _search(
     elif restart:
         start = jax.random.uniform(jax.random.fold_in(key, 2), centre.shape, jnp.float32, -1, 1)
         pixels = centre + start * bound.reshape(-1, 1, 1, 1)
-    slope_of = _slope(applies, effort, sigma)
+    step = _step(applies, effort, sigma)
     weights, before = jnp.ones(len(applies), jnp.float32), None
     for number in range(effort.steps):
-        slope, losses = slope_of(given, pixels, weights, jax.random.fold_in(key, 3 + number))
-        length = bound * jnp.float32(0.25 * (1 - number / effort.steps) + 0.02)
-        if effort.norm == "l2":
-            pixels = descend(pixels, centre, slope, bound, length)
-        else:
-            wide = bound.reshape(-1, 1, 1, 1)
-            pixels = centre + jnp.clip(pixels - jnp.sign(slope) * length.reshape(-1, 1, 1, 1) - centre, -wide, wide)
-        pixels = jnp.clip(pixels, 0, 1)  # towards the centre in every pixel, so it stays within the budget
+        share = jnp.float32(0.25 * (1 - number / effort.steps) + 0.02)
+        pixels, losses = step(given, pixels, centre, bound, share, weights, jax.random.fold_in(key, 3 + number))
         if effort.objective == "transport" and before is not None:
             # the dynamic weights of FOA: who comes near slowly counts more
             weights = len(applies) * jax.nn.softmax(losses / jnp.maximum(before, 1e-6))
@@ -209,18 +206,28 @@ def _search(
 
 
 @functools.cache
-def _slope(applies: Any, effort: TargetedSettings, sigma: float) -> Callable[..., Any]:
+def _step(applies: Any, effort: TargetedSettings, sigma: float) -> Callable[..., Any]:
+    """One gradient step: the pixels after it, and the loss of each encoder before it."""
     loss = _loss(applies, effort, sigma)
 
     @jax.jit
-    def slope(given: Any, pixels: Array, weights: Array, key: Any) -> tuple[Array, Array]:
+    def step(
+        given: Any, pixels: Array, centre: Array, bound: Array, share: Array, weights: Array, key: Any
+    ) -> tuple[Array, Array]:
         def total(pixels: Array) -> tuple[Array, Array]:
             losses, _ = loss(given, pixels, weights, key)
             return (weights[:, None] * losses).sum(), losses.mean(axis=1)
 
-        return jax.grad(total, has_aux=True)(pixels)
+        slope, losses = jax.grad(total, has_aux=True)(pixels)
+        if effort.norm == "l2":
+            pixels = descend(pixels, centre, slope, bound, bound * share)
+        else:
+            wide = bound.reshape(-1, 1, 1, 1)
+            pixels = centre + jnp.clip(pixels - jnp.sign(slope) * wide * share - centre, -wide, wide)
+        # towards the centre in every pixel, so it stays within the budget
+        return jnp.clip(pixels, 0, 1), losses
 
-    return slope
+    return step
 
 
 @functools.cache

@@ -14,7 +14,7 @@ has reached it: weight 1/2 on `u = 1`, which is the best where draws are close t
 from __future__ import annotations
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from hybrid_rs_jax._checks import check_draws, check_probability, check_risk
 
@@ -25,6 +25,7 @@ _STAKES = np.append(np.sin(np.pi * (np.arange(_NODES) + 0.5) / (2 * _NODES)) ** 
 _LOG_WEIGHTS = np.log(np.append(np.full(_NODES, 0.5 / _NODES), 0.5))
 _UNIT = 2.0**-53
 _SMALLEST = 1e-300
+_STEPS = 100
 
 
 def mean_lower_bound(values: object, alpha: float) -> np.ndarray | float:
@@ -89,26 +90,45 @@ def mean_lower_bound_from_histogram(counts: object, values: object, alpha: float
 
 
 def _bound(values: np.ndarray, counts: np.ndarray, alpha: float) -> float:
-    """The bound of one input from its distinct values; the capital at it, rounded down, has reached `1/alpha`."""
+    """The bound of one input from its distinct values; the capital at it, rounded down, has reached `1/alpha`.
+
+    In `s = log m` each `log(1 - u + u x e^-s)` is convex and falls, and so is `log K`: a Newton step lands on the side
+    where the capital has reached its goal, and those that follow stay there.
+    """
     if not values.max() > 0:
         return 0.0
     target = -np.log(alpha) * (1 + 4 * _UNIT)
-
-    def excess(mean: float) -> float:
-        return _log_capital(values, counts, mean) - target
-
-    # log(1 + u (x/m - 1)) is concave: at the draws' own mean no stake has won anything
-    high = float(values @ counts / counts.sum())
-    low, share = high, 2.0**-10
-    while excess(low) < 0:
-        high, low, share = low, low * (1 - share), min(4 * share, 0.9)
-        if low < _SMALLEST:
+    weights, least = counts.astype(np.float64), np.log(_SMALLEST)
+    share = weights / weights.sum()
+    mean = share @ values
+    short = np.sqrt(2 * (share @ (values - mean) ** 2) * (target + 1) / weights.sum())
+    s = float(np.log(max(mean - short, mean / 2)))  # a guess: any start will do
+    for _ in range(_STEPS):
+        capital, slope = _log_capital_and_slope(values, weights, s)
+        if s <= least and capital < target:
             return 0.0
-    root = float(optimize.brentq(excess, low, high, xtol=1e-300, rtol=1e-14)) if low < high else low
-    step = 2.0**-52
-    while excess(root) < 0:
-        root, step = root * (1 - step), 2 * step
-    return root
+        before, s = s, max(s - (capital - target) / slope, least) if slope < 0 else least
+        if abs(s - before) < 1e-13:
+            break
+    root = float(np.exp(s)) * (1 - 2.0**-46)
+    step = 2.0**-43
+    while root >= _SMALLEST and _log_capital(values, counts, root) < target:
+        root, step = root * (1 - step), min(2 * step, 0.5)
+    return root if root >= _SMALLEST else 0.0
+
+
+def _log_capital_and_slope(values: np.ndarray, weights: np.ndarray, s: float) -> tuple[float, float]:
+    """`log K(e^s)` as it comes, and its derivative: for the search, `_log_capital` decides."""
+    won = _STAKES[:, None] * (values / np.exp(s))
+    factors = won + (1 - _STAKES)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(factors)
+        won /= factors
+    if not np.isfinite(logs[-1]).all():  # the gambler who stakes all has met a zero
+        logs, won = logs[:-1], won[:-1]
+    gains = logs @ weights + _LOG_WEIGHTS[: len(logs)]
+    capital = float(special.logsumexp(gains))
+    return capital, -float(np.exp(gains - capital) @ (won @ weights))
 
 
 def _log_capital(values: np.ndarray, counts: np.ndarray, mean: float) -> float:

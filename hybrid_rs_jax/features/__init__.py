@@ -11,17 +11,28 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.features.base import Encoder
     from hybrid_rs_jax.features.boosted import Boosted
     from hybrid_rs_jax.features.demo import DemoEncoder
+    from hybrid_rs_jax.features.guard import GuardEncoder
     from hybrid_rs_jax.features.host import HostEncoder
     from hybrid_rs_jax.features.prototypes import PrototypeHead
     from hybrid_rs_jax.features.tower import TowerEncoder
     from hybrid_rs_jax.features.units import unit_features
 
-__all__ = ["Boosted", "DemoEncoder", "Encoder", "HostEncoder", "PrototypeHead", "TowerEncoder", "unit_features"]
+__all__ = [
+    "Boosted",
+    "DemoEncoder",
+    "Encoder",
+    "GuardEncoder",
+    "HostEncoder",
+    "PrototypeHead",
+    "TowerEncoder",
+    "unit_features",
+]
 
 _HOMES = {
     "base": "Encoder",
     "boosted": "Boosted",
     "demo": "DemoEncoder",
+    "guard": "GuardEncoder",
     "host": "HostEncoder",
     "prototypes": "PrototypeHead",
     "tower": "TowerEncoder",

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from guard_families import GEMMA_SIDE, QWEN_PATCH, make_gemma, make_qwen
@@ -10,6 +11,7 @@ from vlm_checkpoint import IMAGE, make_checkpoint, picture, torch, transformers
 
 from hybrid_rs_jax.classifiers import VlmGuard
 from hybrid_rs_jax.classifiers.vlm.profiles import PROFILES, find_profile
+from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings
 from hybrid_rs_jax.models import load_preprocessor
 
 TEXTS = ["open the door", "what is on the other side, user?", 'say "Safe" twice']
@@ -151,6 +153,32 @@ def test_a_picture_that_many_texts_share_is_computed_once_with_the_same_margins(
         tokens, images = stacked(alone, TEXTS, alone.image_size)
         images = np.repeat(images[:1], len(images), axis=0)
         np.testing.assert_allclose(shared.margin(tokens, images), alone.margin(tokens, images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("template", ["checkpoint", pytest.param("policy_first", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["qwen", "gemma", "next"])
+def test_texts_behind_one_picture_have_the_margins_of_separate_passes(family, template, request, tmp_path):
+    if family == "next":
+        make_checkpoint(tmp_path, "next")
+        folder = tmp_path
+        (folder / "policy.txt").write_text(POLICY)
+        settings = GuardSettings(policy=folder / "policy.txt", text_length=24)
+    else:
+        folder = request.getfixturevalue(family)[1]
+        profile = PROFILES[{"qwen": "qwenguard", "gemma": "nemotron"}[family]]
+        chosen = {"image_size": (40, 24)} if family == "qwen" else {}
+        policy = tmp_path / "policy.txt"
+        policy.write_text(POLICY)
+        settings = profile.settings(policy=policy, text_length=24, **chosen)
+    guard = VlmGuard.from_pretrained(folder, settings, template=template)
+    random = np.random.default_rng(0)
+    tokens = random.integers(1, guard.vocab_size, (3, 4, 24)).astype(np.int32)
+    tokens[:, ::2, 15:] = 0  # shorter texts among longer ones
+    images = random.normal(0.5, 0.5, (3, *guard.image_size, 3)).astype(np.float32)
+    together = jax.jit(guard.shared_picture())(guard.functional()[1], tokens, images)
+    apart = guard.margin(tokens.reshape(-1, 24), np.repeat(images, 4, axis=0))
+    np.testing.assert_allclose(np.asarray(together).reshape(-1), apart, rtol=0, atol=1e-5)
+    assert np.ptp(np.asarray(apart)) > 0.01
 
 
 def test_a_guard_of_pictures_alone_is_shown_no_text(gemma):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from scipy import stats
 from vlm_checkpoint import POLICY, SIDE, make_checkpoint, picture
 
 from hybrid_rs_jax.classifiers import VlmGuard
@@ -107,37 +108,57 @@ def test_texts_that_share_a_picture_have_the_margins_of_separate_passes(chosen, 
     np.testing.assert_allclose(of_pictures(guard, tokens, same).reshape(-1), apart, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "offset", [0, pytest.param(32, marks=pytest.mark.slow), pytest.param(512, marks=pytest.mark.slow), 2048]
-)
-def test_in_bfloat16_they_are_at_most_twice_as_far_from_the_truth_as_pytorch(offset, checkpoint):
+def margins_of_torch(folder, guard, tokens, images, dtype):
+    """Each text with its picture in a pass of its own."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    folder, weights = checkpoint
-    save_file(with_offset(weights, offset), folder / "model.safetensors", {"format": "pt"})
-    guard = VlmGuard.from_pretrained(folder, policy=folder / "policy.txt", text_length=24, dtype="bfloat16")
-    tokens, images = several_texts(guard, 36, 2, offset)
-    layout = guard.prompt.layout
+    layout, (pictures, texts, length) = guard.prompt.layout, tokens.shape
     front = [*layout.before, *[layout.tokens.image_token] * guard.prompt.image_tokens, *layout.between]
-    shown = np.asarray(guard.alphabet.table)[np.asarray(tokens).reshape(-1, 24)].tolist()
-    inputs = {
-        "input_ids": torch.tensor([[*front, *row, *layout.after, *layout.beginning] for row in shown]),
-        "image_sizes": torch.tensor([guard.image_size] * 72),
-    }
-    pixels = np.moveaxis(np.asarray(layout.pixels(jnp.repeat(images, 2, axis=0))), -1, -3)
+    shown = np.asarray(guard.alphabet.table)[np.asarray(tokens).reshape(-1, length)].tolist()
+    dtype = getattr(torch, dtype)
+    network = transformers.LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
+    pixels = np.moveaxis(np.asarray(layout.pixels(jnp.repeat(images, texts, axis=0))), -1, -3)
+    with torch.inference_mode():
+        logits = network(
+            input_ids=torch.tensor([[*front, *row, *layout.after, *layout.beginning] for row in shown]),
+            image_sizes=torch.tensor([guard.image_size] * pictures * texts),
+            pixel_values=torch.tensor(pixels).to(dtype),
+            logits_to_keep=1,
+        ).logits[:, -1]
+    logits = logits.float()
+    unsafe, safe = (logits[:, list(ids)].logsumexp(dim=1) for ids in (layout.unsafe, layout.safe))
+    return (unsafe - safe).numpy()
 
-    def margin(dtype):
-        network = transformers.LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
-        with torch.inference_mode():
-            logits = network(**inputs, pixel_values=torch.tensor(pixels).to(dtype), logits_to_keep=1).logits[:, -1]
-        logits = logits.float()
-        unsafe, safe = (logits[:, list(ids)].logsumexp(dim=1) for ids in (layout.unsafe, layout.safe))
-        return (unsafe - safe).numpy()
 
-    exact, theirs = margin(torch.float32), margin(torch.bfloat16)
-    rms = lambda found: float(np.sqrt(np.mean((found.reshape(-1) - exact) ** 2)))
-    # 1.2 and 1.7 times its error were seen at offsets 0 and 2,048; log-sum-exps in half precision made it 40 times
-    assert rms(of_pictures(guard, tokens, images)) <= 2 * rms(theirs)
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", [0, 32, 512, 2048])
+def test_in_bfloat16_they_are_no_farther_from_the_truth_than_pytorch(offset, tmp_path):
+    """Over networks, by a t-test: if both round alike, the log ratio of their errors has the mean 0.
+
+    One network does not tell: the rms over its texts is that of a few texts at which an attention is about to switch,
+    where the rounding of the weights alone, the same for both, is magnified as well. There either may be the one that
+    is luckier, by factors of 2.
+    """
+    margin = None
+    ratios = []
+    for seed in range(8):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        rotary = {"rope_type": "default", "rope_theta": 1e12}
+        make_checkpoint(folder, seed=seed, num_hidden_layers=3, rope_parameters=rotary)
+        save_file(
+            with_offset(load_file(folder / "model.safetensors"), offset), folder / "model.safetensors", {"format": "pt"}
+        )
+        (folder / "policy.txt").write_text(POLICY)
+        guard = VlmGuard.from_pretrained(folder, policy=folder / "policy.txt", text_length=24, dtype="bfloat16")
+        margin = jax.jit(guard.shared_picture()) if margin is None else margin  # one program for all weights
+        tokens, images = several_texts(guard, 36, 2, seed)
+        exact, theirs = (margins_of_torch(folder, guard, tokens, images, name) for name in ("float32", "bfloat16"))
+        ours = np.asarray(margin(guard.functional()[1], tokens, images)).reshape(-1)
+        ratios.append(np.log(np.mean((ours - exact) ** 2) / np.mean((theirs - exact) ** 2)) / 2)
+    error = np.std(ratios, ddof=1) / np.sqrt(len(ratios))
+    assert np.mean(ratios) <= stats.t.ppf(0.999, len(ratios) - 1) * error
+    assert np.mean(ratios) < np.log(1.5)  # whatever the spread: log-sum-exps in half precision made it 40
 
 
 @pytest.mark.slow

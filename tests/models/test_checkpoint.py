@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from torch_models import clip_config, llama_config, llava_config, onevision_config, pixels, qwen2_config, save, tokens
 
-from hybrid_rs_jax.models import from_config, from_pretrained, load_config
+from hybrid_rs_jax.models import checkpoint, from_config, from_pretrained, load_config
+from hybrid_rs_jax.models._safetensors import StoredTensor
 from hybrid_rs_jax.models.sharding import named_parameters
 
 SUBSTITUTIONS = {  # from what transformers 5 writes to what others wrote
@@ -166,6 +167,16 @@ def test_all_faults_come_in_one_error(onevision, tmp_path):
     ):
         assert fault in sentence
     assert sentence.count(";") == 6
+
+
+def test_sizes_are_compared_before_memory_is_taken(onevision, monkeypatch):
+    """A config.json that asks for more than the files hold costs a sentence: no weight is read, no array made."""
+    text = json.loads((onevision / "config.json").read_text())["text_config"]
+    edit_config(onevision, text_config=text | {"vocab_size": 2**24})
+    monkeypatch.setattr(StoredTensor, "read", lambda *_: pytest.fail("a weight was read"))
+    monkeypatch.setattr(checkpoint, "_load", lambda *_: pytest.fail("memory was taken"))
+    with pytest.raises(ValueError, match=r"^[^\n]* does not fit llava_onevision: [^\n]*\[16777216, [^\n]*\.$"):
+        from_pretrained(onevision)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 0.5, -1])

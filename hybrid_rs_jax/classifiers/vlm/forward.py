@@ -53,15 +53,24 @@ class Forward:
         images: Float32[Array, "pictures height width 3"],
     ) -> Float32[Array, "pictures texts"]:
         """Margins of several texts with each picture; keys and values of what stands before them are computed once."""
-        layout, (pictures, texts, length) = self.layout, tokens.shape
-        tail = jnp.asarray([[*layout.after, *layout.beginning]], jnp.int32)
-        words, lengths = shown_words(parameters["alphabet"], tokens.reshape(-1, length), tail)
-        hidden = self._last_hidden(parameters, words, lengths, images)
+        pictures, texts, length = tokens.shape
+        words, lengths = shown_words(parameters["alphabet"], tokens.reshape(pictures * texts, length), self._tail())
         decoder = nnx.merge(self.graph, parameters["network"]).language_model
-        logits = _label_logits(decoder, hidden, (*layout.unsafe, *layout.safe))
-        unsafe, safe = logits[:, : len(layout.unsafe)], logits[:, len(layout.unsafe) :]
-        margins = jax.nn.logsumexp(unsafe, axis=1) - jax.nn.logsumexp(safe, axis=1)
-        return margins.reshape(pictures, texts)
+        return self._margins(parameters, decoder.embed(words), lengths, images).reshape(pictures, texts)
+
+    def of_embeddings(
+        self,
+        parameters: Any,
+        symbols: Float[Array, "batch length wide"],
+        images: Float32[Array, "batch height width 3"],
+    ) -> Float32[Array, " batch"]:
+        """Margins of a batch as a smooth function of rows of `CompiledPrompt.table`: `forward` at `table[tokens]`."""
+        decoder = nnx.merge(self.graph, parameters["network"]).language_model
+        tail = self._tail()
+        order, lengths = shown_places(symbols[..., -1] > 0, tail.shape[1])
+        behind = jnp.broadcast_to(decoder.embed(tail), (len(symbols), tail.shape[1], symbols.shape[2] - 1))
+        whole = jnp.concatenate([symbols[..., :-1].astype(behind.dtype), behind], axis=1)
+        return self._margins(parameters, jnp.take_along_axis(whole, order[..., None], axis=1), lengths, images)
 
     def next_token(
         self,
@@ -78,29 +87,44 @@ class Forward:
         after = jnp.asarray(self.layout.after, jnp.int32)
         tail = jnp.concatenate([jnp.broadcast_to(after, (len(tokens), after.size)), generated], axis=1)
         words, lengths = shown_words(parameters["alphabet"], tokens, tail)
-        hidden = self._last_hidden(parameters, words, lengths - generated.shape[1] + step, images)
-        logits = nnx.merge(self.graph, parameters["network"]).language_model.logits(hidden)
+        decoder = nnx.merge(self.graph, parameters["network"]).language_model
+        spoken = decoder.embed(words)
+        logits = decoder.logits(self._last_hidden(parameters, spoken, lengths - generated.shape[1] + step, images))
         return jnp.argmax(logits, axis=1).astype(jnp.int32), jnp.isfinite(logits).all(axis=1)
+
+    def _tail(self) -> Int32[Array, "1 tail"]:
+        """Tokens behind the user's text, up to where the answers part."""
+        return jnp.asarray([[*self.layout.after, *self.layout.beginning]], jnp.int32)
+
+    def _margins(
+        self, parameters: Any, spoken: Float[Array, "rows total hidden"], lengths: Array, images: Array
+    ) -> Float32[Array, " rows"]:
+        """Margins of embedded texts with their tails."""
+        layout, decoder = self.layout, nnx.merge(self.graph, parameters["network"]).language_model
+        hidden = self._last_hidden(parameters, spoken, lengths, images)
+        logits = _label_logits(decoder, hidden, (*layout.unsafe, *layout.safe))
+        unsafe, safe = logits[:, : len(layout.unsafe)], logits[:, len(layout.unsafe) :]
+        return jax.nn.logsumexp(unsafe, axis=1) - jax.nn.logsumexp(safe, axis=1)
 
     def _last_hidden(
         self,
         parameters: Any,
-        words: Int32[Array, "rows total"],
+        spoken: Float[Array, "rows total hidden"],
         lengths: Int32[Array, " rows"],
         images: Float32[Array, "pictures height width 3"],
     ) -> Float[Array, "rows hidden"]:
         """Hidden state of each copy's last token; rows that share a picture follow each other."""
         network = nnx.merge(self.graph, parameters["network"])
-        decoder, rows = network.language_model, len(words)
+        decoder, rows = network.language_model, len(spoken)
 
         def in_one_text(images: Array) -> Array:
             front = self._front(network, images, rows)
-            embeddings = jnp.concatenate([front, decoder.embed(words)], axis=1)
+            embeddings = jnp.concatenate([front, spoken], axis=1)
             return decoder.last_hidden(embeddings, lengths + front.shape[1], parameters["prefix"])
 
         def behind_pictures(images: Array) -> Array:
             cache = decoder.extend(self._front(network, images, len(images)), parameters["prefix"])
-            return decoder.last_hidden(decoder.embed(words), lengths, cache)
+            return decoder.last_hidden(spoken, lengths, cache)
 
         each = in_one_text if len(images) == rows else behind_pictures
         if self.layout.pixels is None or not self.share_image:
@@ -120,6 +144,18 @@ class Forward:
             features = network.image_features(layout.pixels.distinct(images), layout.pixels.image_size)
             parts.append(features.astype(decoder.dtype))
         return jnp.concatenate([*parts, constant(layout.between)], axis=1)
+
+    def hidden(
+        self, parameters: Any, tokens: Int32[Array, "batch length"], images: Float32[Array, "batch height width 3"]
+    ) -> Float32[Array, "batch hidden"]:
+        """The state that margins are read from, for each pair of a batch."""
+        network = nnx.merge(self.graph, parameters["network"])
+        tail = jnp.asarray([[*self.layout.after, *self.layout.beginning]], jnp.int32)
+        words, lengths = shown_words(parameters["alphabet"], tokens, tail)
+        front = self._front(network, images, len(tokens))
+        whole = jnp.concatenate([front, network.language_model.embed(words)], axis=1)
+        states = network.language_model.last_hidden(whole, lengths + front.shape[1], parameters["prefix"])
+        return states.astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,6 +181,13 @@ class CompiledPrompt:
     def margin(self, tokens: Int32[Array, "b l"], images: Float32[Array, "b height width 3"]) -> Float32[Array, " b"]:
         """Margins of a batch."""
         return self._margin(self.parameters, tokens, images)
+
+    def table(self) -> Float[Array, "symbols wide"]:
+        """Embeddings of the symbols, and behind each 1 for PAD and 0 for all others; PAD's embedding is 0."""
+        decoder = nnx.merge(self.forward.graph, self.parameters["network"]).language_model
+        rows = decoder.embed(self.parameters["alphabet"][None])[0]
+        pad = (jnp.arange(len(rows)) == PAD)[:, None]
+        return jnp.concatenate([jnp.where(pad, jnp.zeros_like(rows), rows), pad.astype(rows.dtype)], axis=1)
 
     def generate(
         self, tokens: Int32[Array, "b l"], images: Float32[Array, "b height width 3"], steps: int
@@ -202,15 +245,23 @@ def shown_words(
     table: Int32[Array, " symbols"], tokens: Int32[Array, "batch length"], tail: Int32[Array, "rows tail"]
 ) -> tuple[Int32[Array, "batch total"], Int32[Array, " batch"]]:
     """Token ids that the network is shown: the text without PADs, then the tail; and the number of them per row."""
-    pad = tokens == PAD
-    order = jnp.argsort(pad, axis=1, stable=True)
-    text = jnp.take_along_axis(table[tokens], order, axis=1)
-    count = tokens.shape[1] - jnp.sum(pad, axis=1, dtype=jnp.int32)
-    behind = jnp.arange(tokens.shape[1] + tail.shape[1], dtype=jnp.int32) - count[:, None]
+    places, lengths = shown_places(tokens == PAD, tail.shape[1])
     tail = jnp.broadcast_to(tail, (len(tokens), tail.shape[1]))
-    moved = jnp.take_along_axis(tail, jnp.clip(behind, 0, tail.shape[1] - 1), axis=1)
-    words = jnp.where(behind < 0, jnp.pad(text, ((0, 0), (0, tail.shape[1]))), moved)
-    return words, count + tail.shape[1]
+    return jnp.take_along_axis(jnp.concatenate([table[tokens], tail], axis=1), places, axis=1), lengths
+
+
+def shown_places(
+    pad: Bool[Array, "batch length"], tail: int
+) -> tuple[Int32[Array, "batch total"], Int32[Array, " batch"]]:
+    """Where in the text with its tail behind it each position that the network is shown comes from, and their number.
+
+    What is no pad moves up, the tail follows it; behind that stands the tail's last position again and again.
+    """
+    order = jnp.pad(jnp.argsort(pad, axis=1, stable=True).astype(jnp.int32), ((0, 0), (0, tail)))
+    length = pad.shape[1]
+    count = length - jnp.sum(pad, axis=1, dtype=jnp.int32)
+    behind = jnp.arange(length + tail, dtype=jnp.int32) - count[:, None]
+    return jnp.where(behind < 0, order, length + jnp.clip(behind, 0, tail - 1)), count + tail
 
 
 def _label_logits(

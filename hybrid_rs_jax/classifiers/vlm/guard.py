@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,94 +14,22 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax._text import as_text
 from hybrid_rs_jax.classifiers._votes import votes_from_margins
 from hybrid_rs_jax.classifiers.vlm._ties import tie_tolerance
+from hybrid_rs_jax.classifiers.vlm.checkpoint import Checkpoint
 from hybrid_rs_jax.classifiers.vlm.forward import CompiledPrompt, compile_prompt
-from hybrid_rs_jax.classifiers.vlm.prompt import (
-    PAD,
-    Alphabet,
-    PromptLayout,
-    Tokens,
-    lay_out,
-    ordinary_tokens,
-    text_digest,
-)
-from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings, Policy, first_label
-from hybrid_rs_jax.classifiers.vlm.tokenizer import chat_template, load_tokenizer
+from hybrid_rs_jax.classifiers.vlm.prompt import PAD, PromptLayout, text_digest
+from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings, first_label
 from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.data.pictures import fit
 from hybrid_rs_jax.kernels.grid import check_pictures
-from hybrid_rs_jax.models import ImagePreprocessor, from_pretrained, load_config, load_preprocessor
-from hybrid_rs_jax.models._hub import checkpoint_folder
-from hybrid_rs_jax.models._settings import Fields
-from hybrid_rs_jax.models.checkpoint import ARCHITECTURES
+from hybrid_rs_jax.models import from_pretrained
 
-__all__ = ["Checkpoint", "VlmGuard"]
+__all__ = ["VlmGuard"]
 
 #: A text (or its symbols) or None for no text, and an image or None for no image; never both None.
 Pair = tuple[str | np.ndarray | None, np.ndarray | None]
-_FAMILIES = ("llava_onevision", "llava_next", "llava", "qwen2_5_vl", "gemma3", "shieldgemma2")
-# Files whose bytes decide what the network computes; tokenizer and template enter through their effects.
-_DIGESTED = ("config.json", "*.safetensors", "*preprocessor_config.json", "processor_config.json", "tokenizer*")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Checkpoint:
-    """All of a checkpoint but its weights."""
-
-    folder: Path
-    sizes: Any
-    tokens: Tokens
-    template: str
-    preprocessor: ImagePreprocessor
-    policy: Policy
-    alphabet: Alphabet
-
-    @classmethod
-    def open(cls, source: str | os.PathLike[str], settings: GuardSettings) -> Checkpoint:
-        """Read what can be wrong before weights are read, which may take minutes.
-
-        Raises:
-          ValueError: for a folder without one of the files, another architecture, or a bad policy or alphabet.
-        """
-        folder = checkpoint_folder(source)
-        config = load_config(folder)
-        sizes = ARCHITECTURES[Fields(config).choice("model_type", _FAMILIES)].read_config(config)
-        policy, preprocessor = settings.read_policy(), load_preprocessor(folder)
-        tokenizer = load_tokenizer(folder, sizes.decoder if sizes.image_token_id < 0 else None)
-        tokens, rows = Tokens(tokenizer, sizes.image_token_id, getattr(sizes, "frame", None)), sizes.text.vocab_size
-        alphabet = Alphabet(ordinary_tokens(tokens, rows) if settings.alphabet is None else settings.alphabet, rows)
-        return cls(folder, sizes, tokens, chat_template(folder, tokenizer), preprocessor, policy, alphabet)
-
-    def layout(self, settings: GuardSettings, with_image: bool = True) -> PromptLayout:
-        """Prompt, labels and image processing.
-
-        Raises:
-          ValueError: if template, labels or pictures do not fit the checkpoint.
-        """
-        pixels, vision = None, self.sizes.vision
-        if with_image:
-            pixels = self.preprocessor.plan(*(settings.image_size or (vision.image_size,) * 2))
-            if not vision.takes(pixels.view_size):
-                raise ValueError(
-                    f"The image processing in {self.folder} makes views of {pixels.view_size[0]} x "
-                    f"{pixels.view_size[1]} pixels, but the vision tower takes {vision.legal}."
-                )
-        return lay_out(self.tokens, self.template, self.policy.text, settings, pixels)
-
-    def digest(self) -> str:
-        """SHA-256 over names and whole contents of weights, config.json, image processing and tokenizer.
-
-        The weights are read once more for it, at the speed of the disk: fine-tuned checkpoints have the same headers
-        and sizes, so nothing shorter tells them apart.
-        """
-        whole = hashlib.sha256()
-        for path in sorted({path for name in _DIGESTED for path in self.folder.glob(name) if kind_of(path) == "file"}):
-            with path.open("rb") as file:
-                whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        return whole.hexdigest()
 
 
 class VlmGuard:
@@ -291,6 +217,18 @@ class VlmGuard:
         if self.on_host:
             raise ValueError("decision must be logit_mass for a function of the margin, got generate.")
         return self.prompt.forward, self.prompt.parameters
+
+    def embedded(self) -> tuple[Callable[..., Array], Any, Float[Array, "symbols width"]]:
+        """`(margin, parameters, table)` for `hybrid_rs_jax.attacks`: gradients reach the text through its embeddings.
+
+        A row of `table` is the embedding of a symbol, and behind it 1 for PAD and 0 for all others: PADs are dropped,
+        so that a text's length shows in no embedding, and what stands at a PAD has no gradient.
+
+        Raises:
+          ValueError: where answers are generated.
+        """
+        _, parameters = self.functional()
+        return self.prompt.forward.of_embeddings, parameters, self.prompt.table()
 
     @property
     def shared_picture(self) -> Callable[[], Callable[..., Array]] | None:

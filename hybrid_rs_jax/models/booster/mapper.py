@@ -222,6 +222,12 @@ def save_mapper(mapper: Mapper, path: str | os.PathLike[str], *, dtype: Any = np
 def load_mapper(path: str | os.PathLike[str]) -> Mapper:
     """A mapper that `save_mapper` wrote.
 
+    Args:
+      path: the file.
+
+    Returns:
+      The mapper, its weights in float32.
+
     Raises:
       ValueError: one sentence, if the file is no whole mapper.
     """

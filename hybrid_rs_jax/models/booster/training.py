@@ -155,10 +155,11 @@ def train_mapper(
     if denoiser is not None:
         denoiser.check_images(images.shape)
         denoiser.check_sigma([plan.sigma_min, plan.sigma_max])
+    data = _checked(images, tokens, plan.mapper_batch)
     encode, frozen = encoder.functional()
     clean_up, before = (None, ()) if denoiser is None else denoiser.functional()
-    made = Mapper(MapperNetwork(config, nnx.Rngs(plan.seed)), config)
-    graph, parameters = nnx.split(MapperNetwork(config, nnx.Rngs(plan.seed)))
+    network = MapperNetwork(config, nnx.Rngs(plan.seed))
+    made, (graph, parameters) = Mapper(network, config), nnx.split(network)
 
     def loss_of(parameters: Any, batch: _Batch) -> Array:
         shown = batch.noisy if clean_up is None else clean_up(before, batch.noisy, batch.sigma)
@@ -177,7 +178,7 @@ def train_mapper(
     optax = load_optax()
     optimizer = optax.adamw(optax.cosine_decay_schedule(plan.mapper_rate, max(steps, 1)))
     stage = _Stage(plan, plan.mapper_batch, optimizer, loss_of, checkpoint, settings, progress)
-    best, losses = stage.run(parameters, _checked(images, tokens, plan.mapper_batch))
+    best, losses = stage.run(parameters, data)
     return Mapper(nnx.merge(graph, best), config), losses
 
 
