@@ -43,8 +43,9 @@ WITHOUT_EXAMPLE = {
     "needs a file that the test builds": "OnnxClassifier",
     "see the README and the notebooks": "DemoGuard DemoEncoder",
     _NETWORK: (
-        "DecoderConfig DemoGuardConfig DemoGuardNetwork Denoiser Gemma3 Llava LlavaNext LlavaOnevision LlavaOnevisionConfig "
-        "Projector Qwen25VL VisionConfig VisionLanguageConfig VisionLanguageModel Diffusion Preconditioned UNet UNetConfig"
+        "DecoderConfig DemoGuardConfig DemoGuardNetwork Denoiser Gemma3 Llava LlavaNext LlavaOnevision "
+        "LlavaOnevisionConfig Projector Qwen25VL VisionConfig VisionLanguageConfig VisionLanguageModel "
+        "Diffusion Preconditioned UNet UNetConfig"
     ),
 }
 EXEMPT = {name for names in WITHOUT_EXAMPLE.values() for name in names.split()}
