@@ -41,6 +41,7 @@ bench: $(VENV)/.dev ## time certifier and engine, count the draws that early sto
 	$(BIN)/python experiments/bench/certifier.py --out $(OUT)/bench_certifier.json
 	$(BIN)/python experiments/bench/engine.py --out $(OUT)/bench_engine.json
 	$(BIN)/python experiments/bench/draws.py --out $(OUT)/draws
+	$(BIN)/python experiments/bench/serve.py --out $(OUT)/bench_serve.json
 	$(BIN)/python experiments/bench/vlm.py --out $(OUT)/bench_vlm.json
 
 lint: $(VENV)/.dev ## ruff: style and formatting

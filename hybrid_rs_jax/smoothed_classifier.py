@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import secrets
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from hybrid_rs_jax._text import at_least_text, setting_text, up_text
 from hybrid_rs_jax.classifiers._pairs import qualified_name
 from hybrid_rs_jax.classifiers.base import BaseClassifier, for_smoothing
 from hybrid_rs_jax.confidence import Verdict, detection_threshold, miss_probability_at
+from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.kernels import HybridSmoothing, run_key
 from hybrid_rs_jax.sampling import sample
+from hybrid_rs_jax.sampling.engine import Row, check_inputs, stream
 
 __all__ = ["Prediction", "SmoothedClassifier"]
 
@@ -135,18 +138,51 @@ class SmoothedClassifier:
           appended: what stands behind the trusted text and may be an attacker's, for guards that tell the two apart.
 
         Raises:
-          ValueError: if the classifier has no `encode(text, image)`, or it refuses the text or the picture.
+          ValueError: as `encoded`.
+        """
+        return dict(self.detect_together([self.encoded(text, image, appended)]))[0]
+
+    def encoded(
+        self, text: str, image: Float[Array | np.ndarray, "height width channels"], appended: str = ""
+    ) -> Input:
+        """The input that `detect` makes of its arguments, checked: what `detect_together` takes.
+
+        Raises:
+          ValueError: if the classifier has no `encode(text, image)`, it refuses the text or the picture, or a token or
+            pixel is none that the noise covers.
         """
         encode = getattr(self.classifier, "encode", None)
         if encode is None:
             name = qualified_name(self.classifier)
             raise ValueError(f"detect needs a classifier with encode(text, image), got {name}; predict takes arrays.")
         given = encode(text, image, appended) if appended else encode(text, image)
-        asked = self
-        if given.eligible is not None and self.eligible is None:
-            asked = dataclasses.replace(self, eligible=np.asarray(given.eligible, bool))
+        tokens, pixels = np.asarray(given.tokens), np.asarray(given.image)
+        own = given.eligible if self.eligible is None else self.eligible
+        mask, _ = check_inputs(tokens[None], pixels[None], self.smoothing, own)
+        return Input(tokens, pixels, mask[0])
+
+    def detect_together(self, inputs: Sequence[Input]) -> Iterator[tuple[int, bool]]:
+        """Decisions on inputs that share the batches of the classifier, as they come: `(number, flagged)`.
+
+        Each copy of each input has noise of its own, equal inputs included, under a new secret key per call. Compiled
+        steps are shared by calls with up to 1, 2, 4, 8, ... inputs of one shape.
+
+        Args:
+          inputs: of `encoded`, all of one shape.
+
+        Raises:
+          ValueError: if shapes differ, or the classifier's answer is no vote.
+        """
+        rows = [Row(*given.arrays, index) for index, given in enumerate(inputs)]
+        if len({(row.tokens.shape, row.image.shape) for row in rows}) > 1:
+            raise ValueError("Inputs that are decided together must have one shape.")
+        room = 1 << max(0, len(rows) - 1).bit_length()
         key = run_key(secrets.randbits(64))
-        return bool(asked.predict(given.tokens[None], given.image[None], self.copies, key).unsafe[0])
+        rule = _UntilUnsafe(self.copies, self.flags)
+        options: dict[str, Any] = {"batch_size": self.batch_size, "mesh": self.mesh}
+        for resolved in stream(self.classifier, rows, room, self.smoothing, rule, key, **options):
+            flagged = resolved.verdict == Verdict.REACHED
+            yield from zip(resolved.finished.tolist(), flagged.tolist(), strict=True)
 
     def detection_probability(self, m: int, score: float) -> float:
         """Probability that `m` copies flag an input whose smoothed score is `score`: `P[Bin(m, score) >= flags]`."""

@@ -47,7 +47,7 @@ def draw(
     from hybrid_rs_jax.sampling.features_run import sample_features_run
     from hybrid_rs_jax.sampling.run import InterruptedRun
 
-    with reported(len(indices) * samples) as report:
+    with reported(out, len(indices) * samples, "input", source.classifier) as report:
         try:
             return sample_features_run(
                 ledger,

@@ -17,6 +17,7 @@ from hybrid_rs_jax.report.tables import say
 if TYPE_CHECKING:
     from hybrid_rs_jax.cli._sources import Source
     from hybrid_rs_jax.confidence import SamplingPlan
+    from hybrid_rs_jax.data.inputs import Input
     from hybrid_rs_jax.kernels import HybridSmoothing
     from hybrid_rs_jax.results.statement import ThreatName
     from hybrid_rs_jax.sampling.design import Design
@@ -110,7 +111,7 @@ def run_header(
     return {**record, "plan": plan.describe(), "aim": aim, "classes": classes}
 
 
-def _served_model(classifier: Any, encoded: Any) -> dict[str, str]:
+def _served_model(classifier: Any, encoded: Input) -> dict[str, str]:
     """The model that a server really runs: known after one question, and part of what a resumed run must find again."""
     if not hasattr(classifier, "served_model"):
         return {}

@@ -21,8 +21,18 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.results.classes import ClassCertificate
     from hybrid_rs_jax.results.comparison import Compared
     from hybrid_rs_jax.results.counts import Counts
+    from hybrid_rs_jax.results.field_files import FieldTable
 
-__all__ = ["By", "ResultOptions", "certified", "output_path", "read_or_certify", "read_runs", "write_comparison"]
+__all__ = [
+    "By",
+    "ResultOptions",
+    "certified",
+    "output_path",
+    "read_fields",
+    "read_or_certify",
+    "read_runs",
+    "write_comparison",
+]
 
 #: A setting that runs are held side by side by (of `results.comparison`, which the parser need not import).
 By = Literal["sigma", "beta", "model"]
@@ -95,9 +105,7 @@ def read_runs(paths: list[Path], asked: ResultOptions, by: By | None) -> list[Co
     """
     from hybrid_rs_jax.results.comparison import compared, in_order
 
-    short = [path.resolve().name for path in paths]
-    names = [str(path) if short.count(name) > 1 else name for path, name in zip(paths, short, strict=True)]
-    runs = [compared(name, read_or_certify(path, asked)) for name, path in zip(names, paths, strict=True)]
+    runs = [compared(name, read_or_certify(path, asked)) for name, path in zip(_names(paths), paths, strict=True)]
     return runs if by is None else in_order(runs, by)
 
 
@@ -113,6 +121,23 @@ def write_comparison(runs: list[Compared], out: Path, force: bool, by: By | None
             path.write_text(comparison_page(runs), encoding="utf-8")
         else:
             save(plot_comparison(runs) if by is None else plot_by(runs, by), path, suffix)
+
+
+def read_fields(paths: list[Path], asked: ResultOptions, by: By | None) -> dict[str, FieldTable]:
+    """Tables of the field's own scripts by name; none where no path is one."""
+    from hybrid_rs_jax.results.field_files import is_field_file, read_field
+
+    found = [path for path in paths if kind_of(path) == "file" and is_field_file(path)]
+    if found and (len(found) < len(paths) or asked.flags or by is not None):
+        other = "no --by" if by is not None else f"no {asked.flags[0]}" if asked.flags else "no run"
+        raise BadInputError(f"{path_text(found[0])} holds radii, not counts: it goes with tables alike, and {other}.")
+    return dict(zip(_names(found), map(read_field, found), strict=True))
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """The last name of each path; where that is no name of one alone, the whole path."""
+    short = [path.resolve().name for path in paths]
+    return [str(path) if short.count(name) > 1 else name for path, name in zip(paths, short, strict=True)]
 
 
 def output_path(source: Path, out: Path | None, suffix: str) -> Path:

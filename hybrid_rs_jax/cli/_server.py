@@ -4,92 +4,120 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import json
 import logging
 import threading
-import time
 from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import CancelledError
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+import numpy as np
 
 from hybrid_rs_jax._files import parse_json
+from hybrid_rs_jax._text import setting_text
+from hybrid_rs_jax.cli._waiting import Waiting
 from hybrid_rs_jax.data.pictures import decode_image
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
 from hybrid_rs_jax.smoothed_classifier import SmoothedClassifier
 
-__all__ = ["FilterServer"]
+__all__ = ["Answer", "FilterServer"]
 
 _log = logging.getLogger(__name__)
 _LARGEST_BODY = 1 << 25
+_ANSWERS = ("unsafe", "safe", "refused", "busy", "late", "failed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a request gets: an HTTP status and the fields of a JSON object."""
+
+    status: int
+    content: Mapping[str, object]
+    retry: bool = False
 
 
 class FilterServer(ThreadingHTTPServer):
     """Answers `POST /classify`, `GET /health` and `GET /metrics`.
 
     A request is `{"text", "image"}`, the picture in base64, and may have `"appended"`, the text behind the trusted one;
-    the answer is `{"unsafe": true}` or `false`. Requests are classified one after the other; a limited number waits,
-    and one more is told 429 at once, with the seconds after which to try again.
+    the answer is `{"unsafe": true}` or `false`. Requests that wait at the same time share batches. A limited number
+    waits; one more is told 429 at once, and one without a decision in time 503: neither is a decision.
 
     Args:
       place: host and port; port 0 takes a free one.
       guard: the filter, with its number of copies and flags.
       name: of the model, for `/health`.
       queue: requests that may wait or be classified, at least 1.
+      together: requests that share batches, at most.
+      time_limit: seconds that a request waits for its decision.
     """
 
     daemon_threads = True
     request_queue_size = 1024
 
-    def __init__(self, place: tuple[str, int], guard: SmoothedClassifier, name: str, queue: int = 64):
+    def __init__(
+        self,
+        place: tuple[str, int],
+        guard: SmoothedClassifier,
+        name: str,
+        queue: int = 64,
+        together: int = 16,
+        time_limit: float = 60.0,
+    ):
+        self.waiting = Waiting(guard, together)  # first: an address that is taken closes what there is
         super().__init__(place, _Handler)
-        self.guard, self.name = guard, name
+        self.guard, self.name, self.time_limit = guard, name, time_limit
         self.answers: Counter[str] = Counter()
-        self.seconds = 0.0
-        self._room = threading.BoundedSemaphore(queue)
-        self._turn, self._count = threading.Lock(), threading.Lock()
+        self._room, self._count = threading.BoundedSemaphore(queue), threading.Lock()
 
-    def answer(self, body: bytes) -> tuple[int, dict[str, Any]]:
+    def server_close(self) -> None:
+        """Close the address, and answer 503 to what still waits."""
+        super().server_close()
+        self.waiting.close()
+
+    def answer(self, body: bytes) -> Answer:
         """Status and content for the body of a request."""
         if not self._room.acquire(blocking=False):
             self._add("busy")
-            return 429, {"error": "Too many requests are waiting; try again in a second."}
+            return Answer(429, {"error": "Too many requests are waiting; try again in a second."}, retry=True)
         try:
-            asked = _request(body)
-            with self._turn:
-                begin = time.monotonic()
-                unsafe = self.guard.detect(*asked)
-                self._add("unsafe" if unsafe else "safe", time.monotonic() - begin)
-            return 200, {"unsafe": unsafe}
+            unsafe = self.waiting.decision(self.guard.encoded(*_request(body)), self.time_limit)
+            self._add("unsafe" if unsafe else "safe")
+            return Answer(200, {"unsafe": unsafe})
         except ValueError as error:  # what the guard cannot encode
             self._add("refused")
-            return 400, {"error": str(error)}
+            return Answer(400, {"error": str(error)})
+        except (TimeoutError, CancelledError):
+            self._add("late")
+            return Answer(
+                503, {"error": f"No decision within {setting_text(self.time_limit)} seconds; try again."}, retry=True
+            )
         except Exception:  # a fault of the classifier is no decision
-            _log.exception("The classifier failed on a request.")
+            _log.exception("There is no decision on a request.")
             self._add("failed")
-            return 500, {"error": "The classifier failed; there is no decision on this request."}
+            return Answer(500, {"error": "The classifier failed; there is no decision on this request."})
         finally:
             self._room.release()
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> dict[str, object]:
         """What is deployed."""
         return {"status": "ok", "model": self.name, "copies": self.guard.copies, "flags": self.guard.flags}
 
     def metrics(self) -> str:
         """Counters, as Prometheus reads them."""
         with self._count:
-            lines = [
-                f'hybrid_rs_requests_total{{answer="{name}"}} {self.answers[name]}'
-                for name in ("unsafe", "safe", "refused", "busy", "failed")
-            ]
-            return "\n".join([*lines, f"hybrid_rs_seconds_total {self.seconds!r}", ""])
+            lines = [f'hybrid_rs_requests_total{{answer="{name}"}} {self.answers[name]}' for name in _ANSWERS]
+        lines += [f"hybrid_rs_groups_total {self.waiting.groups}", f"hybrid_rs_seconds_total {self.waiting.seconds!r}"]
+        return "\n".join([*lines, ""])
 
-    def _add(self, answer: str, seconds: float = 0.0) -> None:
+    def _add(self, answer: str) -> None:
         with self._count:
             self.answers[answer] += 1
-            self.seconds += seconds
 
 
-def _request(body: bytes) -> tuple[str, Any, str]:
+def _request(body: bytes) -> tuple[str, np.ndarray, str]:
     """Text, picture and appended text of a request."""
     try:
         asked = parse_json(body.decode(), "The request")
@@ -113,7 +141,7 @@ def _request(body: bytes) -> tuple[str, Any, str]:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: FilterServer
-    timeout = 60
+    timeout = 60  # of reading a request
 
     def do_GET(self) -> None:
         if self.path == "/health":
@@ -133,18 +161,18 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/classify":
             self._send(404, json.dumps({"error": "GET /health, GET /metrics or POST /classify."}))
             return
-        status, content = self.server.answer(body)
-        self._send(status, json.dumps(content))
+        answer = self.server.answer(body)
+        self._send(answer.status, json.dumps(answer.content), retry=answer.retry)
 
-    def _send(self, status: int, text: str, kind: str = "application/json") -> None:
+    def _send(self, status: int, text: str, kind: str = "application/json", retry: bool = False) -> None:
         content = text.encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
-        if status == 429:
+        if retry:
             self.send_header("Retry-After", "1")
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_: object) -> None:
         """Requests may be private: nothing of them is printed."""

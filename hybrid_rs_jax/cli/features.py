@@ -26,8 +26,8 @@ from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer, integer_grid, n
 from hybrid_rs_jax.cli.options import ALPHA, SAMPLES, Count, Level, NoiseOptions, ThreatOptions
 from hybrid_rs_jax.cli.sample import (
     WorkOptions,
-    _no_empty_run,
-    _refuse_all,
+    no_empty_run,
+    refuse_all,
     summary,
     terminated_as_interrupted,
 )
@@ -124,7 +124,7 @@ def sample(
     say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {samples:,} draws per input")
     new = not resume or kind_of(out / LEDGER_FILE) is None
     with (
-        _no_empty_run(out) as made,
+        no_empty_run(out) as made,
         terminated_as_interrupted(),
         library_sentences(),
         opened_ledger(out, header, new) as ledger,
@@ -133,7 +133,7 @@ def sample(
         progress = draw(ledger, out, source, indices, smoothing, samples, work, reference, bins)
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
-        _refuse_all(out, counts.skipped, new)
+        refuse_all(out, counts.skipped, new)
     summary(progress, FixedSample(samples), counts)
     say(f"\nWrote {out / LEDGER_FILE}. Next: hybrid-rs features certify {out}")
 

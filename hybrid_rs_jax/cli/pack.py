@@ -7,7 +7,7 @@ them with --threat anywhere), and where the data have them labels and groups.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from cyclopts import Parameter
@@ -75,7 +75,7 @@ def pack(
             skipped.append(f"{name}: {error}")
     if not rows:
         raise BadInputError(f"None of the {counted(len(skipped), 'input')} can be used; the first one: {skipped[0]}")
-    arrays: dict[str, Any] = {
+    arrays: dict[str, np.ndarray] = {
         "ids": np.array([row.id for _, row in rows]),
         "tokens": np.stack([row.tokens for _, row in rows]),
         "images": np.stack([row.image for _, row in rows]),
@@ -84,7 +84,7 @@ def pack(
     for name, values in opened.columns.items():
         arrays[f"{name}s"] = np.array([values[index] or "" for index, _ in rows])
     with atomic_file(out, force) as path, path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     for sentence in skipped[:_SHOWN]:
         say(f"Skipped {sentence}")
     if len(skipped) > _SHOWN:

@@ -10,8 +10,8 @@ one (d, epsilon) costs, exactly, for inputs of different clean scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -26,8 +26,8 @@ from hybrid_rs_jax._text import (
     span_text,
     up_text,
 )
-from hybrid_rs_jax._version import __version__
 from hybrid_rs_jax.cli._bill import Bill, BillOptions
+from hybrid_rs_jax.cli._plan import BudgetRow, Setting, budgets_record, plan_rows, target_record
 from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer, integer_grid, number_grid
 from hybrid_rs_jax.cli.options import (
     SAMPLES,
@@ -37,17 +37,14 @@ from hybrid_rs_jax.cli.options import (
     RiskOptions,
     Target,
     Unit,
-    check_fields,
     target_test,
 )
-from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import print_table, say
 from hybrid_rs_jax.results.sentences import run_time_text, too_few_draws
 
 if TYPE_CHECKING:
-    from hybrid_rs_jax.confidence import SequentialTest
-    from hybrid_rs_jax.kernels import HybridSmoothing
+    from hybrid_rs_jax.confidence import PlanSummary, SequentialTest
 
 EXAMPLES = """\
 examples:
@@ -119,20 +116,18 @@ def plan(
     smoothing = (noise or NoiseOptions()).or_default(kernel="uniform").smoothing()
     risk = risk or RiskOptions()
     tau = _threshold(risk, runtime_samples, miss_probability)
-    about = {
-        **describe_smoothing(smoothing),
-        "tau": tau,
-        "alpha": risk.level,
-        "miss_probability": MISS if miss_probability is None else miss_probability,
-        "package": f"hybrid_rs_jax {__version__}",
-    }
-    cost = _bill(bill or BillOptions(), copies_per_second, samples, tau, about["miss_probability"])
+    about = Setting(smoothing, tau, risk.level, MISS if miss_probability is None else miss_probability)
+    cost = _bill(bill or BillOptions(), copies_per_second, samples, tau, about.miss_probability)
     if target is not None:
         if epsilon is not None:
             raise BadInputError("--epsilon contradicts --target, which names its own eps.")
         test = target_test(*target, smoothing, tau, risk.level, min(samples or SAMPLES, MOST_STOPPED))
-        record = target_record(test, target, about, probability)
-        _finish(record, json, _print_target, cost)
+        inputs = [test.summary(p) for p in probability or _scores(test.p_star)]
+        if json:
+            _print_json(target_record(test, target, about, inputs), cost)
+        else:
+            _print_target(test, target, about, inputs)
+            _print_bill(cost)
         return
     if epsilon is None:
         raise BadInputError("--epsilon is needed with --budget and --budgets.")
@@ -143,24 +138,21 @@ def plan(
         raise BadInputError("--epsilon above 0 needs --sigma: without pixel noise no pixel change is certified.")
     if smoothing.discrete is None and chosen[-1] > 0:
         raise BadInputError("--kernel none has only the budget 0: without token noise no token change is certified.")
-    rows = plan_rows(chosen, epsilon, smoothing, tau, risk.level, samples, about["miss_probability"])
+    rows = plan_rows(chosen, epsilon, about, samples)
     _refuse_impossible(rows, epsilon, tau)
-    meaning = (
-        "required_samples: ordinary draws that certify if all succeed, -1 where none do; required_conditional: "
-        "conditional draws of this budget and of one set of positions; runtime_copies: copies m of a filter that flags "
-        "at one unsafe copy, of an input whose conditional draws (`samples`, or 10000) all succeed; "
-        "affordable_failures: of `samples` ordinary draws, -1 where even no failure does not certify"
-    )
-    record = {"statement": {**about, "epsilon": epsilon, "samples": samples, "meaning": meaning}, "budgets": rows}
-    _finish(record, json, _print, cost)
-
-
-def _finish(record: dict[str, Any], json: bool, show: Callable[[dict[str, Any]], None], cost: Bill | None) -> None:
-    """Print the plan and, where a run was named, its bill."""
     if json:
-        print(json_text(record if cost is None else {**record, "bill": cost.record()}))
-        return
-    show(record)
+        _print_json(budgets_record(rows, epsilon, about, samples), cost)
+    else:
+        _print(rows, epsilon, about, samples)
+        _print_bill(cost)
+
+
+def _print_json(record: dict[str, object], cost: Bill | None) -> None:
+    print(json_text(record if cost is None else {**record, "bill": cost.record()}))
+
+
+def _print_bill(cost: Bill | None) -> None:
+    """The bill, where a run was named."""
     for line in () if cost is None else cost.lines():
         say(f"{line[:1].upper()}{line[1:]}.")
 
@@ -175,28 +167,6 @@ def _bill(options: BillOptions, rate: float | None, samples: int | None, tau: fl
         return None
     deployed = copies_needed(tau, miss)
     return Bill(options.inputs, samples or SAMPLES, rate, options.price, deployed=deployed if deployed > 0 else None)
-
-
-def target_record(
-    test: SequentialTest, target: tuple[int, float], about: dict[str, Any], scores: tuple[float, ...] | None
-) -> dict[str, Any]:
-    """What early stopping for one target costs, for inputs of different clean scores."""
-    meaning = (
-        "certified: probability that an input of clean score p is certified; mean, median, quantile_95, worst: "
-        "draws until it is decided; all exact, from the law of the stopping rule"
-    )
-    statement = {
-        **about,
-        "target": {"d": target[0], "epsilon": target[1]},
-        "samples": test.max_samples,
-        "p_a": test.p_star,
-        "complement": test.complement_star,
-        "error": test.error,
-        "alternative": test.alternative,
-        "power": test.power,
-        "meaning": meaning,
-    }
-    return {"statement": statement, "scores": [test.summary(p)._asdict() for p in scores or _scores(test.p_star)]}
 
 
 def _threshold(risk: RiskOptions, copies: int | None, miss: float | None) -> float:
@@ -220,119 +190,41 @@ def _scores(p_star: float) -> list[float]:
     return [*(float(down_text(p)) for p in (*below, p_star, *between)), 1.0]
 
 
-def _print_target(record: dict[str, Any]) -> None:
-    statement, rows = record["statement"], record["scores"]
-    target = statement["target"]
-    settings = (f"{name} = {setting_text(statement[name])}" for name in ("tau", "alpha"))
-    say(f"{smoothing_text(statement)}; {', '.join(settings)}")
+def _print_target(
+    test: SequentialTest, target: tuple[int, float], about: Setting, inputs: Sequence[PlanSummary]
+) -> None:
+    assert test.complement_star is not None  # filled in where it is made
+    say(f"{about.noise}; tau = {setting_text(about.tau)}, alpha = {setting_text(about.alpha)}")
     say(
-        f"Target d = {target['d']}, eps = {setting_text(target['epsilon'])}: needs p_A of "
-        f"{ceil_probability_text(statement['p_a'], statement['complement'])}; at most {statement['samples']:,} draws.\n"
+        f"Target d = {target[0]}, eps = {setting_text(target[1])}: needs p_A of "
+        f"{ceil_probability_text(test.p_star, test.complement_star)}; at most {test.max_samples:,} draws.\n"
     )
     body = [
         [
-            setting_text(row["p"]),
-            f"{floor_text(100 * row['certified'], 1)} %",
-            ceil_text(row["mean"], 1),
-            *(f"{row[name]:,}" for name in ("median", "quantile_95", "worst")),
+            setting_text(row.p),
+            f"{floor_text(100 * row.certified, 1)} %",
+            ceil_text(row.mean, 1),
+            *(f"{draws:,}" for draws in (row.median, row.quantile_95, row.worst)),
         ]
-        for row in rows
+        for row in inputs
     ]
     print_table(["clean score", "certified", "mean draws", "median", "95 %", "worst"], body, left=0)
     say()
-    alternative = ceil_probability_text(statement["alternative"], 1 - statement["alternative"])
+    alternative = ceil_probability_text(test.alternative, 1 - test.alternative)
     say(
         f"An input whose clean score does not reach p_A is certified with probability at most "
-        f"{up_text(statement['error'])} (alpha = {setting_text(statement['alpha'])}); one of at least {alternative} "
-        f"with probability at least {setting_text(statement['power'])}. The figures come from the law of the stopping "
+        f"{up_text(test.error)} (alpha = {setting_text(about.alpha)}); one of at least {alternative} "
+        f"with probability at least {setting_text(test.power)}. The figures come from the law of the stopping "
         "rule, not from a simulation; shares certified are rounded down, draws up."
     )
-    say(run_time_text(statement["tau"], statement["miss_probability"], statement["alpha"]))
+    say(run_time_text(about.tau, about.miss_probability, about.alpha))
 
 
-def plan_rows(
-    budgets: list[int],
-    epsilon: float,
-    smoothing: HybridSmoothing,
-    tau: float,
-    alpha: float,
-    samples: int | None,
-    miss_probability: float = MISS,
-) -> list[dict[str, Any]]:
-    """One row per budget; `required_samples` is -1 where no number of draws certifies."""
-    from hybrid_rs_jax.certificate.bounds import required_bound, required_samples
-
-    check_fields(smoothing, budgets[-1])
-    with library_sentences():
-        need = required_bound(budgets, epsilon, smoothing, tau)
-        draws = np.atleast_1d(required_samples(budgets, epsilon, smoothing, tau, alpha))
-    known = _conditional(budgets, epsilon, smoothing, tau, alpha, samples or SAMPLES, miss_probability)
-    rows = []
-    for place, (d, p, complement, n) in enumerate(zip(budgets, need.p, need.complement, draws.tolist(), strict=True)):
-        possible = complement >= 0
-        row: dict[str, Any] = {
-            "d": d,
-            "p_a": float(p) if possible else None,
-            "complement": float(complement) if possible else None,
-            "required_samples": n,
-            **({} if known is None else {name: column[place] for name, column in known.items()}),
-        }
-        if samples is not None:
-            row["affordable_failures"] = -1 if n < 0 else affordable_failures(samples, p, complement, alpha)
-        rows.append(row)
-    return rows
-
-
-def _conditional(
-    budgets: list[int],
-    epsilon: float,
-    smoothing: HybridSmoothing,
-    tau: float,
-    alpha: float,
-    samples: int,
-    miss_probability: float,
-) -> dict[str, list[int]] | None:
-    """Conditional draws that each budget needs, and the copies of a filter at run time; None: there are no such draws.
-
-    Deletion noise needs none: nothing of the text disappears by an insertion.
-    """
-    from hybrid_rs_jax.certificate.bounds import required_samples, worst_case_bounds
-    from hybrid_rs_jax.confidence import clopper_pearson_bound, copies_needed
-    from hybrid_rs_jax.kernels import DeletionKernel
-
-    if smoothing.discrete is None or isinstance(smoothing.discrete, DeletionKernel):
-        return None
-    drawn = smoothing.forcing()
-    with library_sentences():
-        draws = np.atleast_1d(required_samples(budgets, epsilon, drawn, tau, alpha))
-        score = clopper_pearson_bound(samples, samples, alpha)
-        own = (np.full(len(budgets), float(part)) for part in (score.p, score.complement))
-        kept, _ = worst_case_bounds(next(own), budgets, epsilon, drawn, complement=next(own))
-    return {
-        "required_conditional": draws.tolist(),
-        # the score that is kept must exceed the threshold
-        "runtime_copies": [copies_needed(float(np.nextafter(score, 0)), miss_probability) for score in kept],
-    }
-
-
-def affordable_failures(samples: int, p: float, complement: float, alpha: float) -> int:
-    """Most failures among `samples` draws with which the lower bound still reaches `p`; -1: not even none."""
-    from hybrid_rs_jax.confidence import clopper_pearson_bound
-
-    low, high = -1, samples
-    while high - low > 1:  # `low` failures can be afforded, `high` cannot: with no success the bound is 0
-        failures = (low + high) // 2
-        bound = clopper_pearson_bound(samples - failures, samples, alpha)
-        enough = bound.complement <= complement if p > 0.5 else bound.p >= p
-        low, high = (failures, high) if enough else (low, failures)
-    return low
-
-
-def _refuse_impossible(rows: list[dict[str, Any]], epsilon: float, tau: float) -> None:
-    impossible = [row["d"] for row in rows if max(row["required_samples"], row.get("required_conditional", -1)) < 0]
+def _refuse_impossible(rows: Sequence[BudgetRow], epsilon: float, tau: float) -> None:
+    impossible = [row.d for row in rows if not row.possible]
     if not impossible:
         return
-    possible = [row["d"] for row in rows if row["d"] not in impossible]
+    possible = [row.d for row in rows if row.possible]
     best = f"; the largest of these budgets that can be certified is d = {possible[-1]}" if possible else ""
     raise BadInputError(
         f"No number of draws (up to 2^53) certifies d = {span_text(impossible)} at epsilon = {setting_text(epsilon)} "
@@ -344,22 +236,19 @@ def _number(count: int) -> str:
     return DASH if count < 0 else str(count)
 
 
-def _print(record: dict[str, Any]) -> None:
-    statement, rows = record["statement"], record["budgets"]
-    samples = statement["samples"]
-    settings = (f"{name} = {setting_text(statement[name])}" for name in ("epsilon", "tau", "alpha"))
-    say(f"{smoothing_text(statement)}; {', '.join(settings)}\n")
-    conditional = "required_conditional" in rows[0]
+def _print(rows: Sequence[BudgetRow], epsilon: float, about: Setting, samples: int | None) -> None:
+    settings = (("epsilon", epsilon), ("tau", about.tau), ("alpha", about.alpha))
+    say(f"{about.noise}; {', '.join(f'{name} = {setting_text(value)}' for name, value in settings)}\n")
+    conditional = rows[0].required_conditional is not None
     header = ["d", "p_A needed", "draws needed", *([] if samples is None else [f"failures allowed in {samples}"])]
     header += ["conditional draws", "copies at run time"] if conditional else []
     body = []
     for row in rows:
-        possible = row["p_a"] is not None
-        need = ceil_probability_text(row["p_a"], row["complement"]) if possible else DASH
-        cells = [str(row["d"]), need, _number(row["required_samples"])]
-        cells += [] if samples is None else [_number(row["affordable_failures"])]
-        cells += [_number(row["required_conditional"]), _number(row["runtime_copies"])] if conditional else []
-        body.append(cells)
+        need = DASH
+        if row.p_a is not None and row.complement is not None:
+            need = ceil_probability_text(row.p_a, row.complement)
+        numbers = (row.required_samples, row.affordable_failures, row.required_conditional, row.runtime_copies)
+        body.append([str(row.d), need, *(_number(each) for each in numbers if each is not None)])
     print_table(header, body, left=0)
     say()
     say("p_A needed is rounded up. Draws needed: if every draw succeeds; each failure costs more.")
@@ -367,9 +256,9 @@ def _print(record: dict[str, Any]) -> None:
         say(
             "Conditional draws (sample --draws conditional): all succeed, for this one budget and one set of positions."
             f" Copies at run time: for a filter that flags at one unsafe copy, if {samples or SAMPLES:,} conditional "
-            f"draws all succeed; it misses with probability at most {setting_text(statement['miss_probability'])}."
+            f"draws all succeed; it misses with probability at most {setting_text(about.miss_probability)}."
         )
     for row in rows:
-        if samples is not None and row["affordable_failures"] < 0 < row["required_samples"]:
-            say(too_few_draws(samples, row["d"], row["required_samples"]))
-    say(run_time_text(statement["tau"], statement["miss_probability"], statement["alpha"]))
+        if samples is not None and row.affordable_failures == -1 and row.required_samples > 0:
+            say(too_few_draws(samples, row.d, row.required_samples))
+    say(run_time_text(about.tau, about.miss_probability, about.alpha))

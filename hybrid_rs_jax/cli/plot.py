@@ -3,7 +3,8 @@
 RUN is a run folder: its certificates.json is drawn, or, where a flag asks for another
 threshold, risk or budget, its counts are certified afresh. FILE is what
 `hybrid-rs certify --json` or `--out FILE.json` wrote, or the table of
-`hybrid-rs sweep --radius`. Several runs are drawn side by side, as `hybrid-rs compare` does.
+`hybrid-rs sweep --radius`, or a table of the field's own scripts (idx, label, predict,
+radius, correct, separated by tabs). Several runs are drawn side by side, as `hybrid-rs compare` does.
 """
 
 from __future__ import annotations
@@ -13,9 +14,17 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from hybrid_rs_jax._files import atomic_file, check_target
+from hybrid_rs_jax._files import atomic_file, check_target, path_text
 from hybrid_rs_jax._text import counted, down_text, setting_text
-from hybrid_rs_jax.cli._results import By, ResultOptions, output_path, read_or_certify, read_runs, write_comparison
+from hybrid_rs_jax.cli._results import (
+    By,
+    ResultOptions,
+    output_path,
+    read_fields,
+    read_or_certify,
+    read_runs,
+    write_comparison,
+)
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import say
 
@@ -44,7 +53,7 @@ def plot(
     Parameters
     ----------
     source
-        run folder, JSON file of certify, or table of sweep --radius
+        run folder, JSON file of certify, table of sweep --radius, or table of radii with tabs
     more
         runs to draw beside it, into --out
     kind
@@ -57,9 +66,19 @@ def plot(
     force
         overwrite an existing picture
     """
+    from hybrid_rs_jax.report.field_plots import plot_field
     from hybrid_rs_jax.report.plots import SUFFIXES, save, save_figure
     from hybrid_rs_jax.report.sweep_plots import is_sweep, plot_sweep, read_sweep
 
+    if fields := read_fields([source, *more], asked or ResultOptions(), by):
+        if kind != "frontier":
+            raise BadInputError(f"{path_text(source)} holds radii of one kind of change; leave --kind out.")
+        target = output_path(source, out, ".png")
+        check_target(target, SUFFIXES, force)
+        with atomic_file(target, force) as path:
+            save(plot_field(fields), path, target.suffix.lower())
+        say(f"Wrote {target} ({counted(len(fields), 'table')} of radii that were certified elsewhere).")
+        return
     if more or by is not None:
         if out is None or kind != "frontier":
             raise BadInputError("Several runs (--by) are drawn into --out FILE, with --kind frontier.")

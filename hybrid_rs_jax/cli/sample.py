@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from hybrid_rs_jax.cli.options import (
     ThreatOptions,
 )
 from hybrid_rs_jax.errors import BadInputError, LedgerError, library_sentences
-from hybrid_rs_jax.report.progress import progress_bar
+from hybrid_rs_jax.report.progress import Pace, progress_bar
 from hybrid_rs_jax.report.tables import say
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.sampling.ledger import Ledger, LedgerCounts
     from hybrid_rs_jax.sampling.run import Progress
     from hybrid_rs_jax.sampling.workers import Work
+
+#: Seconds between two notes of how fast the run goes.
+PACE_SECONDS = 5.0
 
 EXAMPLES = """\
 examples:
@@ -152,7 +156,7 @@ def sample(
         say(design_text(design))
     new = not resume or kind_of(out / LEDGER_FILE) is None
     with (
-        _no_empty_run(out) as made,
+        no_empty_run(out) as made,
         terminated_as_interrupted(),
         library_sentences(),
         as_sentence(),
@@ -166,7 +170,7 @@ def sample(
         progress = _draw(ledger, out, task, task.of(source, smoothing), indices, work)
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
-        _refuse_all(out, counts.skipped, new)
+        refuse_all(out, counts.skipped, new)
     summary(progress, plan, counts, design, table=source.cardinalities is not None)
     say(f"\nWrote {out / 'ledger.sqlite'}. Next: hybrid-rs certify {out}")
 
@@ -183,7 +187,7 @@ def _draw(
     groups = task.groups
     total = len(indices) * sum(group.plan.max_samples * len(group.streams) for group in groups)
     unit = "input" if len(groups) == 1 and groups[0].sets is None else "sample"
-    with reported(total, unit) as report:
+    with reported(out, total, unit, task.classifier) as report:
         try:
             if options.workers is not None:
                 address = options.workers.address
@@ -214,15 +218,33 @@ def _draw(
 
 
 @contextlib.contextmanager
-def reported(total: int, unit: str = "input") -> Iterator[Callable[[Progress], None]]:
-    """A bar over so many draws, as the callback of a run."""
+def reported(out: Path, total: int, unit: str, classifier: object) -> Iterator[Callable[[Progress], None]]:
+    """A bar over so many draws, as the callback of a run; `status` reads the same from a file in the run."""
+    from hybrid_rs_jax.results.pace import RunPace
+
+    pace, last = Pace(total, "draws"), -PACE_SECONDS
+
+    def write() -> None:
+        nonlocal last
+        last = time.monotonic()
+        retries = getattr(getattr(classifier, "statistics", None), "retries", None)
+        speed = (pace.per_second, pace.seconds_left)
+        RunPace(pace.done, total, pace.worked, *speed, retries, RunPace.now()).write(out)
+
     with progress_bar("sampling", total, "draws", log=True) as advance:
 
         def report(progress: Progress) -> None:
             note = f"{progress.finished + progress.skipped:,} of {counted(progress.inputs, unit)}"
-            advance(progress.settled, note, progress.classified)
+            for each in (advance, pace.advance):
+                each(progress.settled, note, progress.classified)
+            if time.monotonic() - last >= PACE_SECONDS:
+                write()
 
-        yield report
+        try:
+            yield report
+        finally:
+            if pace.worked:
+                write()
 
 
 def _ledger(out: Path, header: dict[str, Any], new: bool) -> Ledger:
@@ -266,7 +288,7 @@ def summary(
         say(f"... and {len(counts.skipped) - 5} more; the ledger holds all reasons.")
 
 
-def _refuse_all(folder: Path, skipped: Sequence[tuple[str, str]], new: bool) -> NoReturn:
+def refuse_all(folder: Path, skipped: Sequence[tuple[str, str]], new: bool) -> NoReturn:
     """Not one input could be used: one cause, and no new run is left that the mended command would stumble over."""
     if new:
         _remove_run(folder)
@@ -274,7 +296,7 @@ def _refuse_all(folder: Path, skipped: Sequence[tuple[str, str]], new: bool) -> 
 
 
 @contextlib.contextmanager
-def _no_empty_run(folder: Path) -> Iterator[list[bool]]:
+def no_empty_run(folder: Path) -> Iterator[list[bool]]:
     """A new run that was refused before its first draw leaves nothing that the mended command would stumble over.
 
     Gives a list, to which is added whether this session has made the run.
@@ -297,9 +319,10 @@ def _no_empty_run(folder: Path) -> Iterator[list[bool]]:
 
 def _remove_run(folder: Path) -> None:
     from hybrid_rs_jax.results.columns import COLUMNS_FILE
+    from hybrid_rs_jax.results.pace import PACE_FILE
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, LOCK_FILE
 
-    for name in (LEDGER_FILE, LOCK_FILE, COLUMNS_FILE, CONFIG_FILE):
+    for name in (LEDGER_FILE, LOCK_FILE, COLUMNS_FILE, CONFIG_FILE, PACE_FILE):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something else is in it
         folder.rmdir()

@@ -33,6 +33,8 @@ def serve(
     host: str = "127.0.0.1",
     port: Annotated[int, flag(integer(0, 65535), "PORT")] = 8000,
     queue: Annotated[int, flag(integer(1, 100_000), "Q")] = 64,
+    together: Annotated[int, flag(integer(1, 4096), "R")] = 16,
+    time_limit: Annotated[int, flag(integer(1, 86_400), "SECONDS")] = 60,
     batch_size: Batch | None = None,
     noise: NoiseOptions | None = None,
     threat: ThreatOptions | None = None,
@@ -55,6 +57,10 @@ def serve(
         0 takes a free one (default: 8000)
     queue
         requests that may wait; one more is answered 429 at once (default: 64)
+    together
+        requests that share batches at most, of those that wait at the same time (default: 16)
+    time_limit
+        seconds that a request waits for its decision; then it is answered 503 (default: 60)
     batch_size
         noisy copies per step (default: what memory holds, at most 2000)
     """
@@ -76,7 +82,7 @@ def serve(
     with library_sentences():
         smoothed = SmoothedClassifier(classifier, noise.smoothing(), flags=flags, batch_size=batch_size, copies=samples)
     try:
-        server = FilterServer((host, port), smoothed, model, queue)
+        server = FilterServer((host, port), smoothed, model, queue, together, float(time_limit))
     except OSError as error:
         raise BadInputError(f"{host}:{port} cannot be listened on: {error.strerror or error}.") from error
     with server:

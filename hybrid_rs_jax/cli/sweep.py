@@ -176,7 +176,7 @@ def sweep(
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Rows that share beta and sigma: leading columns, the two constants, and `1 - p_a` with all its digits."""
+    """Rows that share beta, sigma and tau: leading columns, these constants, and `1 - p_a` with all its digits."""
 
     index: dict[str, np.ndarray]
     constants: dict[str, float]
@@ -193,6 +193,7 @@ class Grid:
     beta: np.ndarray | None
     sigma: np.ndarray | None
     result: str
+    tau: float | None = None
 
     @classmethod
     def of(cls, options: SweepOptions) -> Grid:
@@ -208,7 +209,8 @@ class Grid:
             bound = clopper_pearson_bound(options.samples, options.samples, alpha)
             scores, complement = {"samples": np.asarray(options.samples), "p_a": bound.p}, bound.complement
         result = "radius" if options.radius else "worst_case"
-        return cls(scores, complement, axes, options.beta, options.sigma, result)
+        tau = options.threshold if options.radius else None
+        return cls(scores, complement, axes, options.beta, options.sigma, result, tau)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -222,9 +224,9 @@ class Grid:
 
     @property
     def columns(self) -> dict[str, type]:
-        """Names and dtypes; without sigma in a text-only sweep, without beta in an image-only one."""
-        noise = [name for name, axis in (("sigma", self.sigma), ("beta", self.beta)) if axis is not None]
-        names = [*self.scores, *self.axes, *noise, self.result]
+        """Names and dtypes; without sigma in a text-only sweep, without beta in an image-only one, tau of a radius."""
+        constants = [("sigma", self.sigma), ("beta", self.beta), ("tau", self.tau)]
+        names = [*self.scores, *self.axes, *(name for name, value in constants if value is not None), self.result]
         return {name: np.int64 if name in ("samples", "d") else np.float64 for name in names}
 
     def blocks(self) -> Iterator[Block]:
@@ -233,7 +235,8 @@ class Grid:
         pieces: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
         for beta in [None] if self.beta is None else self.beta.tolist():
             for sigma in [None] if self.sigma is None else self.sigma.tolist():
-                constants = {k: v for k, v in (("sigma", sigma), ("beta", beta)) if v is not None}
+                settings = (("sigma", sigma), ("beta", beta), ("tau", self.tau))
+                constants = {name: value for name, value in settings if value is not None}
                 if rows <= BLOCK:
                     pieces = pieces or [self._piece(0, rows)]
                     yield Block(pieces[0][0], constants, pieces[0][1])
@@ -254,7 +257,8 @@ def _solve(options: SweepOptions, block: Block) -> np.ndarray:
     from hybrid_rs_jax.kernels.record import build_smoothing
 
     noise = {"kernel": options.kernel, "vocab_size": options.vocab_size, "cardinalities": options.cardinalities}
-    smoothing = build_smoothing({**noise, "sigma": None, **block.constants})
+    numbers = {name: value for name, value in block.constants.items() if name != "tau"}
+    smoothing = build_smoothing({**noise, "sigma": None, **numbers})
     p, d = block.index["p_a"], block.index["d"]
     if options.radius:
         return np.asarray(certified_radius(p, d, smoothing, options.threshold, complement=block.complement))

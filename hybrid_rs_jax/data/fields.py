@@ -28,6 +28,9 @@ class Schema:
       categories: of each categorical column its values, sorted: the symbols 0, 1, ...; an attacker's are among them.
       numbers: of each numeric column mean and standard deviation, so that sigma and eps are in standard deviations.
       constants: columns with one value, which no noise changes.
+
+    >>> Schema(("job", "age"), {"job": ("clerk", "cook")}, {"age": (40.0, 12.0)}, {}).cardinalities
+    (2,)
     """
 
     order: tuple[str, ...]
@@ -149,8 +152,18 @@ def open_table(
       schema: of the table that the model was trained on, whose values, means and deviations count; None: the table's
         own.
 
+    Returns:
+      The inputs, and what their columns are.
+
     Raises:
       BadInputError: one sentence with the file, and the column or the line.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "people.csv"
+    >>> _ = path.write_text("job,age,rich\\ncook,30,no\\nclerk,50,yes\\n")
+    >>> inputs, schema = open_table(path, "rich")
+    >>> inputs.tokens.tolist(), inputs.images[:, 0, 0].tolist(), schema.numbers
+    ([[1], [0]], [[-1.0], [1.0]], {'age': (40.0, 10.0)})
     """
     asked = [*([label] if label else []), *categorical]
     table = read_table(Path(path), asked, ("id",))

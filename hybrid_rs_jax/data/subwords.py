@@ -30,6 +30,10 @@ class Subwords:
       tokenizer: of the package tokenizers, without truncation and padding.
       ids: int64[V - 1], token id of the symbols 1..V-1, rising.
       name: of its folder; sha256: of its file.
+
+    >>> tokenizer = object()  # Subwords.read(folder) takes that of a model
+    >>> Subwords(tokenizer, np.arange(3, 8), "mine", "").vocab_size
+    6
     """
 
     tokenizer: Any

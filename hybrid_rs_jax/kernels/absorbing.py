@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Int, Key
 
 from hybrid_rs_jax._checks import check_budget, check_tokens
 from hybrid_rs_jax.kernels._threefry import Words
+from hybrid_rs_jax.kernels._traced import Number, absorbing_law, is_traced
 from hybrid_rs_jax.kernels.base import drawn_probability, hit_limits, hits, sample_tokens
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
 
@@ -46,22 +47,26 @@ class AbsorbingKernel:
     `p_0 = q_inf = 1 - beta^d`. The worst case over all tokens, the mask symbol included.
 
     Args:
-      beta: masking probability, in [0, 1]; kept as it is drawn, a multiple of 2^-32.
+      beta: masking probability, in [0, 1]; kept as it is drawn, a multiple of 2^-32. Inside of `jax.grad`, `jit` or
+        `vmap` it may be traced: then it is taken as it is, must lie in (0, 1), and `likelihood_ratio` differentiates.
       mask_token: id of the mask symbol.
 
     >>> AbsorbingKernel(beta=0.5).likelihood_ratio(2).p_0
     0.75
     """
 
-    beta: float
+    beta: Number
     mask_token: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "beta", drawn_probability("beta", self.beta))
+        if not is_traced(self.beta):
+            object.__setattr__(self, "beta", drawn_probability("beta", self.beta))
 
     def likelihood_ratio(self, d: int) -> LikelihoodRatio:
         """One atom of mass `beta^d`, the rest singular."""
         d = check_budget(d)
+        if is_traced(self.beta):
+            return absorbing_law(jnp.asarray(self.beta), d)
         if d == 0 or self.beta == 1.0:
             return identity()
         if self.beta == 0.0:

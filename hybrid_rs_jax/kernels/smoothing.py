@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from hybrid_rs_jax._checks import check_budget, check_budgets, check_sigma
 from hybrid_rs_jax.kernels import grid
 from hybrid_rs_jax.kernels._threefry import Words, key_words
+from hybrid_rs_jax.kernels._traced import Number, is_traced
 from hybrid_rs_jax.kernels.base import DiscreteKernel, token_noise
 from hybrid_rs_jax.kernels.conditional import Conditional
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
@@ -44,7 +45,7 @@ class HybridSmoothing:
     """
 
     discrete: DiscreteKernel | None
-    sigma: float | None
+    sigma: Number | None
     step: float | None = None
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class HybridSmoothing:
         if self.sigma is None and self.step is not None:
             raise ValueError(f"step is the grid of the pixel noise and needs a sigma, got step = {self.step} alone.")
         for name in ("sigma", "step"):
-            if (value := getattr(self, name)) is not None:
+            if (value := getattr(self, name)) is not None and not is_traced(value):
                 object.__setattr__(self, name, check_sigma(value, name))
 
     @property

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Int, Key, UInt32
 
 from hybrid_rs_jax._checks import LARGEST_ALPHABET, check_alphabet, check_budget, check_whole
 from hybrid_rs_jax.kernels._threefry import TOKEN_SYMBOLS, Words, random_words
+from hybrid_rs_jax.kernels._traced import Number, is_traced, uniform_law
 from hybrid_rs_jax.kernels._trinomial import log_decimal, log_trinomial_power
 from hybrid_rs_jax.kernels.base import drawn_probability, hit_limits, hits, sample_tokens
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio, identity, singular
@@ -30,7 +31,8 @@ class UniformKernel:
     `L = 0` and `L < 0` are legal; `beta = 0` and `beta = 1` give singular masses.
 
     Args:
-      beta: replacement probability, in [0, 1]; kept as it is drawn, a multiple of 2^-32.
+      beta: replacement probability, in [0, 1]; kept as it is drawn, a multiple of 2^-32. Inside of `jax.grad`, `jit` or
+        `vmap` it may be traced: then it is taken as it is, must lie in (0, 1), and `likelihood_ratio` differentiates.
       vocab_size: size V of the alphabet that the noise draws from, in 2..2^31-1. Tokens are 0..V-1; the attacker's
         tokens and the padding symbol belong to it.
 
@@ -41,15 +43,18 @@ class UniformKernel:
     5
     """
 
-    beta: float
+    beta: Number
     vocab_size: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "beta", drawn_probability("beta", self.beta))
+        if not is_traced(self.beta):
+            object.__setattr__(self, "beta", drawn_probability("beta", self.beta))
         object.__setattr__(self, "vocab_size", check_whole("vocab_size", self.vocab_size, 2, LARGEST_ALPHABET))
 
     def likelihood_ratio(self, d: int) -> LikelihoodRatio:
         """The 2d+1 atoms for `d` changed positions (fewer where masses vanish); masses exact to the last bit."""
+        if is_traced(self.beta):
+            return uniform_law(jnp.asarray(self.beta), self.vocab_size, check_budget(d))
         return uniform_likelihood_ratio(self.beta, self.vocab_size, check_budget(d))
 
     def likelihood_ratios(self, d: int) -> tuple[LikelihoodRatio, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from hybrid_rs_jax.report.quiet import is_quiet
 
-__all__ = ["Pace", "progress_bar"]
+__all__ = ["Pace", "left_text", "progress_bar", "rate_text"]
 
 #: Seconds between two lines in a log.
 LOG_SECONDS = 60.0
@@ -31,7 +31,7 @@ class Pace:
         self.total, self.unit, self.done, self.note = total, unit, 0, ""
         self._clock = clock
         self._first: tuple[float, int, int] | None = None
-        self._last, self._worked = 0.0, 0
+        self._last, self.worked = 0.0, 0
 
     def advance(self, done: int, note: str = "", worked: int | None = None) -> None:
         """Report how far it is.
@@ -43,9 +43,9 @@ class Pace:
             more than it works on.
         """
         self._last = self._clock()
-        self.done, self.note, self._worked = done, note, done if worked is None else worked
+        self.done, self.note, self.worked = done, note, done if worked is None else worked
         if self._first is None:
-            self._first = self._last, done, self._worked
+            self._first = self._last, done, self.worked
 
     @property
     def percent(self) -> int:
@@ -55,7 +55,7 @@ class Pace:
     @property
     def per_second(self) -> float | None:
         """Worked on per second since the first report; None before the second one."""
-        return None if self._first is None else self._speed(self._first[2], self._worked)
+        return None if self._first is None else self._speed(self._first[2], self.worked)
 
     @property
     def seconds_left(self) -> float | None:
@@ -71,24 +71,40 @@ class Pace:
         """As in "5,300 draws/s", "0.25 draws/s" or nothing; "compiling" before the first report."""
         if self._first is None:
             return "compiling"
-        speed = self.per_second
-        if speed is None:
-            return ""
-        return f"{speed:,.0f} {self.unit}/s" if speed >= 10 else f"{speed:.2g} {self.unit}/s"
+        return rate_text(self.per_second, self.unit)
 
     def left_text(self) -> str:
         """As in "about 3 min left", or nothing."""
-        left = self.seconds_left
-        if left is None:
-            return ""
-        for seconds, name in ((3600, "h"), (60, "min")):
-            if left >= 2 * seconds:
-                return f"about {left / seconds:,.0f} {name} left"
-        return f"about {left:.0f} s left"
+        return left_text(self.seconds_left)
 
     def __str__(self) -> str:
         share = f"{self.percent} % ({self.done:,} of {self.total:,} {self.unit})"
         return "; ".join(filter(None, (share, self.rate_text(), self.left_text(), self.note)))
+
+
+def rate_text(per_second: float | None, unit: str) -> str:
+    """A rate in words, or nothing.
+
+    >>> rate_text(5300.4, "draws"), rate_text(0.25, "draws")
+    ('5,300 draws/s', '0.25 draws/s')
+    """
+    if per_second is None:
+        return ""
+    return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.2g} {unit}/s"
+
+
+def left_text(seconds: float | None) -> str:
+    """Remaining time in words, or nothing.
+
+    >>> left_text(200.0)
+    'about 3 min left'
+    """
+    if seconds is None:
+        return ""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"about {seconds / unit:,.0f} {name} left"
+    return f"about {seconds:.0f} s left"
 
 
 @contextlib.contextmanager

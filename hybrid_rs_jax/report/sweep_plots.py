@@ -53,22 +53,24 @@ def is_sweep(path: Path) -> bool:
 
 
 def read_sweep(path: Path) -> list[SweepTable]:
-    """The noises of a sweep with --radius, by sigma and beta.
+    """The noises of a sweep with --radius, by sigma, beta and tau.
 
     Raises:
       BadInputError: if it is another table, or does not hold every (p_A, d) once.
     """
-    table = read_table(path, _NEEDED, ("sigma", "beta", "samples"))
+    table = read_table(path, _NEEDED, ("sigma", "beta", "tau", "samples"))
     if not len(table):
         raise BadInputError(f"{path} holds no rows.")
-    numbers = {name: _numbers(table, name) for name in (*_NEEDED, "sigma", "beta") if name in table.columns}
-    keys = [name for name in ("sigma", "beta") if name in numbers]
+    numbers = {name: _numbers(table, name) for name in (*_NEEDED, "sigma", "beta", "tau") if name in table.columns}
+    keys = [name for name in ("sigma", "beta", "tau") if name in numbers]
     rows: dict[tuple[float, ...], list[int]] = {}
     for row in range(len(table)):
         key = tuple(float(numbers[name][row]) for name in keys)
         rows.setdefault(key, []).append(row)
     if len(rows) > _MOST_PANELS:
-        raise BadInputError(f"{path} holds {len(rows)} settings of sigma and beta; at most {_MOST_PANELS} are drawn.")
+        raise BadInputError(
+            f"{path} holds {len(rows)} settings of sigma, beta and tau; at most {_MOST_PANELS} are drawn."
+        )
     return [_one(path, numbers, keys, key, np.array(chosen)) for key, chosen in rows.items()]
 
 
@@ -80,7 +82,7 @@ def _one(
     radius = np.full((p.size, d.size), np.nan)
     radius[score, budget] = numbers["radius"][rows]
     if np.isnan(radius).any() or rows.size != radius.size:
-        raise BadInputError(f"{path} must hold each pair of p_a and d once for each sigma and beta.")
+        raise BadInputError(f"{path} must hold each pair of p_a and d once for each sigma, beta and tau.")
     noise = ", ".join(f"{name} = {setting_text(value)}" for name, value in zip(keys, key, strict=True))
     return SweepTable(noise, tuple(int(each) for each in d), p, radius)
 
@@ -121,7 +123,9 @@ def plot_sweep(tables: list[SweepTable]) -> Any:
             ax.grid(visible=False)
             _name_places(ax.xaxis, [str(d) for d in table.budgets])
             _name_places(ax.yaxis, [_p_text(p) for p in table.p_a])
-            ax.set_title((table.noise or "Certified radius").replace("sigma", "σ").replace("beta", "β"))
+            ax.set_title(
+                (table.noise or "Certified radius").replace("sigma", "σ").replace("beta", "β").replace("tau", "τ")
+            )
             label_budget(ax)
             ax.set_ylabel("clean score $p_A$")
             if max(table.radius.shape) <= 12 and table.radius.size <= 120:
@@ -137,6 +141,12 @@ def plot_sweep(tables: list[SweepTable]) -> Any:
         )
         bar.outline.set_visible(False)
     return figure
+
+
+def _in_greek(words: str) -> str:
+    for name, letter in (("sigma", "σ"), ("beta", "β"), ("tau", "τ")):
+        words = words.replace(name, letter)
+    return words
 
 
 def _name_places(axis: Any, names: list[str]) -> None:

@@ -9,6 +9,7 @@ from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.results.columns import planned_ids
 from hybrid_rs_jax.results.count_files import read_counts
+from hybrid_rs_jax.results.pace import RunPace
 from hybrid_rs_jax.results.runs import read_run
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
 
@@ -25,6 +26,7 @@ class RunStatus:
       begun: inputs with draws that are not complete.
       skipped: (id, reason) of the inputs that were given up.
       draws: all draws that are kept; ties: those at rounding level.
+      pace: how fast the session at work goes, or the last one went; None: not known.
     """
 
     inputs: int | None
@@ -33,6 +35,7 @@ class RunStatus:
     skipped: tuple[tuple[str, str], ...]
     draws: int
     ties: int
+    pace: RunPace | None = None
 
     @property
     def left(self) -> int | None:
@@ -50,6 +53,7 @@ class RunStatus:
             "skipped": skipped,
             "draws": self.draws,
             "ties": self.ties,
+            "pace": None if self.pace is None else dataclasses.asdict(self.pace),
         }
 
 
@@ -73,4 +77,4 @@ def run_status(folder: Path) -> RunStatus:
         done = len(whole) - (0 if whole.provisional is None else whole.provisional.partial)
     planned = planned_ids(folder)
     begun = len(kept.ids) - len(kept.undrawn) - done
-    return RunStatus(planned, done, max(begun, 0), tuple(kept.skipped), kept.draws, kept.ties)
+    return RunStatus(planned, done, max(begun, 0), tuple(kept.skipped), kept.draws, kept.ties, RunPace.read(folder))

@@ -120,7 +120,7 @@ def threat_model(statement: Statement) -> str:
             f"inputs, as sigma is{_grid(noise, table)}"
         )
     other = ("numbers stay as they are" if noise.tokens else "fields stay as they are") if table else ""
-    other = other or f"{'image' if noise.tokens else 'text'} stays as it is"
+    other = other or ("text stays as it is" if noise.pixels else "rest of an input, such as a picture, stays as it is")
     unchanged = "" if noise.tokens and noise.pixels else f"; the {other}"
     return ", and ".join(parts) + unchanged
 

@@ -63,7 +63,7 @@ def test_a_sweep_becomes_a_heat_map_of_the_radius(capsys):
     grid = ["--p-a", "0.9,0.999", "--budgets", "0,1", "--sigma", "0.25,0.5", "--beta", "0.25", "--vocab-size", "512"]
     assert main(["sweep", "--radius", "--tau", "0.01", *grid, "--out", "radii.csv"]) == 0
     tables = read_sweep(Path("radii.csv"))
-    assert [table.noise for table in tables] == ["sigma = 0.25, beta = 0.25", "sigma = 0.5, beta = 0.25"]
+    assert [table.noise for table in tables] == [f"sigma = {sigma}, beta = 0.25, tau = 0.01" for sigma in (0.25, 0.5)]
     smoothing = hrs.HybridSmoothing(hrs.UniformKernel(0.25, 512), 0.5)
     expected = hrs.certified_radius(np.array([[0.9], [0.999]]), np.array([[0, 1]]), smoothing, 0.01)
     np.testing.assert_allclose(tables[1].radius, expected, rtol=1e-12)

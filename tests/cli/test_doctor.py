@@ -50,6 +50,7 @@ def test_doctor_says_what_a_run_would_meet(flags, capsys):
     said = " ".join(said.split())
     assert re.search(r"loaded: in [\d.]+ s, [\d,]{6,} parameters, [\d.]+ GB in float32", said)
     assert re.search(r"picture of 28x28 pixels as 36, .* text of up to 20, .*: \d+ positions", said)
+    assert re.search(r"clean inputs: \d of the first \d ones Unsafe without noise", said)
     assert 'answer: begins with \'{"rating": "\'' in said
     assert "labels: unsafe goes on with 'Unsafe', safe with 'Safe'" in said
     assert re.search(r"alphabet: \d+ tokens and PAD, V = \d+", said)

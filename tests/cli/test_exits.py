@@ -1,8 +1,10 @@
 """What leads out of a run: (d, eps) tables with labels, runs side by side, how far a run is, archives, heat maps."""
 
 import csv
+import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from hybrid_rs_jax.data import load_npz
 from hybrid_rs_jax.results.accuracy import accuracy_table
 from hybrid_rs_jax.results.columns import Column
 from hybrid_rs_jax.results.count_files import read_counts
+from hybrid_rs_jax.results.pace import RunPace
 from hybrid_rs_jax.results.reading import read_certificates
 
 COUNTS = "id,successes,n,label\na,10000,10000,unsafe\nb,9990,10000,Safe\nc,9000,10000,1\nd,0,10000,unsafe\n"
@@ -194,6 +197,11 @@ def test_status_counts_done_left_and_skipped_with_reasons(capsys):
         "draws": 100,
     }
     assert [skipped["id"] for skipped in record["skipped"]] == ["2.png"]
+    assert {name: record["pace"][name] for name in ("settled", "draws", "retries")} == {
+        "settled": 150,
+        "draws": 150,
+        "retries": None,
+    }
     assert "Skipped 2.png: The image pictures/2.png cannot be decoded" in done(capsys, "status", "run")
     assert "is not a run folder" in refused(capsys, "status", "pictures")
     assert "nowhere is not a run folder" in refused(capsys, "status", "nowhere")
@@ -211,7 +219,16 @@ def test_status_of_a_run_that_was_cut_short(capsys):
     Path("run/inputs.csv").write_text("id\n0.png\n1.png\n2.png\n")
     record = json.loads(done(capsys, "status", "run", "--json"))
     assert [record[name] for name in ("inputs", "done", "begun", "left", "draws")] == [3, 1, 1, 2, 57]
-    assert "--resume" in done(capsys, "status", "run")
+    pace = RunPace(57, 150, 57, 5.0, 120.0, 3, RunPace.now())
+    pace.write(Path("run"))
+    printed = done(capsys, "status", "run")
+    assert "--resume" in printed
+    assert re.search(r"pace +5 copies/s\n *retries +3\n", printed)
+    assert re.search(r"38 % of the draws are settled; about (2 min|1\d\d s) left", printed)
+    dataclasses.replace(pace, at="2026-01-01T00:00:00+00:00").write(Path("run"))
+    assert "as of 2026-01-01T00:00:00+00:00: no session has reported since" in done(capsys, "status", "run")
+    Path("run/progress.json").write_text("{")  # nothing rests on it
+    assert json.loads(done(capsys, "status", "run", "--json"))["pace"] is None
 
 
 def test_packed_data_draw_what_the_data_themselves_do(capsys):
@@ -254,3 +271,41 @@ def test_heat_maps_promise_no_share_that_the_radii_do_not_have(capsys):
     with pytest.raises(ValueError, match="kind must be 'frontier' or 'heat', got 'pie'"):
         hrs.plot.__wrapped__(result, "pie")
     assert len(hrs.plot(result).axes) == 2
+
+
+FIELD = """idx\tlabel\tpredict\tradius\tcorrect\ttime
+0\t1\t1\t0.75\t1\t0
+1\t2\t2\t1.25\t1\t0
+2\t1\t0\t2.0\t0\t0
+3\t1\t-1\t0.0\t0\t0
+"""
+
+
+def test_tables_of_the_field_are_drawn_and_held_side_by_side(capsys):
+    Path("one.tsv").write_text(FIELD)
+    Path("two.tsv").write_text(FIELD.replace("0.75", "0.125"))
+    printed = done(capsys, "compare", "one.tsv", "two.tsv", "--out", "both.png")
+    assert re.search(r"one.tsv +4 +50.0 % +50.0 % +50.0 % +50.0 % +25.0 % +0.0 % +0.500", printed)
+    assert re.search(r"two.tsv +4 +50.0 % +25.0 % +25.0 % +25.0 % +25.0 % +0.0 % +0.343", printed)
+    first = json.loads(done(capsys, "compare", "one.tsv", "two.tsv", "--json"))[0]
+    assert (first["name"], first["eps = 0.5"]) == ("one.tsv", "50.0 %")
+    assert "1 table of radii" in done(capsys, "plot", "one.tsv")
+    for name in ("both.png", "one.png"):
+        with Image.open(name) as file:
+            assert file.format == "PNG"
+    assert "no --by" in refused(capsys, "compare", "one.tsv", "two.tsv", "--by", "sigma")
+    assert "no run" in refused(capsys, "compare", "one.tsv", "counts.csv")
+
+
+def test_the_curve_of_a_field_table_is_its_certified_accuracy():
+    from hybrid_rs_jax.report.field_plots import plot_field
+    from hybrid_rs_jax.results.field_files import field_accuracy, read_field
+
+    Path("one.tsv").write_text(FIELD)
+    levels = np.array([0.0, 0.3, 0.75, 0.76, 1.25, 1.26, 2.0])
+    table = field_accuracy(Path("one.tsv"), levels)
+    lines = plot_field({"one": read_field(Path("one.tsv"))}).axes[0].lines
+    for line, counts in zip(lines, (table.right, table.certified), strict=True):
+        x, y = line.get_data()  # a step reaches back from each point to the one before
+        drawn = [y[np.searchsorted(x, level, side="left")] if level <= x[-1] else 0 for level in levels]
+        np.testing.assert_allclose(drawn, 100 * counts[0] / 4)

@@ -102,31 +102,117 @@ class Slow:
         return hrs.data.Input(np.zeros(1, np.int32), np.zeros((1, 1, 3), np.float32), np.ones(1, bool))
 
     def __call__(self, tokens, images):
-        if not tokens.size:
-            raise RuntimeError("a fault")
         time.sleep(0.05)
         return np.zeros(len(tokens), bool)
 
 
+def all_at_once(server, bodies):
+    """The answers to requests that come at the same time, in their order."""
+    found = [None] * len(bodies)
+
+    def client(place):
+        found[place] = asked(server, body=bodies[place])
+
+    clients = [threading.Thread(target=client, args=(place,)) for place in range(len(bodies))]
+    for each in clients:
+        each.start()
+    for each in clients:
+        each.join()
+    return found
+
+
+TEXT_NOISE = hrs.HybridSmoothing(hrs.UniformKernel(0.25, 9), None)
+BODY = {"text": "", "image": picture(np.zeros((8, 8, 1)))}
+
+
 def test_every_one_of_many_clients_gets_a_decision_or_is_told_to_wait():
-    smoothing = hrs.HybridSmoothing(hrs.UniformKernel(0.25, 9), None)
-    server, stop = running(hrs.SmoothedClassifier(Slow(), smoothing, copies=1, batch_size=1), queue=4)
-    body = {"text": "", "image": picture(np.zeros((8, 8, 1)))}
-    found = []
+    server, stop = running(hrs.SmoothedClassifier(Slow(), TEXT_NOISE, copies=1, batch_size=1), queue=4)
     try:
-        asked(server, body=body)  # the first one compiles the noise
-        clients = [threading.Thread(target=lambda: found.append(asked(server, body=body))) for _ in range(40)]
-        for client in clients:
-            client.start()
-        for client in clients:
-            client.join()
+        asked(server, body=BODY)  # the first one compiles the noise
+        found = all_at_once(server, [BODY] * 40)
     finally:
         stop()
     statuses = [status for status, _, _ in found]
-    assert len(statuses) == 40
     assert set(statuses) == {200, 429}
     assert all(headers["Retry-After"] == "1" for status, _, headers in found if status == 429)
     assert server.answers["safe"] + server.answers["busy"] == 41
+
+
+def test_a_crowd_shares_batches_and_each_gets_its_own_decision():
+    guard = hrs.SmoothedClassifier(DemoGuard.load(), SMOOTHING, flags=8, batch_size=64, copies=16)
+    server, stop = running(guard, together=8)
+    inputs = demo.load_demo()
+    rows = [*np.flatnonzero(inputs.labels)[:15], *np.flatnonzero(~inputs.labels & (inputs.digits > 4))[:15]]
+    bodies = [{"text": inputs.prompts[row], "image": picture(inputs.images[row])} for row in rows]
+    try:
+        found = all_at_once(server, bodies)
+    finally:
+        stop()
+    assert [status for status, _, _ in found] == [200] * 30
+    alone = [guard.detect(inputs.prompts[row], inputs.images[row]) for row in rows]
+    assert [json.loads(content)["unsafe"] for _, content, _ in found] == alone
+    assert {*alone[:15], *alone[15:]} == {True, False}
+    assert server.waiting.groups < 30
+
+
+class Seen(Slow):
+    """Keeps the copies that it is shown."""
+
+    def __init__(self):
+        self.copies = []
+
+    def encode(self, text, image):
+        return hrs.data.Input(np.zeros(64, np.int32), np.zeros((1, 1, 3), np.float32), np.ones(64, bool))
+
+    def __call__(self, tokens, images):
+        self.copies += [row.tobytes() for row in tokens]
+        return np.zeros(len(tokens), bool)
+
+
+def test_two_equal_requests_never_share_noise():
+    seen = Seen()
+    server, stop = running(hrs.SmoothedClassifier(seen, TEXT_NOISE, copies=20, batch_size=40))
+    try:
+        statuses = [status for status, _, _ in all_at_once(server, [BODY] * 30)]
+    finally:
+        stop()
+    assert statuses == [200] * 30
+    assert server.waiting.groups < 30
+    assert len(seen.copies) == len(set(seen.copies)) == 30 * 20
+
+
+def test_who_waits_too_long_is_told_that_there_is_no_decision():
+    guard = hrs.SmoothedClassifier(Slow(), TEXT_NOISE, copies=1, batch_size=1)
+    server, stop = running(guard, time_limit=0.001)
+    try:
+        status, content, headers = asked(server, body=BODY)
+    finally:
+        stop()
+    assert (status, headers["Retry-After"]) == (503, "1")
+    assert json.loads(content) == {"error": "No decision within 0.001 seconds; try again."}
+    assert server.answers == {"late": 1}
+
+
+class Fails(Slow):
+    """Fails on texts that begin with 7."""
+
+    def encode(self, text, image):
+        eligible = np.array([False, True])
+        return hrs.data.Input(np.array([7 * (text == "bad"), 0], np.int32), np.zeros((1, 1, 3), np.float32), eligible)
+
+    def __call__(self, tokens, images):
+        if (tokens[:, 0] == 7).any():
+            raise TimeoutError("a fault")
+        return np.zeros(len(tokens), bool)
+
+
+def test_a_request_on_which_the_classifier_fails_takes_no_other_one_with_it():
+    server, stop = running(hrs.SmoothedClassifier(Fails(), TEXT_NOISE, copies=4, batch_size=64))
+    try:
+        found = all_at_once(server, [{**BODY, "text": "bad" if place == 3 else "good"} for place in range(12)])
+    finally:
+        stop()
+    assert [status for status, _, _ in found] == [500 if place == 3 else 200 for place in range(12)]
 
 
 @pytest.mark.parametrize(

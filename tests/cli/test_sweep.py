@@ -66,8 +66,9 @@ def test_small_blocks_give_the_same_table(capsys, monkeypatch):
 def test_radius_from_draws_that_all_succeed(capsys):
     argv = ["--radius", "--tau", "0.1", "--samples", "100,1000", "--alpha", "0.05"]
     header, columns = swept(capsys, *UNIFORM, *argv, "--budgets", "0,2", "--sigma", "0.5")
-    assert header == "samples,p_a,d,sigma,beta,radius"
-    for n, p_a, d, sigma, beta, radius in columns.T:
+    assert header == "samples,p_a,d,sigma,beta,tau,radius"
+    for n, p_a, d, sigma, beta, tau, radius in columns.T:
+        assert tau == 0.1
         assert p_a == hrs.clopper_pearson(int(n), int(n), 0.05)
         smoothing = hrs.HybridSmoothing(hrs.UniformKernel(beta, 512), sigma)
         np.testing.assert_allclose(radius, hrs.certified_radius(p_a, int(d), smoothing, 0.1), rtol=1e-9)
