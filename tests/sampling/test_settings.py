@@ -156,11 +156,14 @@ def test_a_sweep_over_sigma_beta_and_alphabet_compiles_once():
 
 
 ROOT = Path(__file__).parents[2]
-#: Weights are drawn, networks trained, and costs compared, with normals: no certificate rests on them.
+#: Weights are drawn, networks trained, costs and roundings compared, attackers guess, with normals: no certificate
+#: rests on them.
 TRAINING = {
     "experiments/_fashion_model.py",
     "experiments/_fashion_vit.py",
     "experiments/bench/engine.py",
+    "hybrid_rs_jax/attacks/targeted.py",
+    "hybrid_rs_jax/classifiers/vlm/_ties.py",
     "hybrid_rs_jax/models",
     "experiments/make_random_checkpoint.py",
     "experiments/train_demo_guard.py",
