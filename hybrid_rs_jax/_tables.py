@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from jaxtyping import Int64
@@ -284,7 +284,7 @@ def _from_json(path: Path, lines: Iterable[tuple[int, str]], required: Sequence[
     return _table(path, columns, numbers, required, optional)
 
 
-def _json_object(where: str, line: str, required: Sequence[str]) -> dict[str, Any]:
+def _json_object(where: str, line: str, required: Sequence[str]) -> dict[str, object]:
     try:
         row = parse_json(line.rstrip(), where, constant=float)  # NaN stands for a missing value
     except BadInputError as error:

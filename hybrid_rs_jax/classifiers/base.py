@@ -100,7 +100,7 @@ class Abilities:
     cancel: Callable[[], Any] | None
     functional: Callable[[], tuple[Callable[..., Any], Any]] | None
     shared_picture: Callable[[], Callable[..., Any]] | None
-    describe: Callable[[], dict[str, Any]] | None
+    describe: Callable[[], dict[str, object]] | None
 
     @classmethod
     def of(cls, classifier: Any) -> Abilities:

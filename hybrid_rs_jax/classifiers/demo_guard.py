@@ -37,7 +37,7 @@ class DemoGuard:
     # within 1e-4 of zero for none of the copies. Not measured on a GPU, whose default matrix products are coarser.
     tie_tolerance = 1e-4
 
-    def __init__(self, network: DemoGuardNetwork, metadata: dict[str, Any] | None = None, digest: str | None = None):
+    def __init__(self, network: DemoGuardNetwork, metadata: dict[str, object] | None = None, digest: str | None = None):
         self.config = network.config
         self.metadata = dict(metadata or {})
         self._parameters = nnx.split(network)[1]

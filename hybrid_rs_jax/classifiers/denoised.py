@@ -146,7 +146,7 @@ class Denoised:
         if (cancel := getattr(self.classifier, "cancel", None)) is not None:
             cancel()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Classifier, denoiser, sigma and what the denoiser is told, for a run's header.
 
         `time` is the time step of the denoiser's schedule, to three digits; absent where it has none, or the pictures
@@ -282,7 +282,7 @@ class _Call:
 _run = jax.jit(lambda placed, parameters, images, sigma: placed(parameters, images, sigma), static_argnums=0)
 
 
-def _described(part: Any) -> dict[str, Any]:
+def _described(part: Any) -> dict[str, object]:
     describe = getattr(part, "describe", None)
     return {"name": qualified_name(part)} if describe is None else dict(describe())
 

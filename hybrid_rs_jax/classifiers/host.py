@@ -95,7 +95,7 @@ class HostClassifier:
                 raise
         return decisions
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Name, digest and classes, for a run's header."""
         return {"name": self.name, "digest": self.digest, "classes": self.classes}
 

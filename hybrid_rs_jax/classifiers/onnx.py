@@ -81,7 +81,7 @@ class OnnxClassifier(HostClassifier):
         )
         self._settings = {"output": self._output, "threshold": threshold, "unsafe": unsafe and list(unsafe)}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Name and digest of the file, the output and the rule."""
         return {**super().describe(), **self._settings}
 

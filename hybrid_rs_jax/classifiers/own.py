@@ -106,7 +106,7 @@ class _Own(HostClassifier):
         threshold: float | None,
         digest: str | None,
         classes: int | None,
-        settings: dict[str, Any] | None = None,
+        settings: dict[str, object] | None = None,
         unsafe: tuple[int, ...] | None = None,
     ):
         super().__init__(
@@ -120,7 +120,7 @@ class _Own(HostClassifier):
         own = {} if unsafe is None else {"unsafe": list(unsafe)}
         self._settings = {"threshold": threshold, **(settings or {}), **own, **described}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """As a host classifier, with the settings of the model."""
         return {**super().describe(), **self._settings}
 
@@ -138,7 +138,7 @@ class _Above:
             raise ValueError(f"a threshold needs scores, got bools from {self.name}")
         return scores > self._threshold
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         described = self._function.describe() if hasattr(self._function, "describe") else {}
         return {"name": self.name, **described, "threshold": self._threshold}
 
@@ -315,7 +315,7 @@ def _estimator(
         return np.searchsorted(labels, found) if classes is not None else found == labels[1]
 
     fitted = "those that it was fitted on" if table is None else "the columns of the table"
-    settings: dict[str, Any] = {"features": features or fitted}
+    settings: dict[str, object] = {"features": features or fitted}
     if labels is not None:
         settings["class_names"] = [str(label) for label in labels]
     if labels is not None and classes is None:

@@ -20,7 +20,7 @@ class RowSchema(Protocol):
         """A data frame (`named`), or an array with a row per input."""
         ...
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[dict[str, object]]:
         """An object per column, as JSON has it."""
         ...
 
@@ -56,6 +56,6 @@ class TabularClassifier(HostClassifier):
         super().__init__(own, name=own.name, digest=own.digest, classes=own.classes)
         self._own, self.schema = own, schema
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """As the estimator, with the columns."""
         return {**self._own.describe(), "columns": self.schema.describe()}

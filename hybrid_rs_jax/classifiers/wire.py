@@ -99,7 +99,7 @@ class WireClassifier:
         """
         return self._threads.votes(self._ask, *host_pairs(tokens, images))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Address, decoding and rule, for a run's header."""
         return {
             "name": "hybrid_rs_jax.classifiers.WireClassifier",

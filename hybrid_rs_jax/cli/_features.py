@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def draw(
             raise
 
 
-def opened_ledger(out: Path, header: dict[str, Any], new: bool) -> Ledger:
+def opened_ledger(out: Path, header: dict[str, object], new: bool) -> Ledger:
     """A new ledger, or with --resume the one that is there; nothing may change, for ranks are those of n."""
     from hybrid_rs_jax.sampling.ledger import Ledger
 
@@ -81,8 +81,8 @@ def opened_ledger(out: Path, header: dict[str, Any], new: bool) -> Ledger:
 
 
 def feature_header(
-    source: Source, smoothing: HybridSmoothing, samples: int, seed: int, settings: dict[str, Any]
-) -> dict[str, Any]:
+    source: Source, smoothing: HybridSmoothing, samples: int, seed: int, settings: dict[str, object]
+) -> dict[str, object]:
     """Everything that defines the draws."""
     from hybrid_rs_jax.cli._sources import first_readable
     from hybrid_rs_jax.confidence import FixedSample

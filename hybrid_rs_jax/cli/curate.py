@@ -150,7 +150,7 @@ class NoiseAlone:
         return np.asarray(tokens), np.asarray(image)
 
 
-def _model(guard: Any) -> dict[str, Any]:
+def _model(guard: Any) -> dict[str, object]:
     """What the decisions depend on: the threat is not part of it."""
     described = {name: value for name, value in guard.describe().items() if name != "threat"}
     return described | ({"classifier": _model(guard.classifier)} if "classifier" in described else {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from scipy import special
@@ -64,7 +63,7 @@ class FixedSample:
         """`clopper_pearson_upper_bound`: at least the exact bound."""
         return clopper_pearson_upper_bound(*self._complete(n, successes), alpha)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """JSON-able settings."""
         return {"plan": "fixed", "n": self.n}
 

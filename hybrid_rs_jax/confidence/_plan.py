@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class SamplingPlan(Protocol):
         """Upper confidence bound on the proportion at the stop; above it with probability at most `alpha`."""
         ...
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Everything that defines the plan, as JSON; `plan_from` rebuilds an equal plan."""
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -147,7 +147,7 @@ class SequentialTest:
         p, complement = self._bounds(n, successes, alpha, lower=True)
         return UpperBound(complement, p)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """JSON-able settings with the boundary itself: a later design rule cannot change what a stop meant."""
         settings = {name: getattr(self, name) for name in ("p_star", "alpha", "max_samples", "complement_star")}
         boundary = {name: list(bounds) for name, bounds in self.boundary._asdict().items()}

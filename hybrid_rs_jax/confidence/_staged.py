@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -114,7 +113,7 @@ class StagedLooks:
         """The other side, at least the exact bound; each side spends its own alpha."""
         return clopper_pearson_upper_bound(*self._at_look(n, successes, alpha))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """JSON-able settings."""
         stops = [[list(run) for run in runs] for runs in self.stops or ()]
         return {"plan": "staged", "sizes": list(self.sizes), "weights": list(self.weights), "stops": stops}

@@ -43,7 +43,7 @@ class Schema:
         """Symbols of each field."""
         return tuple(map(len, self.categories.values()))
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[dict[str, object]]:
         """The schema as a run's header has it, an object per column."""
         return [{"name": name, **self._column(name)} for name in self.order]
 
@@ -99,7 +99,7 @@ class Schema:
         with atomic_file(Path(path), force) as file:
             write_json(file, {"columns": self.describe()})
 
-    def _column(self, name: str) -> dict[str, Any]:
+    def _column(self, name: str) -> dict[str, object]:
         if name in self.categories:
             return {"values": list(self.categories[name])}
         if name in self.constants:

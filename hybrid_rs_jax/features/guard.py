@@ -47,7 +47,7 @@ class GuardEncoder:
         """The encoder as a pure function `apply(parameters, tokens, images)`, and the parameters."""
         return self._apply, self._parameters
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The guard, and the layer."""
         return self.guard.describe() | {
             "name": "hybrid_rs_jax.features.GuardEncoder",

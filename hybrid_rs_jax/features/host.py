@@ -65,6 +65,6 @@ class HostEncoder:
         ]
         return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Name and digest, for a run's header."""
         return {"name": self.name, "digest": self.digest}

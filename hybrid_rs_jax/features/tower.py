@@ -90,7 +90,7 @@ class TowerEncoder:
         """The encoder as a pure function `apply(parameters, tokens, images)`, and the parameters."""
         return self._apply, self._parameters
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Tower, pooling and digest, for a run's header."""
         return {"name": f"{self._tower} tower", "pooling": self.pooling, "weights_sha256": self._digest}
 

@@ -35,7 +35,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
 }
 
 
-def describe_smoothing(smoothing: HybridSmoothing) -> dict[str, Any]:
+def describe_smoothing(smoothing: HybridSmoothing) -> dict[str, object]:
     """`{"kernel", its fields, "sigma", "step"}`; kernel "none" is image-only, sigma null is text-only.
 
     `step` is null where the smoothing does not say one; `describe_noise` says which one was drawn with. `Conditional`
@@ -47,7 +47,7 @@ def describe_smoothing(smoothing: HybridSmoothing) -> dict[str, Any]:
     if isinstance(kernel, Conditional):
         inner = describe_smoothing(dataclasses.replace(smoothing, discrete=kernel.kernel))
         return {**inner, "draws": "conditional", **({"nested": True} if kernel.nested else {})}
-    record: dict[str, Any] = {"kernel": "none"}
+    record: dict[str, object] = {"kernel": "none"}
     if kernel is not None:
         name = type(kernel).__name__.removesuffix("Kernel").lower()
         fields = {f.name: getattr(kernel, f.name) for f in dataclasses.fields(kernel)}  # type: ignore[arg-type]
@@ -55,7 +55,7 @@ def describe_smoothing(smoothing: HybridSmoothing) -> dict[str, Any]:
     return {**record, "sigma": smoothing.sigma, "step": smoothing.step}
 
 
-def describe_noise(smoothing: HybridSmoothing, pixels: int) -> dict[str, Any]:
+def describe_noise(smoothing: HybridSmoothing, pixels: int) -> dict[str, object]:
     """How the noise of a run is drawn, for its header: runs whose noise differs are never added up.
 
     Args:

@@ -38,7 +38,7 @@ _ONEVISION = {
 }
 _NEXT = {**_CLIP, "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]}
 _QWEN = {"resample": 3, "image_mean": _CLIP_MEAN, "image_std": _CLIP_STD}
-_DEFAULTS: dict[str, dict[str, Any]] = {
+_DEFAULTS: dict[str, dict[str, object]] = {
     "CLIP": _CLIP,
     "Llava": {**_CLIP, "do_pad": False},
     "Siglip": _SIGLIP,

@@ -34,7 +34,7 @@ _BOOKKEEPING = """
 _INERT = frozenset(_BOOKKEEPING.split())
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, object]:
     """The JSON object in a file.
 
     Raises:

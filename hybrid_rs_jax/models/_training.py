@@ -53,7 +53,7 @@ def run_steps(
     *,
     checkpoint_every: int,
     checkpoint: Path | None = None,
-    settings: dict[str, Any] | None = None,
+    settings: dict[str, object] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> None:
     """Call `update(parameters, mean, optimizer, data, step)` until step `end`.
@@ -108,7 +108,7 @@ def load_optax() -> Any:
         raise ValueError('Training needs optax: pip install "hybrid-rs-jax[experiments]".') from error
 
 
-def resume(state: TrainingState, path: Path | None, settings: dict[str, Any]) -> None:
+def resume(state: TrainingState, path: Path | None, settings: dict[str, object]) -> None:
     """Go on from a checkpoint, where there is one.
 
     Raises:
@@ -131,7 +131,7 @@ def resume(state: TrainingState, path: Path | None, settings: dict[str, Any]) ->
     state.step, state.losses = int(header["step"]), [float(loss) for loss in header["losses"].split()]
 
 
-def _save(state: TrainingState, path: Path, settings: dict[str, Any]) -> None:
+def _save(state: TrainingState, path: Path, settings: dict[str, object]) -> None:
     """All arrays in one safetensors file, with the step and the settings in its header."""
     from safetensors.numpy import save_file
 

@@ -120,7 +120,7 @@ class Gemma3(VisionLanguageModel):
         attention: Implementation = "auto",
         rngs: Any,
     ):
-        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options: dict[str, object] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.config, self.dtype = config, dtype
         self.vision_tower = NormedSiglip(config.vision, attention=attention, **options)
         self.projector = GemmaProjector(config, **options)

@@ -109,7 +109,7 @@ class Design:
         """What the engine draws: fixed numbers, or all by one plan."""
         return tuple(StreamGroup(plan or FixedSample(part.draws), part.sets) for part in self.parts)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """For the header of a run; `of` reads it."""
         parts = [
             {

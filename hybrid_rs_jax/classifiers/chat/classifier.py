@@ -139,7 +139,7 @@ class ChatClassifier:
         """The model's id as the server gives it; None before the first answer."""
         return self._endpoint.served_model
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Everything that decisions depend on and that is known here, without the key, for a run's header.
 
         `served_model` is not in it, since it is known after the first answer only: keep it with the counts.
@@ -204,7 +204,7 @@ def _checked_key(api_key: str | None) -> str | None:
     return key or None
 
 
-def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_options(options: Mapping[str, Any]) -> dict[str, object]:
     if own := _OWN_FIELDS & options.keys():
         raise ValueError(f"options must leave {', '.join(sorted(_OWN_FIELDS))} to the classifier, got {min(own)!r}.")
     try:
@@ -213,9 +213,9 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"options must be JSON-able, got an error: {error}.") from None
 
 
-def _messages(policy: str, text: str, image: np.ndarray) -> list[dict[str, Any]]:
+def _messages(policy: str, text: str, image: np.ndarray) -> list[dict[str, object]]:
     """The policy as the system's message, text and picture, if there is one, as the user's."""
-    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    parts: list[dict[str, object]] = [{"type": "text", "text": text}]
     if image.size:
         parts.append({"type": "image_url", "image_url": {"url": "data:image/png;base64," + png_text(image)}})
     return [{"role": "system", "content": policy}, {"role": "user", "content": parts}]

@@ -85,7 +85,7 @@ class Endpoint:
         self._lock = threading.Lock()
         self._was_reached = False
 
-    def ask(self, body: dict[str, Any], given_up: threading.Event) -> Reply:
+    def ask(self, body: dict[str, object], given_up: threading.Event) -> Reply:
         """The reply to a request.
 
         Raises:
@@ -135,7 +135,7 @@ class Endpoint:
             raise CancelledError
         self.count(requests=1, retries=int(attempt > 1))
 
-    def _attempt(self, body: dict[str, Any]) -> Reply:
+    def _attempt(self, body: dict[str, object]) -> Reply:
         found = self._send(body)
         if isinstance(found, str):
             try:
@@ -148,7 +148,7 @@ class Endpoint:
             found = _FaultError(f"it asks for a pause of {found.pause:.0f} s, longer than {limit}: {found}", True)
         raise found
 
-    def _send(self, body: dict[str, Any]) -> str | _FaultError:
+    def _send(self, body: dict[str, object]) -> str | _FaultError:
         """The body of the answer, or why there is none.
 
         Errors of the client end here: they hold the request, and with it the API key. So they are told, not raised.

@@ -235,7 +235,7 @@ class VlmGuard:
         """Gives `functional` for several texts with each picture; None where answers are generated."""
         return None if self.on_host else lambda: self.prompt.forward.of_pictures
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Everything that decisions depend on, with digests; the weights are read once for theirs."""
         return self._description
 
@@ -287,7 +287,7 @@ class VlmGuard:
         return pixels if pixels.shape[:2] == self.image_size else fit(pixels, *self.image_size)
 
     @cached_property
-    def _description(self) -> dict[str, Any]:
+    def _description(self) -> dict[str, object]:
         settings, policy = self.settings, self._checkpoint.policy
         return {
             "name": "hybrid_rs_jax.classifiers.VlmGuard",

@@ -164,7 +164,7 @@ class Mapper:
         """`apply(parameters, features, sigma)`, hashable and the same on each call, and the parameters."""
         return self._apply, self._parameters
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Everything that its answers depend on, for the header of a run."""
         if self._digest is None:
             self._digest = parameters_digest(self._parameters)

@@ -172,7 +172,7 @@ def train_mapper(
         changed = sum(jnp.square(a - b).mean() for a, b in zip(*moments, strict=True))
         return (1 - aligned).mean() + plan.lambda_stats * changed
 
-    settings: dict[str, Any] = {"mapper": dataclasses.asdict(config), "encoder": parameters_digest(frozen)}
+    settings: dict[str, object] = {"mapper": dataclasses.asdict(config), "encoder": parameters_digest(frozen)}
     settings["denoiser"] = None if denoiser is None else denoiser.describe()["weights_sha256"]
     steps = plan.epochs * (len(images) // plan.mapper_batch)
     optax = load_optax()
@@ -213,7 +213,7 @@ class _Stage:
     optimizer: Any
     loss_of: Callable[[Any, _Batch], Array]
     checkpoint: Path | None
-    settings: dict[str, Any]
+    settings: dict[str, object]
     progress: Callable[[int, float], None] | None
 
     def run(self, parameters: Any, data: tuple[Array, Array]) -> tuple[Any, list[float]]:

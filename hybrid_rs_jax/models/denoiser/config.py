@@ -134,7 +134,7 @@ class UNetConfig:
             raise ValueError(f"The settings of a U-Net must be ones that are known here, got {', '.join(unknown)}.")
         return cls(**{name: _typed(name, value) for name, value in config.items() if name in fields})
 
-    def write(self) -> dict[str, Any]:
+    def write(self) -> dict[str, object]:
         """The contents of config.json."""
         return {"_class_name": NETWORKS[0], **FIXED, **dataclasses.asdict(self)}
 

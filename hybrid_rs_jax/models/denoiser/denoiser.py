@@ -71,7 +71,7 @@ class Denoiser:
         """
         return self._apply, self._parameters
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Everything that its answers depend on, for the header of a run."""
         if self._digest is None:
             self._digest = parameters_digest(self._parameters)

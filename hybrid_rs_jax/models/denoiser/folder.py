@@ -247,7 +247,7 @@ def _digest(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _index(rule: Rule) -> dict[str, Any]:
+def _index(rule: Rule) -> dict[str, object]:
     scheduler = rule.write()["_class_name"]
     return {
         "_class_name": "DDPMPipeline",

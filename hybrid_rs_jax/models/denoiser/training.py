@@ -109,7 +109,7 @@ def train(
     network = UNet(config, rngs=nnx.Rngs(plan.seed))
     graph, parameters = nnx.split(network)
     state = TrainingState.start(parameters, optimizer)
-    settings: dict[str, Any] = {"config": config.write(), "rule": rule.describe(), "plan": dataclasses.asdict(plan)}
+    settings: dict[str, object] = {"config": config.write(), "rule": rule.describe(), "plan": dataclasses.asdict(plan)}
     settings["pictures"] = list(images.shape)
     resume(state, checkpoint, settings)
     update = _update(graph, rule, optimizer, plan, mesh, config.patch_size)

@@ -131,12 +131,12 @@ class Ledger:
             return cls(path, connection, cleanup.pop_all(), writes=True)
 
     @property
-    def header(self) -> dict[str, Any]:
+    def header(self) -> dict[str, object]:
         """The header in force (a copy)."""
         return json.loads(self._history[-1])
 
     @property
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[dict[str, object]]:
         """All headers, in order: more than one where a `resume` changed something."""
         return [json.loads(body) for body in self._history]
 
@@ -272,7 +272,7 @@ class Ledger:
         name = next(each.id for each in self._format.read_inputs(self._connection, self.path) if each.key == row.index)
         return f"input {name!r}" if row.stream == SHARED else f"input {name!r}, stream {row.stream},"
 
-    def _adopt(self, asked: dict[str, Any], may_change: Callable[[str, Any, Any], bool] | None) -> None:
+    def _adopt(self, asked: dict[str, object], may_change: Callable[[str, Any, Any], bool] | None) -> None:
         """Continue with the header that is asked for, where it differs in nothing but what may change."""
         found = schema.differences(self.header, asked)
         refused = [each for each in found if may_change is None or not may_change(*each)]
