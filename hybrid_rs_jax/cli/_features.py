@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hybrid_rs_jax._files import json_text, parse_json
 from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli._denoiser import open_denoiser
 from hybrid_rs_jax.cli.options import NoiseOptions, ThreatOptions
@@ -82,7 +82,7 @@ def opened_ledger(out: Path, header: dict[str, object], new: bool) -> Ledger:
 
 def feature_header(
     source: Source, smoothing: HybridSmoothing, samples: int, seed: int, settings: dict[str, object]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Everything that defines the draws."""
     from hybrid_rs_jax.cli._sources import first_readable
     from hybrid_rs_jax.confidence import FixedSample
@@ -159,7 +159,7 @@ def measured_copies(run: FeatureRun, copies: Sequence[int], encoder: str, data: 
     pooling = settings.get("pooling") if isinstance(settings, Facts) else None
     source = open_encoder(encoder, data, ThreatOptions(), None, str(pooling or "mean"))
     for name, found in (("classifier", source.model), ("data", source.data)):
-        if thawed(run.run.facts[name]) != json.loads(json.dumps(found)):
+        if thawed(run.run.facts[name]) != parse_json(json_text(found), "the header"):
             flag = "--encoder" if name == "classifier" else "--data"
             raise BadInputError(f"{flag} is not that of the run, whose header names {thawed(run.run.facts[name])}.")
     places = {name: index for index, name in enumerate(source.inputs.ids)}

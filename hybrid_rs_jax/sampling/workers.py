@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_rs_jax._extras import need
+from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier
 from hybrid_rs_jax.data.inputs import Inputs
 from hybrid_rs_jax.errors import BadInputError
@@ -298,7 +299,7 @@ def _on_worker(recipe: tuple[str, Callable[[], Work], Path, bool], part: Slice, 
     if name not in _OPENED:
         if one_core:  # Ray counts cores, and as many workers as cores would each take them all
             os.environ.setdefault("NPROC", "1")
-        if folder.is_dir():  # relative paths mean what they mean to the driver
+        if kind_of(folder) == "folder":  # relative paths mean what they mean to the driver
             os.chdir(folder)
         _OPENED.clear()
         _OPENED[name] = open_work()
