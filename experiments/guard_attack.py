@@ -110,7 +110,9 @@ def attacked(args: argparse.Namespace, guard: VlmGuard, rows: list[Input]) -> di
         return hrs.sample_counts(guard, tokens, images, smoothing, n, key, eligible=mask, batch_size=256)
 
     counts = count(tokens, images, args.samples, keys[0])
-    certificate = hrs.certify(counts, args.samples, smoothing, args.tau, ALPHA, range(args.tokens + 1))
+    certificate = common.certified(
+        counts, args.samples, smoothing, images[0].size, range(args.tokens + 1), tau=args.tau, alpha=ALPHA
+    )
     largest = (certificate.radius > 0).sum(axis=1) - 1
     chosen = np.flatnonzero(largest >= 0)
     if not chosen.size:

@@ -33,9 +33,11 @@ def smoothing_of(noise: NoiseOptions, source: Source, threat: ThreatOptions, dem
     """The noise of the flags; beta, and for the demo sigma, have defaults, and the data know their alphabet."""
     from hybrid_rs_jax.cli._sources import first_readable
 
-    fields = source.cardinalities
+    fields, first = source.cardinalities, first_readable(source.inputs)
     if fields is not None:
         noise = noise.or_default(kernel="categorical" if fields else "none")
+    elif not first.tokens.size:  # a guard of pictures alone
+        noise = noise.or_default(kernel="none")
     if fields and noise.kernel == "categorical":
         noise = noise.or_default(cardinalities=fields)
         if noise.cardinalities != fields:
@@ -56,7 +58,7 @@ def smoothing_of(noise: NoiseOptions, source: Source, threat: ThreatOptions, dem
             raise BadInputError(
                 f"--vocab-size {noise.vocab_size} contradicts the data, whose alphabet has {source.vocab_size} symbols."
             )
-    if not first_readable(source.inputs).image.size:
+    if not first.image.size:
         if noise.sigma is not None:
             raise BadInputError("--sigma means nothing to inputs without pictures: tokens alone carry noise.")
         if not noise.no_pixel_noise:

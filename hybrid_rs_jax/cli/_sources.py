@@ -218,9 +218,8 @@ def _checkpoint(model: str, data: str, options: GuardOptions, threat: ThreatOpti
     named = {"name": "texts and pictures", "file": Path(data).name}
     unit = CHECKPOINT_UNIT.format(height=height, width=width)
     inputs = GuardInputs(texts, guard)
-    pixels_alone = () if guard.text_length == 0 else None  # no fields of symbols: noise on the pixels alone
     described, columns = guard.describe(), label_columns(texts)
-    return Source(guard, inputs, guard.vocab_size, unit, described, named, PAD, columns, cardinalities=pixels_alone)
+    return Source(guard, inputs, guard.vocab_size, unit, described, named, PAD, columns)
 
 
 def _demo_guard() -> tuple[Any, Mapping[str, object]]:

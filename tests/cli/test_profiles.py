@@ -1,7 +1,5 @@
 """`sample` and `doctor` on guards of the new families: the profile by itself, by flag, and in the header."""
 
-import json
-import sqlite3
 from typing import get_args, get_type_hints
 
 import pytest
@@ -11,6 +9,7 @@ from vlm_checkpoint import POLICY, write_data
 from hybrid_rs_jax.classifiers.vlm.profiles import PROFILES
 from hybrid_rs_jax.cli import main
 from hybrid_rs_jax.cli.options import GuardOptions
+from hybrid_rs_jax.sampling.ledger import Ledger
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +26,8 @@ def folders(tmp_path_factory):
 
 
 def header(run):
-    with sqlite3.connect(run / "ledger.sqlite") as ledger:
-        tables = [name for (name,) in ledger.execute("select name from sqlite_master where type = 'table'")]
-        rows = [row for table in tables for row in ledger.execute(f"select * from {table}")]
-    texts = [cell for row in rows for cell in row if isinstance(cell, str) and cell.startswith("{")]
-    return next(content for text in texts if "classifier" in (content := json.loads(text)))
+    with Ledger.open(run) as ledger:
+        return ledger.header
 
 
 def test_every_profile_can_be_named():

@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 import types
+import urllib.parse  # noqa: F401  (pathlib imports it late, when another user may not read the library)
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "hybrid_rs_jax"

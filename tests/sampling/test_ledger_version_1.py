@@ -107,8 +107,9 @@ def test_a_changed_value_in_it_is_noticed(old, change):
     connection = sqlite3.connect(old / LEDGER_FILE, isolation_level=None)
     connection.execute(change)
     connection.close()
-    with pytest.raises(LedgerError, match=r"^[^\n]*is damaged[^\n]*does not match its (checksum|digest)[^\n]*\.$"):
-        Ledger.open(old).counts()
+    sentence = r"^[^\n]*is damaged[^\n]*does not match its (checksum|digest)[^\n]*\.$"
+    with pytest.raises(LedgerError, match=sentence), Ledger.open(old) as ledger:
+        ledger.counts()
 
 
 def test_it_is_neither_continued_nor_merged(old, tmp_path):
