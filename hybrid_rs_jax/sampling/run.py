@@ -144,7 +144,6 @@ def sample_run(
         texts = _texts_per_picture(sum(len(group.streams) for group in groups))
         places = {index: place for place, index in enumerate(indices)}
         tasks = [sorted(chain(*tasks), key=lambda task: places[task.index])]
-    options: dict[str, Any] = {"classes": classes, "batch_size": batch_size, "mesh": mesh, "texts": texts}
     plans = [group.plan for group in groups]
     with _Writer(ledger, inputs.ids) as writer:
         for left in tasks:
@@ -157,7 +156,19 @@ def sample_run(
                 progress.lost = draws
 
             rules = [plans[number] for number in own]
-            engine = stream(classifier, rows, len(left), noise, rules, key, **options, lost=lost)
+            engine = stream(
+                classifier,
+                rows,
+                len(left),
+                noise,
+                rules,
+                key,
+                classes=classes,
+                batch_size=batch_size,
+                mesh=mesh,
+                texts=texts,
+                lost=lost,
+            )
             _count(engine, taken, plans, writer, progress, report)
     return progress
 
