@@ -12,7 +12,7 @@ import pytest
 
 from hybrid_rs_jax import cli
 from hybrid_rs_jax.cli import _process, app
-from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.errors import BadInputError, raised_by
 
 NOISE = ["--kernel", "none", "--sigma", "0.5", "--tau", "0.1"]
 CERTIFY = ["certify", "counts.csv", *NOISE]
@@ -59,6 +59,32 @@ def test_whatever_it_says_it_stays_one_line(capsys, error):
     assert err.count("\n") == 1
     assert type(error).__name__ in err
     assert len(err) < 500
+
+
+def test_an_error_of_the_users_classifier_is_not_our_fault(capsys):
+    def command():
+        with raised_by("the classifier my_filter.classify"):
+            raise KeyError("wor\nds")
+
+    assert _process.guarded(command) == 2
+    assert capsys.readouterr().err == (
+        "hybrid-rs: error: the classifier my_filter.classify raised KeyError: 'wor\\nds'; "
+        "run again with --debug for the traceback.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("JAX_ENABLE_X64", "maybe"), ("JAX_NUMPY_RANK_PROMOTION", "never"), ("JAX_DEFAULT_DEVICE", "abacus")],
+)
+def test_a_setting_that_jax_refuses_is_named_with_its_value(name, value):
+    environment = {**os.environ, name: value}
+    code = f"import sys; from hybrid_rs_jax.cli import main; sys.exit(main({CERTIFY}))"
+    ended = program(code, env=environment)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"hybrid-rs: error: the environment variable {name} must be legal to JAX, got {value!r}; correct or unset it.\n"
+    )
 
 
 @pytest.mark.parametrize("how", ["flag", "environment"])
