@@ -58,9 +58,9 @@ def _run(command: Callable[[], int], debug: bool) -> int:
         return command()
     except BadInputError as error:
         return _told(f"error: {error}", _BAD_INPUT, debug)
-    except _Terminated:
-        return _told("terminated.", _TERMINATED, debug)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated):  # the second of a run
+            return _told("terminated.", _TERMINATED, debug)
         return _told("interrupted.", _INTERRUPTED, debug)
     except MemoryError as error:
         return _told(_memory_text(error), _BAD_INPUT, debug)

@@ -29,7 +29,6 @@ from hybrid_rs_jax.cli.sample import (
     no_empty_run,
     refuse_all,
     summary,
-    terminated_as_interrupted,
 )
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.feature_tables import (
@@ -126,7 +125,6 @@ def sample(
     new = not resume or kind_of(out / LEDGER_FILE) is None
     with (
         no_empty_run(out) as made,
-        terminated_as_interrupted(),
         library_sentences(),
         opened_ledger(out, header, new) as ledger,
     ):

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hybrid_rs_jax import cli
@@ -205,6 +206,32 @@ def test_a_signal_during_a_write_leaves_no_temporary_file(name, status):
         assert process.wait(30) == status
         assert "Traceback" not in process.stderr.read()
     assert os.listdir() == ["counts.csv"]
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 143), ("SIGINT", 130)])
+def test_a_run_that_is_ended_by_a_signal_says_what_it_keeps_and_by_what_it_ended(name, status):
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from hybrid_rs_jax.cli import main\n"
+        "import own\n"
+        "sys.exit(main('sample --model own:slow --on-host --data d.npz --vocab-size 3 --sigma 1 --out r'.split()))"
+    )
+    Path("own.py").write_text(
+        "import time, numpy\n"
+        "def slow(tokens, images):\n"
+        "    print('asked', flush=True); time.sleep(0.05)\n"
+        "    return numpy.ones(len(tokens), bool)\n"
+    )
+    np.savez("d.npz", tokens=np.zeros((1, 2), int), images=np.zeros((1, 2, 2, 1), np.float32))
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **streams) as process:
+        while process.stdout.readline() != "asked\n":
+            assert process.poll() is None
+        process.send_signal(signal.Signals[name])
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == status
+    assert "Interrupted: r keeps" in said
 
 
 def test_handlers_of_others_are_left_alone_and_ours_do_not_stay():
