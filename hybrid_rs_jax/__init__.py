@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.certificate import (
         FeatureCertificate,
         FrontierTable,
+        SimilarityTarget,
         certified_budget,
         certified_radius,
         certify_features,
@@ -79,6 +80,7 @@ __all__ = [
     "HybridSmoothing",
     "LikelihoodRatio",
     "ScoreLaw",
+    "SimilarityTarget",
     "SmoothedClassifier",
     "SmoothedEncoder",
     "TabularClassifier",
@@ -114,7 +116,7 @@ __all__ = [
 _HOMES = {
     "certificate": (
         "FeatureCertificate FrontierTable certified_budget certified_radius certify_features core frontier_table "
-        "joint_radius joint_worst_case l2_of_linf "
+        "SimilarityTarget joint_radius joint_worst_case l2_of_linf "
         "largest_probability required_probability required_samples worst_case_probability"
     ),
     "classifiers": "BaseClassifier ChatClassifier HostClassifier TabularClassifier VlmGuard",
