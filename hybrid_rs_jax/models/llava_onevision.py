@@ -109,6 +109,12 @@ class LlavaOnevision(VisionLanguageModel):
         features = self.encode(pixels.reshape(images * views, *pixels.shape[2:]))
         return self.pack(features.reshape(images, views, *features.shape[1:]), image_size)
 
+    def from_tower(
+        self, features: Float[Array, "images tiles patches features"], image_size: tuple[int, int] | None = None
+    ) -> Float[Array, "images tokens hidden"]:
+        """The packed embeddings of a picture, from the tower's features of its views."""
+        return self.pack(self.projector(features), image_size)
+
     def pack(
         self, features: Float[Array, "images views patches hidden"], image_size: tuple[int, int] | None = None
     ) -> Float[Array, "images tokens hidden"]:

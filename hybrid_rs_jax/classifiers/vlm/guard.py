@@ -25,6 +25,7 @@ from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.data.pictures import fit
 from hybrid_rs_jax.kernels.grid import check_pictures
 from hybrid_rs_jax.models import from_pretrained
+from hybrid_rs_jax.models._vision_language import VisionLanguageModel
 
 __all__ = ["VlmGuard"]
 
@@ -218,6 +219,44 @@ class VlmGuard:
             raise ValueError("decision must be logit_mass for a function of the margin, got generate.")
         return self.prompt.forward, self.prompt.parameters
 
+    def tower(self) -> tuple[Callable[..., Array], Any]:
+        """The vision tower's features as a pure function `apply(parameters, tokens, images)`, and its parameters.
+
+        A feature is what the projector reads, of all views of a picture side by side; tokens are not looked at.
+
+        Raises:
+          ValueError: if the network is no LLaVA network, answers are generated, or no picture is shown.
+        """
+        if self.on_host or self.prompt.layout.pixels is None or not isinstance(self._network, VisionLanguageModel):
+            raise ValueError(
+                "Only a LLaVA network that decides by logits and is shown a picture has a tower to be smoothed, got a "
+                f"{type(self._network).__name__} with decision {self.settings.decision}."
+            )
+        return self.prompt.forward.tower, self.prompt.parameters
+
+    def margin_of_tower(self, tokens: Any, features: Any) -> Float32[Array, "b texts"]:
+        """Margins of several texts with each picture, given the tower's features in the place of its pixels.
+
+        Args:
+          tokens: symbols, integers [b, texts, text_length] in 0..vocab_size-1.
+          features: floats [b, features], as `tower` gives them.
+
+        Raises:
+          ValueError: as `tower`, or if shapes do not fit.
+        """
+        apply, parameters = self.tower()
+        tokens, features = jnp.asarray(tokens, jnp.int32), jnp.asarray(features, jnp.float32)
+        count, length = len(features), self.text_length
+        pictures = jax.ShapeDtypeStruct((count, *self.image_size, 3), jnp.float32)
+        wanted = jax.eval_shape(apply, parameters, jnp.zeros((count, length), jnp.int32), pictures).shape
+        fits = tokens.ndim == 3 and (tokens.shape[0], tokens.shape[2]) == (count, length)
+        if features.shape != wanted or not fits:
+            raise ValueError(
+                f"tokens and features must have shapes [{count}, texts, {length}] and {list(wanted)}, got "
+                f"{list(tokens.shape)} and {list(features.shape)}."
+            )
+        return _of_tower(self.prompt.forward, parameters, tokens, features)
+
     def embedded(self) -> tuple[Callable[..., Array], Any, Float[Array, "symbols width"]]:
         """`(margin, parameters, table)` for `hybrid_rs_jax.attacks`: gradients reach the text through its embeddings.
 
@@ -339,3 +378,6 @@ def _pixels(image: Any) -> Float32[np.ndarray, "h w 3"]:
     if not np.isfinite(pixels).all():
         raise ValueError(f"image must hold finite numbers of float32, got {pixels[~np.isfinite(pixels)][0]}.")
     return pixels
+
+
+_of_tower: Any = jax.jit(lambda forward, *arguments: forward.of_tower(*arguments), static_argnums=0)
