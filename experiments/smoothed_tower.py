@@ -13,8 +13,8 @@ picture is to be taken for one of the next digit, by the objectives of AttackVLM
 
 (Tables 4 and 5 of the second paper in kind; Table 3, captioning, is not reproduced: it needs generated text and a
 judge.) 16/255 in every one of 192 numbers is an l2 change of .87, twice the certified radius (at 224 x 224 it would be
-24.3, sixty times): all but the last column is measured, not proven. The booster is trained here on the training pictures: a small denoiser from scratch,
-then the two stages of train_gsb.py.
+24.3, sixty times): all but the last column is measured, not proven. The booster is trained here on the training
+pictures: a small denoiser from scratch, then the two stages of train_gsb.py.
 
     python experiments/smoothed_tower.py --out smoothed-tower
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def feature_header(
     seed: int,
     settings: dict[str, object],
     target: SimilarityTarget | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Everything that defines the draws; with a target the looks and their shares of the risk."""
     from hybrid_rs_jax.cli._sources import first_readable
     from hybrid_rs_jax.confidence import FixedSample
