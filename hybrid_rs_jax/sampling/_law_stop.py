@@ -37,8 +37,7 @@ class LawStop:
 
     def __post_init__(self) -> None:
         if self.target is not None:
-            options = {"bins": self.bins, "total_variation": self.total_variation}
-            self.target.check(self.most, self.smoothing, **options)  # type: ignore[arg-type]
+            self.target.check(self.most, self.smoothing, bins=self.bins, total_variation=self.total_variation)
 
     @cached_property
     def plan(self) -> StagedLooks | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -79,8 +78,8 @@ def sample_features_run(
             progress.rounded = max(progress.rounded, rounded)
             ledger.register([(inputs.ids[index], index, encoded.digest())])
             if sampler is None:
-                options: dict[str, Any] = {"bins": bins, "batch_size": batch_size, "mesh": mesh, "target": target}
-                sampler = FeatureSampler(encoder, smoothing, row, n, reference, **options)
+                given = (encoder, smoothing, row, n, reference)
+                sampler = FeatureSampler(*given, bins=bins, batch_size=batch_size, mesh=mesh, target=target)
             drawn = _draw(ledger, sampler, row, key, law, progress, report, None if known is None else known.counts)
             progress.finished += 1
             progress.saved += n - drawn
