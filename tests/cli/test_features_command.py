@@ -119,14 +119,15 @@ def test_what_was_interrupted_goes_on_and_ends_as_if_it_had_not_been(own, capsys
 
 
 def test_a_run_for_a_target_stops_at_looks_of_its_header_and_goes_on_where_it_was_interrupted(own, capsys):
+    import own_encoder
+
+    own_encoder.calls = 0
     begun = [*own[:-4], "--samples", "400", "--batch-size", "40", "--encoder", "own_encoder:breaks"]
     command = [*begun, "--target", "cosine=0.5,eps=0.119", "--alpha", "0.02"]
     assert main([*command, "--out", "broken"]) == 130
     with Ledger.open(Path("broken")) as ledger:
         kept = ledger.counts().draws
     assert kept > 0
-    import own_encoder
-
     own_encoder.calls = -(10**9)
     assert main([*command, "--out", "broken", "--resume"]) == 0
     assert main([*command, "--out", "whole"]) == 0
