@@ -71,7 +71,7 @@ def _own_sizes(guard: VlmGuard, cases: list[_Case]) -> str:
     for case in cases:
         height, width = case.raw.image.shape[:2]
         sizes.setdefault((height, width), []).append(case)
-    if set(sizes) == {guard.image_size}:
+    if set(sizes) == {guard.image_size} and guard.settings.views == "checkpoint":
         return "the pictures have the certified size already, so a deployed guard is shown the same"
     changed, refused = [], []
     for size, alike in sizes.items():

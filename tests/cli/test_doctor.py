@@ -126,6 +126,10 @@ def test_doctor_compares_nothing_where_the_pictures_have_the_certified_size(flag
     flags[flags.index("--data") + 1] = str(unlike(tmp_path, [(28, 28), (28, 28)]))
     assert main(["doctor", *flags, "--batch-size", "2"]) == 0
     assert "have the certified size already" in " ".join(capsys.readouterr().out.split())
+    assert main(["doctor", *flags, "--batch-size", "2", "--views", "base"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "picture of 28x28 pixels as 17" in said
+    assert "of 2 inputs decided otherwise than at 28x28 when shown at their own size, cut into tiles" in said
 
 
 def test_doctor_refuses_weights_that_are_no_numbers(checkpoint, flags, tmp_path, capsys):

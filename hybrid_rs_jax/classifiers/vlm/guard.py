@@ -216,8 +216,9 @@ class VlmGuard:
     def decide_unfitted(self, tokens: Any, images: Any) -> Bool[np.ndarray, " b"]:
         """Decide for pictures of one size as they are, not fitted to the certified one; no certificate is for these.
 
-        The checkpoint's own image processing cuts, pads or rounds them by their shape, as where it is deployed. A size
-        is compiled whenever it is asked for; its pictures are decided one by one, since they may be large.
+        The checkpoint's own image processing cuts, pads or rounds them by their shape, as where it is deployed,
+        whatever `views` is. A size is compiled whenever it is asked for, and its pictures are decided one by one, since
+        they may be large.
 
         Args:
           tokens: symbols, integers [b, text_length] in 0..vocab_size-1.
@@ -227,7 +228,7 @@ class VlmGuard:
           ValueError: as a call does; also if pictures of this size make too long a prompt, or none.
         """
         height, width = np.shape(images)[1:3]
-        settings = dataclasses.replace(self.settings, image_size=(height, width))
+        settings = dataclasses.replace(self.settings, image_size=(height, width), views="checkpoint")
         layout = self._checkpoint.layout(settings)
         self._check(tokens, images, (height, width))
         prompt = compile_prompt(self._network, layout, self.alphabet, settings, self.mesh)
@@ -335,6 +336,7 @@ class VlmGuard:
             "image_size": list(self.image_size),
             "pixels": "float, not clipped",
             "dtype": settings.dtype,
+            **({"views": settings.views} if settings.views != "checkpoint" else {}),
             **({"profile": settings.profile} if settings.profile != "generic" else {}),
             **({"template_options": dict(settings.template_options)} if settings.template_options else {}),
             **({"generated_tokens": settings.generated_tokens} if self.on_host else {}),
