@@ -179,8 +179,10 @@ class SmoothedClassifier:
         room = 1 << max(0, len(rows) - 1).bit_length()
         key = run_key(secrets.randbits(64))
         rule = _UntilUnsafe(self.copies, self.flags)
-        options: dict[str, Any] = {"batch_size": self.batch_size, "mesh": self.mesh}
-        for resolved in stream(self.classifier, rows, room, self.smoothing, rule, key, **options):
+        decided = stream(
+            self.classifier, rows, room, self.smoothing, rule, key, batch_size=self.batch_size, mesh=self.mesh
+        )
+        for resolved in decided:
             flagged = resolved.verdict == Verdict.REACHED
             yield from zip(resolved.finished.tolist(), flagged.tolist(), strict=True)
 

@@ -40,9 +40,15 @@ def worst_case_lanes(ratio: LikelihoodRatio, p: np.ndarray, complement: np.ndarr
 
 
 def radius_lanes(
-    ratio: LikelihoodRatio, p: np.ndarray, complement: np.ndarray, tau: np.ndarray, tau_complement: np.ndarray
+    ratio: LikelihoodRatio,
+    p: np.ndarray,
+    complement: np.ndarray,
+    tau: np.ndarray,
+    tau_complement: np.ndarray,
+    *,
+    most_steps: int = MAX_STEPS,
 ) -> np.ndarray:
-    """Certified `rho` for lanes that share one likelihood ratio."""
+    """Certified `rho` for lanes that share one likelihood ratio; without a step 0 says no more than "not -1"."""
 
     def block(
         padded: LikelihoodRatio, count: Any, p: Any, q: Any, tau: Any, tau_q: Any, max_steps: Any
@@ -52,11 +58,11 @@ def radius_lanes(
 
     columns = (p, complement, tau, tau_complement)
     size = _block_size(p.size)
-    rho, finished = _run(block, ratio, columns, size, _FIRST_PASS)
+    rho, finished = _run(block, ratio, columns, size, min(_FIRST_PASS, most_steps))
     late = np.flatnonzero(~finished)
-    if late.size:
+    if late.size and most_steps > _FIRST_PASS:
         # in blocks of the same size: idle lanes cost less than compiling for another shape
-        again, _ = _run(block, ratio, tuple(column[late] for column in columns), size, MAX_STEPS)
+        again, _ = _run(block, ratio, tuple(column[late] for column in columns), size, most_steps)
         rho[late] = again
     return rho
 

@@ -26,6 +26,7 @@ from hybrid_rs_jax._checks import (
 )
 from hybrid_rs_jax.certificate import _batches
 from hybrid_rs_jax.certificate._budgets import check_lanes
+from hybrid_rs_jax.certificate._still import least_probability
 from hybrid_rs_jax.confidence import LowerBound, clopper_pearson_bound
 from hybrid_rs_jax.kernels import Edits, HybridSmoothing
 from hybrid_rs_jax.likelihood_ratio import LikelihoodRatio
@@ -276,6 +277,9 @@ def required_bound(d: object, epsilon: object, smoothing: HybridSmoothing, tau: 
 
     def solve(ratio: LikelihoodRatio, lanes: np.ndarray) -> np.ndarray:
         t, r = tau_p.flat[lanes], rho.flat[lanes]
+        if not r.any():
+            p, complement = least_probability(ratio, t)
+            return np.stack([p, -complement])
         p, complement = _batches.required_lanes(ratio, t, 1 - t, r)
         for widen in 2.0 ** np.arange(-50, -10, 4):
             lower, _ = _batches.worst_case_lanes(ratio, np.clip(p, 0, 1), np.clip(complement, 0, 1), r)

@@ -10,10 +10,12 @@ from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPo
 
 import numpy as np
 
-__all__ = ["Question", "Threads", "check_url", "png_text"]
+__all__ = ["MOST_AT_ONCE", "Question", "Threads", "check_url", "png_text"]
 
 #: One pair and the event that says whether its batch was given up: True for Unsafe.
 Question = Callable[[np.ndarray, np.ndarray, threading.Event], bool]
+#: Requests to one address at the same time, unless said otherwise.
+MOST_AT_ONCE = 8
 
 
 class Threads:

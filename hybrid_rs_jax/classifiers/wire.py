@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hybrid_rs_jax._files import parse_json
-from hybrid_rs_jax.classifiers._asking import Threads, check_url, png_text
+from hybrid_rs_jax.classifiers._asking import MOST_AT_ONCE, Threads, check_url, png_text
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
 from hybrid_rs_jax.classifiers.chat.endpoint import RESUME, ChatError
 
@@ -68,7 +68,7 @@ class WireClassifier:
         *,
         threshold: float | None = None,
         api_key: str | None = None,
-        concurrency: int = 8,
+        concurrency: int = MOST_AT_ONCE,
         attempts: int = 8,
         timeout: float = 60.0,
         backoff: float = 0.5,

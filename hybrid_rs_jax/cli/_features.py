@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def opened_ledger(out: Path, header: dict[str, object], new: bool) -> Ledger:
 
 def feature_header(
     source: Source, smoothing: HybridSmoothing, samples: int, seed: int, settings: dict[str, object]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Everything that defines the draws."""
     from hybrid_rs_jax.cli._sources import first_readable
     from hybrid_rs_jax.confidence import FixedSample

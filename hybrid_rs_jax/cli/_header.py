@@ -83,7 +83,7 @@ def run_header(
     seed: int,
     threat: ThreatOptions,
     design: Design | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Everything that defines the draws."""
     from hybrid_rs_jax.classifiers.base import Abilities
     from hybrid_rs_jax.cli._sources import first_readable

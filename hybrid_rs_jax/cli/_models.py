@@ -81,28 +81,30 @@ def opened_address(
             f"--model {url} is asked with texts and pictures; --data must be a .jsonl, .csv or .parquet file, a folder "
             "or demo, not token ids."
         )
-    more: dict[str, Any] = {} if options.concurrency is None else {"concurrency": options.concurrency}
     try:
         if options.wire == "json":
-            classifier = _wire(url, options, guard, decode, more)
+            classifier = _wire(url, options, guard, decode)
         else:
-            classifier = _chat(url, options, guard, decode, more)
+            classifier = _chat(url, options, guard, decode)
     except (ValueError, ModuleNotFoundError) as error:
         text = str(error).replace("base_url", "--model").replace("url must", "--model must")
         raise error if isinstance(error, BadInputError) else BadInputError(text) from error
     return classifier, classifier.describe()
 
 
-def _wire(url: str, options: ModelOptions, guard: GuardOptions, decode: Decode, more: dict[str, Any]) -> Any:
+def _wire(url: str, options: ModelOptions, guard: GuardOptions, decode: Decode) -> Any:
     from hybrid_rs_jax.classifiers import WireClassifier
+    from hybrid_rs_jax.classifiers._asking import MOST_AT_ONCE
 
     options.refuse(url, "--wire", "--threshold", "--concurrency", what="a JSON endpoint")
     _only(guard, url, "a JSON endpoint")
-    return WireClassifier(url, decode, threshold=options.threshold, **more)
+    concurrency = options.concurrency or MOST_AT_ONCE
+    return WireClassifier(url, decode, threshold=options.threshold, concurrency=concurrency)
 
 
-def _chat(url: str, options: ModelOptions, guard: GuardOptions, decode: Decode, more: dict[str, Any]) -> Any:
+def _chat(url: str, options: ModelOptions, guard: GuardOptions, decode: Decode) -> Any:
     from hybrid_rs_jax.classifiers import ChatClassifier, FirstTokenDecision, TextDecision
+    from hybrid_rs_jax.classifiers._asking import MOST_AT_ONCE
 
     options.refuse(url, "--wire", "--model-name", "--concurrency", what="a chat endpoint")
     _only(guard, url, "a chat endpoint", "policy", "labels", "decision")
@@ -118,7 +120,14 @@ def _chat(url: str, options: ModelOptions, guard: GuardOptions, decode: Decode, 
         patterns = [rf"\b(?:{'|'.join(map(re.escape, words))})\b" for words in (unsafe, safe)]
         decision = TextDecision(unsafe=patterns[0], safe=patterns[1])
     policy = read_text(Path(str(guard.policy)))
-    return ChatClassifier(url, str(options.model_name), decode=decode, policy=policy, decision=decision, **more)
+    return ChatClassifier(
+        url,
+        str(options.model_name),
+        decode=decode,
+        policy=policy,
+        decision=decision,
+        concurrency=options.concurrency or MOST_AT_ONCE,
+    )
 
 
 def _only(guard: GuardOptions, model: str, what: str, *legal: str) -> None:

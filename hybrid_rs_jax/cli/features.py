@@ -11,7 +11,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from cyclopts import App, Parameter
@@ -111,7 +111,7 @@ def sample(
     """
     from hybrid_rs_jax.cli._sources import DEMO_DATA, open_encoder
     from hybrid_rs_jax.confidence import FixedSample
-    from hybrid_rs_jax.kernels.record import smoothing_text
+    from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE
 
     work = work or WorkOptions()
@@ -121,7 +121,8 @@ def sample(
     source = boosted(source, denoiser, mapper, smoothing)
     header = feature_header(source, smoothing, samples, work.seed, {"reference": reference, "bins": bins})
     indices = work.indices(len(source.inputs.ids))
-    say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {samples:,} draws per input")
+    noise_text = smoothing_text(describe_smoothing(smoothing))
+    say(f"{counted(len(indices), 'input')}, {noise_text}; {samples:,} draws per input")
     new = not resume or kind_of(out / LEDGER_FILE) is None
     with (
         no_empty_run(out) as made,
@@ -269,7 +270,7 @@ def curve(
     default = np.zeros(1) if sigma is None else np.linspace(0, 3 * sigma, _CURVE)
     found = feature_curve(certificate, (default if epsilon is None else epsilon).tolist(), budget)
     record = _curve_record(found, source.statement(certificate), budget, len(source.ids))
-    names, rows = list(record["columns"]), list(found.rows())
+    names, rows = list(found.columns()), list(found.rows())
     if out is not None:
         suffix = out.suffix.lower()
         with atomic_file(out, force) as path:
@@ -323,10 +324,8 @@ def _print_csv(names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     writer.writerows(rows)
 
 
-def _curve_record(found: FeatureCurve, statement: str, budget: int, inputs: int) -> dict[str, Any]:
-    names = ("epsilon", "law", "mean", "law_share", "mean_share")
-    columns = {name: getattr(found, name).tolist() for name in names}
-    return {"statement": {"text": statement, "budget": budget, "inputs": inputs}, "columns": columns}
+def _curve_record(found: FeatureCurve, statement: str, budget: int, inputs: int) -> dict[str, object]:
+    return {"statement": {"text": statement, "budget": budget, "inputs": inputs}, "columns": found.columns()}
 
 
 def _setting(source: FeatureRun, alpha: float, budget: int) -> str:

@@ -8,8 +8,9 @@ inputs that are flagged. Several pairs of runs (other beta, other sigma) are com
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -83,14 +84,13 @@ def operate(
         path_text(unsafe): _operation(unsafe, safe, *settings)
         for unsafe, safe in zip(runs[::2], runs[1::2], strict=True)
     }
-    records = [_record(name, operation) for name, operation in found.items()]
     if out is not None:
-        _write(out, records, force)
+        _write(out, found, force)
     if plot is not None:
         with atomic_file(plot, force) as picture:
             save_operation(found, picture, plot.suffix.lower())
     if json:
-        print(json_text({"runs": records}))
+        print(json_text(_record(found)))
         return
     for name, operation in found.items():
         _print(name, operation, max_alarms)
@@ -127,25 +127,24 @@ def _operation(
         return operating_points(certificate, ordinary_draws(harmless), d, epsilon, miss_probability, alpha, max_copies)
 
 
-def _record(name: str, operation: Operation) -> dict[str, Any]:
+def _record(found: Mapping[str, Operation]) -> dict[str, object]:
     import dataclasses
 
-    fields = dataclasses.asdict(operation)
-    return {"run": name, **fields}
+    return {"runs": [{"run": name, **dataclasses.asdict(operation)} for name, operation in found.items()]}
 
 
-def _write(path: Path, records: list[dict[str, Any]], force: bool) -> None:
+def _write(path: Path, found: Mapping[str, Operation], force: bool) -> None:
     from hybrid_rs_jax._files import write_csv
 
     with atomic_file(path, force) as temporary:
         if path.suffix.lower() == ".json":
-            temporary.write_text(json_text({"runs": records}) + "\n", encoding="utf-8")
+            temporary.write_text(json_text(_record(found)) + "\n", encoding="utf-8")
             return
         names = ("copies", "flags", "tau", "detection", "alarms", "alarms_bound", "expected_copies")
         rows = (
-            (record["run"], *("" if point[name] is None else point[name] for name in names))
-            for record in records
-            for point in record["points"]
+            (run, *("" if (value := getattr(point, name)) is None else value for name in names))
+            for run, operation in found.items()
+            for point in operation.points
         )
         write_csv(temporary, ("run", *names), rows)
 

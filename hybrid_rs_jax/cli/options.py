@@ -253,7 +253,7 @@ class GuardOptions:
     model_parallel: Annotated[int, flag(integer(1, 4096), "N")] | None = None
     """spread the weights over N devices, and batches over the rest (default: 1)"""
 
-    def given(self) -> dict[str, Any]:
+    def given(self) -> dict[str, object]:
         """What was given, by the names of the fields."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if value is not None}

@@ -133,7 +133,7 @@ def sample(
         pictures of clothes, 28x28)
     """
     from hybrid_rs_jax.cli._sources import first_readable
-    from hybrid_rs_jax.kernels.record import smoothing_text
+    from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
     from hybrid_rs_jax.results.columns import write_columns
     from hybrid_rs_jax.sampling.design import StreamGroup
     from hybrid_rs_jax.sampling.ledger import LEDGER_FILE
@@ -151,7 +151,7 @@ def sample(
     plan = stopping.plan(smoothing.forcing() if conditional else smoothing, risk.threshold, risk.level, delta)
     header = run_header(source, smoothing, plan, stopping.aim(risk.threshold, risk.level), work.seed, threat, design)
     indices = work.indices(len(source.inputs.ids))
-    say(f"{counted(len(indices), 'input')}, {smoothing_text(header['smoothing'])}; {stopping.text(risk)}")
+    say(f"{counted(len(indices), 'input')}, {smoothing_text(describe_smoothing(smoothing))}; {stopping.text(risk)}")
     if design is not None:
         say(design_text(design))
     new = not resume or kind_of(out / LEDGER_FILE) is None
@@ -247,7 +247,7 @@ def reported(out: Path, total: int, unit: str, classifier: object) -> Iterator[C
                 write()
 
 
-def _ledger(out: Path, header: dict[str, Any], new: bool) -> Ledger:
+def _ledger(out: Path, header: dict[str, object], new: bool) -> Ledger:
     """A new ledger, or with --resume the one that is there."""
     from hybrid_rs_jax.sampling.ledger import Ledger
 

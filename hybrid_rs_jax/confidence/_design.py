@@ -7,7 +7,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special
+import scipy  # scipy.optimize is loaded where it is first used
+from scipy import special
 
 from hybrid_rs_jax.confidence._paths import Boundary, Odds, Outcomes, Walk, ordered, outcomes
 from hybrid_rs_jax.confidence._plan import Verdict
@@ -179,7 +180,7 @@ def reaching_odds(law: Outcomes, power: float) -> Odds:
     def short(logit: float) -> float:
         return power - reach_probability(law, Odds.of_logit(logit))
 
-    x = float(optimize.brentq(short, law.reference.logit, 700.0, xtol=1e-12))
+    x = float(scipy.optimize.brentq(short, law.reference.logit, 700.0, xtol=1e-12))
     step = 1e-14 * max(abs(x), 1.0)
     while short(x) > 0 and x < 700:
         x, step = x + step, 2 * step

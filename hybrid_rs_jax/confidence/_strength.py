@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from scipy import optimize, special
+import scipy  # scipy.optimize is loaded where it is first used
+from scipy import special
 
 from hybrid_rs_jax.confidence._paths import Boundary, Odds, Outcomes, log_sum, outcomes
 
@@ -98,7 +99,7 @@ def _logit_at(law: Outcomes, part: slice, near: int, target: float, side: float)
         low, high, step = high, min(high + step, _FARTHEST), 2 * step
         if low == high:
             return side * low
-    x = float(optimize.brentq(excess, low, high, xtol=1e-13, rtol=1e-14, disp=False))
+    x = float(scipy.optimize.brentq(excess, low, high, xtol=1e-13, rtol=1e-14, disp=False))
     step = 1e-14 * max(abs(x), 1.0)
     while excess(x) > 0:
         x, step = x - step, 2 * step

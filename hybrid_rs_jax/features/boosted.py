@@ -88,15 +88,17 @@ class Boosted:
                 f"sigma of the smoothing must be {self.sigma:g}, which the encoder was told to expect, got "
                 f"{smoothing.sigma:g}."
             )
-        parts: dict[str, Any] = {"denoiser": self.denoiser, "mapper": self.mapper, "size": self.size}
-        return self if self.sigma is not None else Boosted(self.plain, float(smoothing.sigma), **parts)
+        if self.sigma is not None:
+            return self
+        sigma = float(smoothing.sigma)
+        return Boosted(self.plain, sigma, denoiser=self.denoiser, mapper=self.mapper, size=self.size)
 
     def cancel(self) -> None:
         """Give up the calls under way, where the encoder can."""
         if (cancel := getattr(self.plain, "cancel", None)) is not None:
             cancel()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Encoder, denoiser, mapper and sigma, for a run's header."""
         parts = {"encoder": self.plain, "denoiser": self.denoiser, "mapper": self.mapper}
         return {
@@ -135,6 +137,6 @@ class _Apply:
         return self.refine(outer, self.encode(inner, tokens, images), jnp.asarray(sigma))
 
 
-def _described(part: Any) -> dict[str, Any]:
+def _described(part: Any) -> dict[str, object]:
     describe = getattr(part, "describe", None)
     return {"name": qualified_name(part)} if describe is None else dict(describe())

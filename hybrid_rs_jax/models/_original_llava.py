@@ -15,7 +15,7 @@ from hybrid_rs_jax.models._settings import Fields
 
 __all__ = ["image_processing", "is_original", "translate"]
 
-TOWERS: dict[str, dict[str, Any]] = {
+TOWERS: dict[str, Mapping[str, Any]] = {
     "clip-vit-large-patch14-336": llava.DEFAULT_VISION,
     "clip-vit-large-patch14": {**llava.DEFAULT_VISION, "image_size": 224},
     "siglip-so400m-patch14-384": llava_onevision.DEFAULT_VISION,
@@ -61,13 +61,13 @@ def translate(config: Mapping[str, Any]) -> dict[str, Any]:
     return translated
 
 
-def image_processing(config: Mapping[str, Any]) -> dict[str, Any]:
+def image_processing(config: Mapping[str, Any]) -> dict[str, object]:
     """What the original code does to a picture, as the contents of a preprocessor_config.json."""
     fields = Fields(config)
     side, siglip = _tower(fields)["image_size"], _is_siglip(fields)
     if siglip:
-        content: dict[str, Any] = {"size": {"height": side, "width": side}, "image_mean": 0.5, "image_std": 0.5}
-        content["do_center_crop"] = False
+        size = {"height": side, "width": side}
+        content: dict[str, object] = {"size": size, "image_mean": 0.5, "image_std": 0.5, "do_center_crop": False}
     else:
         content = {"size": {"shortest_edge": side}, "crop_size": side}
     if _is_tiled(fields):
@@ -77,7 +77,7 @@ def image_processing(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "image_processor_type": "LlavaImageProcessor", "do_pad": padded}
 
 
-def _tower(fields: Fields) -> dict[str, Any]:
+def _tower(fields: Fields) -> Mapping[str, Any]:
     name = fields.text("mm_vision_tower").rstrip("/").rsplit("/", 1)[-1]
     if name not in TOWERS:
         raise ValueError(f"mm_vision_tower must be one of {', '.join(TOWERS)}, got {fields['mm_vision_tower']:.80}.")

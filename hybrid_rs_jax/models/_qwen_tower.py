@@ -7,6 +7,7 @@ run of neighbours.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -222,15 +223,14 @@ class QwenTower(nnx.Module):
         self.config, self.dtype = config, dtype
         width, size = config.hidden_size, config.patch_size
         shape = (config.frames, size, size, config.num_channels, width)
-        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        linear = functools.partial(nnx.Linear, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.patch_kernel = nnx.Param(float(np.prod(shape[:-1])) ** -0.5 * rngs.params.normal(shape, param_dtype))
         self.layers = nnx.List(
             [QwenLayer(config, attention, dtype, param_dtype, rngs) for _ in range(config.num_layers)]
         )
         self.merge_norm = RMSNorm(width, _EPS, dtype, param_dtype)
         merged = width * config.merge**2
-        self.linear_1 = nnx.Linear(merged, merged, **options)
-        self.linear_2 = nnx.Linear(merged, config.out_size, **options)
+        self.linear_1, self.linear_2 = linear(merged, merged), linear(merged, config.out_size)
 
     def __call__(
         self, pixels: Float[Array, "pictures height width channels"]

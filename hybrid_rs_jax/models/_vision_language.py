@@ -185,7 +185,7 @@ class VisionLanguageModel(nnx.Module):
 
 def read_joint_config(
     config: Mapping[str, Any],
-    default_vision: dict[str, Any],
+    default_vision: Mapping[str, Any],
     default_decoder: str,
     default_layer: int,
     default_strategy: str,

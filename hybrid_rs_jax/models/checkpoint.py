@@ -97,7 +97,7 @@ def _stored_config(folder: Path) -> dict[str, Any]:
 
 
 def from_config(
-    config: dict[str, Any],
+    config: Mapping[str, Any],
     *,
     dtype: Any = jnp.float32,
     param_dtype: Any = None,
@@ -211,7 +211,7 @@ def _draw(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> 
 
 
 def _assign(
-    tensors: dict[str, StoredTensor], parameters: dict[str, Any], table: KeyTable
+    tensors: dict[str, StoredTensor], parameters: Mapping[str, nnx.Param], table: KeyTable
 ) -> tuple[dict[str, tuple[StoredTensor, Target]], list[str]]:
     """Which stored tensor fills which parameter, in the order of the files, and everything that does not fit."""
     sources: dict[str, tuple[StoredTensor, Target]] = {}

@@ -9,6 +9,7 @@ of thousands of noisy copies. Everything runs in float32, also under ``jax_enabl
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -126,7 +127,7 @@ class DemoGuardNetwork(nnx.Module):
         return self.joint_up(x)
 
 
-def save_weights(network: DemoGuardNetwork, path: str | os.PathLike[str], metadata: dict[str, Any]) -> None:
+def save_weights(network: DemoGuardNetwork, path: str | os.PathLike[str], metadata: Mapping[str, object]) -> None:
     """Write the weights as float16, with sizes and ``metadata`` beside them: the whole file or nothing.
 
     Args:
@@ -141,11 +142,11 @@ def save_weights(network: DemoGuardNetwork, path: str | os.PathLike[str], metada
     ...     load_weights(f"{folder}/guard.npz")[1]["seed"]
     0
     """
-    arrays: dict[str, Any] = {name: np.asarray(leaf[...], np.float16) for name, leaf in _parameters(network)}
-    arrays["metadata"] = np.array(json.dumps({"config": asdict(network.config), **metadata}))
+    arrays = {name: np.asarray(leaf[...], np.float16) for name, leaf in _parameters(network)}
+    told = np.array(json.dumps({"config": asdict(network.config), **metadata}))
     target = Path(path)
     with atomic_file(target, force=True) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, metadata=told, **arrays)
 
 
 def load_weights(file: str | os.PathLike[str] | BinaryIO) -> tuple[DemoGuardNetwork, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -45,9 +46,8 @@ class Projector(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: Any,
     ):
-        options: dict[str, Any] = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.linear_1 = nnx.Linear(inputs, outputs, **options)
-        self.linear_2 = nnx.Linear(outputs, outputs, **options)
+        linear = functools.partial(nnx.Linear, use_bias=use_bias, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.linear_1, self.linear_2 = linear(inputs, outputs), linear(outputs, outputs)
         self.act = activation(hidden_act)
 
     def __call__(self, features: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:

@@ -119,10 +119,13 @@ class Qwen25VL(VisionLanguageModel):
         attention: Implementation = "auto",
         rngs: Any,
     ):
-        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "attention": attention, "rngs": rngs}
         self.config, self.dtype = config, dtype
-        self.vision_tower = QwenTower(config.vision, **options)
-        self.language_model = Qwen25VLDecoder(config.text, **options)
+        self.vision_tower = QwenTower(
+            config.vision, dtype=dtype, param_dtype=param_dtype, attention=attention, rngs=rngs
+        )
+        self.language_model = Qwen25VLDecoder(
+            config.text, dtype=dtype, param_dtype=param_dtype, attention=attention, rngs=rngs
+        )
 
     @staticmethod
     def read_config(config: Mapping[str, Any]) -> Qwen25VLConfig:

@@ -110,7 +110,7 @@ def _check(network: VisionLanguageModel, config: Mapping[str, Any], folder: Path
         )
 
 
-def _completed(network: VisionLanguageModel, config: Mapping[str, Any], dtype: np.dtype) -> dict[str, Any]:
+def _completed(network: VisionLanguageModel, config: Mapping[str, Any], dtype: np.dtype) -> dict[str, object]:
     """config.json with what transformers wants to know besides."""
     kind = type(network).__name__
     tower = {"model_type": network.config.tower, **config["vision_config"]}

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 __all__ = ["make_mesh", "named_parameters", "parameter_shardings", "partition_spec", "shard"]
 
@@ -70,13 +70,13 @@ def partition_spec(name: str, shape: tuple[int, ...], parts: int, heads: int | N
     return PartitionSpec(*("model" if i == axis else None for i in range(len(shape))))
 
 
-def named_parameters(network: Any) -> dict[str, Any]:
+def named_parameters(network: Any) -> dict[str, nnx.Param]:
     """Parameters by their dotted paths."""
     state = nnx.to_flat_state(nnx.state(network, nnx.Param))
     return {".".join(map(str, path)): variable for path, variable in state}
 
 
-def parameter_shardings(network: Any, mesh: Mesh | AbstractMesh | None) -> dict[str, Any]:
+def parameter_shardings(network: Any, mesh: Mesh | AbstractMesh | None) -> dict[str, Sharding]:
     """The sharding of every parameter on the mesh; the default device for all where there is none."""
     parameters = named_parameters(network)
     if mesh is None:

@@ -159,10 +159,13 @@ class FeatureCurve:
     law_share: np.ndarray
     mean_share: np.ndarray
 
+    def columns(self) -> dict[str, list[float]]:
+        """The fields by their names."""
+        return {field.name: getattr(self, field.name).tolist() for field in dataclasses.fields(self)}
+
     def rows(self) -> Iterator[tuple[float, ...]]:
         """One per eps, in the order of the fields."""
-        fields = [getattr(self, field.name).tolist() for field in dataclasses.fields(self)]
-        yield from zip(*fields, strict=True)
+        yield from zip(*self.columns().values(), strict=True)
 
 
 def feature_curve(certificate: FeatureCertificate, epsilons: Sequence[float], budget: int = 0) -> FeatureCurve:

@@ -250,9 +250,10 @@ def stream(
     batch_size = batch_for(classifier, head[0], texts, mesh) if batch_size is None else batch_size
     batch_size = min(batch_size, total * max(each.max_samples for each in plans))
     places = _places_for(head[0], total, plans, batch_size)
-    options: dict[str, Any] = {"texts": texts, "classes": classes}
-    backend = make_backend(classifier, smoothing, key, batch_size, places, head[0], mesh=mesh, **options)
-    schedule = Schedule(plans, places * texts, backend.batch_size, speculate=backend.pads, **options)
+    backend = make_backend(
+        classifier, smoothing, key, batch_size, places, head[0], mesh=mesh, texts=texts, classes=classes
+    )
+    schedule = Schedule(plans, places * texts, backend.batch_size, speculate=backend.pads, texts=texts, classes=classes)
     try:
         yield from _loop(backend, schedule, chain([head], waiting))
     finally:

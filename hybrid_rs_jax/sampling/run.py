@@ -7,6 +7,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
@@ -144,8 +145,8 @@ def sample_run(
         texts = _texts_per_picture(sum(len(group.streams) for group in groups))
         places = {index: place for place, index in enumerate(indices)}
         tasks = [sorted(chain(*tasks), key=lambda task: places[task.index])]
-    options: dict[str, Any] = {"classes": classes, "batch_size": batch_size, "mesh": mesh, "texts": texts}
     plans = [group.plan for group in groups]
+    drawn = partial(stream, classifier, classes=classes, batch_size=batch_size, mesh=mesh, texts=texts)
     with _Writer(ledger, inputs.ids) as writer:
         for left in tasks:
             taken: list[_Task] = []
@@ -157,7 +158,7 @@ def sample_run(
                 progress.lost = draws
 
             rules = [plans[number] for number in own]
-            engine = stream(classifier, rows, len(left), noise, rules, key, **options, lost=lost)
+            engine = drawn(rows, len(left), noise, rules, key, lost=lost)
             _count(engine, taken, plans, writer, progress, report)
     return progress
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.classifiers._asking import Threads, check_url, png_text
+from hybrid_rs_jax.classifiers._asking import MOST_AT_ONCE, Threads, check_url, png_text
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
 from hybrid_rs_jax.classifiers.chat.endpoint import ChatStatistics, Endpoint
 from hybrid_rs_jax.classifiers.chat.reply import Decision, FirstTokenDecision, UnreadableReplyError
@@ -89,7 +89,7 @@ class ChatClassifier:
         policy: str,
         decision: Decision | None = None,
         api_key: str | None = None,
-        concurrency: int = 8,
+        concurrency: int = MOST_AT_ONCE,
         attempts: int = 8,
         timeout: float = 60.0,
         backoff: float = 0.5,

@@ -123,11 +123,11 @@ class Diffusion:
             return clean
         return (noise - s * clean) / jnp.sqrt(1 + s * s)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """All that the answer depends on, JSON-able."""
         return {"rule": "diffusion", **dataclasses.asdict(self), "betas": list(self.betas)}
 
-    def write(self) -> dict[str, Any]:
+    def write(self) -> dict[str, object]:
         """The contents of scheduler_config.json."""
         betas = {"trained_betas": list(self.betas)} if self.betas else {"beta_schedule": self.schedule}
         return {
@@ -197,11 +197,11 @@ class Preconditioned:
         time = self.time_scale / 4 * jnp.log(s)
         return Asked(scale, time, d * d / (m * m + d * d), self.sign * d * m * scale)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """All that the answer depends on, JSON-able."""
         return {"rule": "preconditioned", **dataclasses.asdict(self)}
 
-    def write(self) -> dict[str, Any]:
+    def write(self) -> dict[str, object]:
         """The contents of scheduler_config.json."""
         levels = {name: getattr(self, name) for name in ("sigma_data", "sigma_min", "sigma_max")}
         if self.consistency:
@@ -232,9 +232,9 @@ def read_rule(config: Mapping[str, Any]) -> Rule:
                 f"prediction_type must be one of epsilon, v_prediction for {kind}, got {config['prediction_type']}."
             )
         sign = -1 if config.get("prediction_type") == "v_prediction" else 1
-        return Preconditioned(**_levels(config), sign=sign)
+        return Preconditioned(*_levels(config), sign=sign)
     if kind == "CMStochasticIterativeScheduler":
-        return Preconditioned(**_levels(config), consistency=True, time_scale=1000.0)
+        return Preconditioned(*_levels(config), consistency=True, time_scale=1000.0)
     if not kind.startswith(("DDPM", "DDIM", "DPMSolver", "PNDM", "EulerDiscrete", "EulerAncestral", "UniPC")):
         raise ValueError(f"The scheduler must be one of a diffusion, an EDM or a consistency model, got {kind}.")
     if config.get("rescale_betas_zero_snr"):
@@ -257,9 +257,13 @@ def read_rule(config: Mapping[str, Any]) -> Rule:
     return Diffusion("trained", steps, betas=tuple(map(float, betas)), **chosen)
 
 
-def _levels(config: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0}
-    return {name: _number(config, name, default) for name, default in defaults.items()}
+def _levels(config: Mapping[str, Any]) -> tuple[float, float, float]:
+    """sigma_data, sigma_min and sigma_max."""
+    return (
+        _number(config, "sigma_data", 0.5),
+        _number(config, "sigma_min", 0.002),
+        _number(config, "sigma_max", 80.0),
+    )
 
 
 def _number(config: Mapping[str, Any], name: str, default: float) -> float:
