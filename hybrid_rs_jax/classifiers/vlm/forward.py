@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from hybrid_rs_jax.classifiers.vlm.prompt import PAD, Alphabet, PromptLayout
 from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings
+from hybrid_rs_jax.models import ImagePlan
 
 __all__ = ["CompiledPrompt", "Forward", "compile_prompt"]
 
@@ -141,8 +142,7 @@ class Forward:
 
         parts = [] if self.cached else [constant(layout.before)]
         if layout.pixels is not None:
-            features = network.image_features(layout.pixels.distinct(images), layout.pixels.image_size)
-            parts.append(features.astype(decoder.dtype))
+            parts.append(_picture(network, layout.pixels, images).astype(decoder.dtype))
         return jnp.concatenate([*parts, constant(layout.between)], axis=1)
 
     def hidden(
@@ -287,7 +287,11 @@ def _picture_length(network: Any, pixels: Any) -> int:
     """Embeddings that a picture gives, found without computing them."""
     height, width = pixels.image_size
     blank = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    features = jax.eval_shape(
-        lambda network, images: network.image_features(pixels.distinct(images), pixels.image_size), network, blank
-    )
+    features = jax.eval_shape(lambda network, images: _picture(network, pixels, images), network, blank)
     return features.shape[1]
+
+
+def _picture(network: Any, pixels: ImagePlan, images: Array) -> Float[Array, "pictures length hidden"]:
+    """Embeddings of pictures, with their tiles or, where the plan leaves these out, of the whole picture alone."""
+    views = pixels.distinct(images)
+    return network.base_features(views) if pixels.alone else network.image_features(views, pixels.image_size)

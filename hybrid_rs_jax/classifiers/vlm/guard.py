@@ -24,7 +24,7 @@ from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings, first_label
 from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.data.pictures import fit
 from hybrid_rs_jax.kernels.grid import check_pictures
-from hybrid_rs_jax.models import from_pretrained
+from hybrid_rs_jax.models import ImagePreprocessor, from_pretrained
 
 __all__ = ["VlmGuard"]
 
@@ -111,6 +111,11 @@ class VlmGuard:
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer."""
         return self._checkpoint.tokens.tokenizer
+
+    @property
+    def preprocessor(self) -> ImagePreprocessor:
+        """The checkpoint's image processing."""
+        return self._checkpoint.preprocessor
 
     @property
     def sizes(self) -> Any:
@@ -208,6 +213,29 @@ class VlmGuard:
                 unsafe[rows] = self._decide([pairs[number] for number in rows], shown)
         return unsafe
 
+    def decide_unfitted(self, tokens: Any, images: Any) -> Bool[np.ndarray, " b"]:
+        """Decide for pictures of one size as they are, not fitted to the certified one; no certificate is for these.
+
+        The checkpoint's own image processing cuts, pads or rounds them by their shape, as where it is deployed,
+        whatever `views` is. A size is compiled whenever it is asked for, and its pictures are decided one by one, since
+        they may be large.
+
+        Args:
+          tokens: symbols, integers [b, text_length] in 0..vocab_size-1.
+          images: floats [b, height, width, 3] of any height and width.
+
+        Raises:
+          ValueError: as a call does; also if pictures of this size make too long a prompt, or none.
+        """
+        height, width = np.shape(images)[1:3]
+        settings = dataclasses.replace(self.settings, image_size=(height, width), views="checkpoint")
+        layout = self._checkpoint.layout(settings)
+        self._check(tokens, images, (height, width))
+        prompt = compile_prompt(self._network, layout, self.alphabet, settings, self.mesh)
+        return np.array(
+            [bool(self._decisions(prompt, *pair)[0]) for pair in zip(tokens[:, None], images[:, None], strict=True)]
+        )
+
     def functional(self) -> tuple[Callable[..., Array], Any]:
         """The margin as a pure function `apply(parameters, tokens, images)`, and its parameters; one object per guard.
 
@@ -251,9 +279,10 @@ class VlmGuard:
         tokens = [text if isinstance(text, np.ndarray) else self.symbols(text or "") for text, _ in pairs]
         images = [blank if image is None else self._fitted(_pixels(image)) for _, image in pairs]
         more = (1 << (len(pairs) - 1).bit_length()) - len(pairs)
-        stacked = [np.stack(part + part[-1:] * more) for part in (tokens, images)]
-        self._check(*stacked)
-        return np.asarray(self._decisions(self.prompt if shown else self.text_prompt, *stacked))[: len(pairs)]
+        symbols, pixels = (np.stack(part + part[-1:] * more) for part in (tokens, images))
+        self._check(symbols, pixels)
+        prompt = self.prompt if shown else self.text_prompt
+        return np.asarray(self._decisions(prompt, symbols, pixels))[: len(pairs)]
 
     def _decisions(self, prompt: CompiledPrompt, tokens: Any, images: Any) -> Any:
         if not self.on_host:
@@ -307,15 +336,16 @@ class VlmGuard:
             "image_size": list(self.image_size),
             "pixels": "float, not clipped",
             "dtype": settings.dtype,
+            **({"views": settings.views} if settings.views != "checkpoint" else {}),
             **({"profile": settings.profile} if settings.profile != "generic" else {}),
             **({"template_options": dict(settings.template_options)} if settings.template_options else {}),
             **({"generated_tokens": settings.generated_tokens} if self.on_host else {}),
         }
 
-    def _check(self, tokens: Any, images: Any) -> None:
+    def _check(self, tokens: Any, images: Any, size: tuple[int, int] | None = None) -> None:
         if np.ndim(tokens) != 2 or np.shape(tokens)[1] != self.text_length:
             raise ValueError(f"tokens must have shape [batch, {self.text_length}], got {list(np.shape(tokens))}.")
-        wanted = [np.shape(tokens)[0], *self.image_size, 3]
+        wanted = [np.shape(tokens)[0], *(size or self.image_size), 3]
         if list(np.shape(images)) != wanted:
             raise ValueError(f"images must have shape {wanted}, got {list(np.shape(images))}.")
         if not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
