@@ -157,15 +157,16 @@ def _sentence(error: CycloptsError) -> str:
         guess = re.search(r" Did you mean .*$", text)
         text = f"{error.argument.name} {need}.{guess[0] if guess else ''}"
     text = re.sub(r"^Invalid value for (\S+): (?=must )", r"\1 ", text)
-    text = re.sub(r'^Invalid value "(.*)" for (\S+)\. Choose from: (.*)\.$', _choice, text)
+    text = re.sub(r'^Invalid value "(.*)" for (\S+)\. Choose from: (.*?)\.( Did you mean .*)?$', _choice, text)
     text = re.sub(r"^Unused Tokens: \[(.*)\]\.?$", r"These arguments mean nothing here: \1", text)
     text = re.sub(r"\.? Did you mean (.*)\?$", r" (did you mean \1?)", text)
     return text if text.endswith(".") else text + "."
 
 
 def _choice(match: re.Match[str]) -> str:
-    value, flag, choices = match.groups()
-    return f"{flag} must be {joined(choices.replace(chr(34), '').split(', '), 'or')}, got {value}."
+    value, flag, choices, guess = match.groups("")
+    wanted = joined(choices.replace('"', "").split(", "), "or")
+    return f"{flag} must be {wanted}, got {value}.{guess}".replace('"', "")
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:
