@@ -117,6 +117,12 @@ class LlavaOnevision(VisionLanguageModel):
         newline = jnp.broadcast_to(self.image_newline[...].astype(features.dtype), (len(pixels), 1, features.shape[2]))
         return jnp.concatenate([features, newline], axis=1)
 
+    def from_tower(
+        self, features: Float[Array, "images tiles patches features"], image_size: tuple[int, int] | None = None
+    ) -> Float[Array, "images tokens hidden"]:
+        """The packed embeddings of a picture, from the tower's features of its views."""
+        return self.pack(self.projector(features), image_size)
+
     def pack(
         self, features: Float[Array, "images views patches hidden"], image_size: tuple[int, int] | None = None
     ) -> Float[Array, "images tokens hidden"]:
