@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from hybrid_rs_jax.classifiers.vlm.prompt import PAD, Alphabet, PromptLayout
 from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings
+from hybrid_rs_jax.models import ImagePlan
 
 __all__ = ["CompiledPrompt", "Forward", "compile_prompt"]
 
@@ -174,7 +175,7 @@ class Forward:
     def _front(self, network: Any, images: Array, rows: int) -> Float[Array, "rows length hidden"]:
         """Embeddings of what stands before the user's text and is not in the cache of the prompt."""
         pixels = self.layout.pixels
-        shown = None if pixels is None else network.image_features(pixels.distinct(images), pixels.image_size)
+        shown = None if pixels is None else _picture(network, pixels, images)
         return self._around(network, shown, rows)
 
     def _around(
@@ -334,7 +335,11 @@ def _picture_length(network: Any, pixels: Any) -> int:
     """Embeddings that a picture gives, found without computing them."""
     height, width = pixels.image_size
     blank = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    features = jax.eval_shape(
-        lambda network, images: network.image_features(pixels.distinct(images), pixels.image_size), network, blank
-    )
+    features = jax.eval_shape(lambda network, images: _picture(network, pixels, images), network, blank)
     return features.shape[1]
+
+
+def _picture(network: Any, pixels: ImagePlan, images: Array) -> Float[Array, "pictures length hidden"]:
+    """Embeddings of pictures, with their tiles or, where the plan leaves these out, of the whole picture alone."""
+    views = pixels.distinct(images)
+    return network.base_features(views) if pixels.alone else network.image_features(views, pixels.image_size)
