@@ -21,6 +21,7 @@ import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import atomic_file, json_text
 from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.data import demo
+from hybrid_rs_jax.data.inputs import ArrayInputs
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.kernels.record import describe_noise
 from hybrid_rs_jax.report.progress import progress_bar
@@ -35,6 +36,8 @@ ALPHA = 0.01
 PIXELS = math.prod(demo.IMAGE_SHAPE)
 #: Copies per step: the fastest on CPU cores for the demo guard.
 BATCH = 1000
+#: Seconds between two writings of rows that come one by one.
+KEPT_SECONDS = 5.0
 
 INK, SOFT, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 #: Okabe and Ito's colours.
@@ -67,25 +70,26 @@ def new_parser(doc: str | None) -> argparse.ArgumentParser:
 def add_input_arguments(parser: argparse.ArgumentParser, samples: int, what: str) -> None:
     """How many copies of how many inputs; `what` each number of copies is for."""
     parser.add_argument("--samples", type=int, default=samples, help=f"copies per {what} (default: %(default)s)")
-    parser.add_argument(
-        "--inputs", type=int, default=248, help="unsafe inputs, from the first (default: all, %(default)s)"
-    )
+    parser.add_argument("--inputs", type=int, help="unsafe inputs, from the first (default: all)")
 
 
 def start(name: str, run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
-    """Run; bad input ends with one sentence and exit code 2."""
+    """Run; bad input ends with one sentence and exit code 2, an interrupt with 130."""
     try:
         run(args)
     except BadInputError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; the same command goes on from what {args.out} holds.", file=sys.stderr)
+        return 130
     return 0
 
 
 def check_whole(args: argparse.Namespace, least: Mapping[str, int]) -> None:
-    """Raise one sentence for the first integer flag below its least value."""
+    """Raise one sentence for the first integer flag below its least value; one that was not given is None."""
     for name, low in {"seed": 0, **least}.items():
-        if not low <= getattr(args, name) < 2**31:
+        if getattr(args, name) is not None and not low <= getattr(args, name) < 2**31:
             flag = name.replace("_", "-")
             raise BadInputError(f"--{flag} must be an integer in {low}..{2**31 - 1}, got {getattr(args, name)}.")
 
@@ -129,23 +133,54 @@ def saved(path: Path, settings: Mapping[str, Any], compute: Callable[[], dict[st
     Raises:
       BadInputError: if the file belongs to other settings: it is never overwritten.
     """
-    text = json.dumps(settings, sort_keys=True)
-    if path.exists():
-        with np.load(path) as file:
-            if str(file["settings"]) != text:
-                raise BadInputError(f"{path} holds draws of other settings; choose another folder.")
-            return {name: file[name] for name in file.files if name != "settings"}
+    if (arrays := _read_arrays(path, settings)) is not None:
+        return arrays
     arrays = {name: np.asarray(value) for name, value in compute().items()}
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **({"settings": np.array(text)} | arrays))  # type: ignore[arg-type]
+    _write_arrays(path, settings, arrays)
     return arrays
+
+
+def _read_arrays(path: Path, settings: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+    """What an earlier call left; None where there was none."""
+    if not path.exists():
+        return None
+    with np.load(path) as file:
+        if str(file["settings"]) != json.dumps(settings, sort_keys=True):
+            raise BadInputError(f"{path} holds draws of other settings; choose another folder.")
+        return {name: file[name] for name in file.files if name != "settings"}
+
+
+def _write_arrays(path: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Arrays with the settings that they belong to; an earlier state of them is replaced."""
+    with atomic_file(path, force=True) as temporary, temporary.open("wb") as file:
+        text = np.array(json.dumps(settings, sort_keys=True))
+        np.savez_compressed(file, **({"settings": text} | dict(arrays)))  # type: ignore[arg-type]
+
+
+def row_by_row(path: Path, settings: Mapping[str, Any], total: int, row: Callable[[int], int], name: str) -> np.ndarray:
+    """`row(i)` of each of `total` rows, int64; what is done stands in `path` every few seconds, and is done once.
+
+    Raises:
+      BadInputError: if the file belongs to other settings: it is never overwritten.
+    """
+    known = _read_arrays(path, settings)
+    values = [] if known is None else known["values"].tolist()
+    last = time.monotonic()
+    with progress_bar(name, total, "inputs", log=True) as progress:
+        for number in range(len(values), total):
+            values.append(row(number))
+            if time.monotonic() - last > KEPT_SECONDS:
+                _write_arrays(path, settings, {"values": np.array(values)})
+                last = time.monotonic()
+            progress(number + 1)
+    return np.array(values, np.int64)
 
 
 def drawn(
     folder: Path,
     name: str,
     smoothing: hrs.HybridSmoothing,
-    inputs: demo.DemoInputs,
+    inputs: demo.DemoInputs | ArrayInputs,
     masks: Sequence[np.ndarray],
     n: int,
     seed: int,

@@ -1,6 +1,10 @@
 """An adaptive attack against the certificates of the demo guard (paper A.5, Table 4).
 
     python experiments/adaptive_attack.py --out attack
+    python experiments/adaptive_attack.py --model CHECKPOINT --data unsafe.csv --out attack
+
+With --model it is `guard_attack.py`, the white box of a vision-language checkpoint, that runs, with all of its flags.
+What follows is about the demo guard.
 
 The attack knows the noise and minimises the SMOOTHED score: token substitutions found by gradients through the noise,
 l2-projected gradient steps on the pixels, in turns, from several starting points. It is given a share of the certified
@@ -36,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import _common as common
+import guard_attack
 import numpy as np
 from _attack_cases import (
     ALPHA,
@@ -67,7 +72,10 @@ CURVE = tuple(np.round(np.geomspace(0.4, 4.0, 41), 4).tolist())
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run, or print one sentence."""
+    """Run, or print one sentence; a checkpoint is attacked by the script for these."""
+    argv = sys.argv[1:] if argv is None else argv
+    if any(word.partition("=")[0] == "--model" for word in argv):
+        return guard_attack.main(argv)
     return common.start("adaptive_attack", run, parser().parse_args(argv))
 
 

@@ -7,6 +7,9 @@ A small vision transformer (7 x 7 patches), trained without noise, and its 10 pr
     denoiser    behind that of a Gaussian smoothness booster, trained further for this encoder's features
     mapper      before a smoothness mapper, without a denoiser
     both        the whole booster (Eq. 14)
+    foreign-denoiser, foreign-both
+                the same parts, of the booster that was trained for the encoder of the next folder; where there are
+                several folders
 
 For the first test pictures, which no training has seen:
 
@@ -40,6 +43,7 @@ from _common import (
     GREEN,
     INK,
     ORANGE,
+    PURPLE,
     SOFT,
     STYLE,
     certified,
@@ -69,9 +73,11 @@ ALPHA, TAU = 0.01, 0.5
 EPSILONS = np.linspace(0, 3, 31)
 BATCH = 1000
 STORED = Path(__file__).parent / "fashion_gsb"
+YELLOW = "#E69F00"
 #: For these, and the first folder, decisions are certified too.
 DECIDED = ("plain", "both")
 COLOURS = {"plain": SOFT, "denoised": ORANGE, "mapper": INK, "denoiser": GREEN, "both": BLUE}
+COLOURS |= {"foreign-denoiser": PURPLE, "foreign-both": YELLOW}
 
 
 def kept(folder: Path, name: str, settings: dict[str, Any], compute: Any) -> np.ndarray:
@@ -80,16 +86,27 @@ def kept(folder: Path, name: str, settings: dict[str, Any], compute: Any) -> np.
     return saved(folder / f"{name}-{digest}.npz", settings, lambda: {"counts": compute()})["counts"]
 
 
-def boosted(encoder: Encoder, folder: Path, sigma: float) -> dict[str, Any]:
-    """The encoders of the table, by their names."""
+def boosted(encoder: Encoder, folder: Path, sigma: float, other: Path | None = None) -> dict[str, Any]:
+    """The encoders of the table, by their names.
+
+    Args:
+      other: a folder whose booster was trained for another encoder; it is used on this one, too.
+    """
     denoiser, both = load_denoiser(folder / DENOISER), load_mapper(folder / MAPPERS["both"])
     alone = load_mapper(folder / MAPPERS["mapper"])
+    foreign = {}
+    if other is not None:
+        theirs = load_denoiser(other / DENOISER)
+        foreign["foreign-denoiser"] = Boosted(encoder, sigma, denoiser=theirs)
+        mapper = load_mapper(other / MAPPERS["both"])
+        foreign["foreign-both"] = Boosted(encoder, sigma, denoiser=theirs, mapper=mapper)
     return {
         "plain": encoder,
         "denoised": Boosted(encoder, sigma, denoiser=fashion_denoiser()),
         "mapper": Boosted(encoder, sigma, mapper=alone),
         "denoiser": Boosted(encoder, sigma, denoiser=denoiser),
         "both": Boosted(encoder, sigma, denoiser=denoiser, mapper=both),
+        **foreign,
     }
 
 
@@ -255,8 +272,9 @@ def run(args: argparse.Namespace) -> None:
         encoders.append(facts(encoder, head, test))
         print(f"{folder.name}: accuracy without noise {floor_text(encoders[-1]['accuracy'])}", flush=True)
         clean, found = encoder.features(images), {}
+        other = args.gsb[(number + 1) % len(args.gsb)] if len(args.gsb) > 1 else None
         for sigma in SIGMAS:
-            for kind, chosen in boosted(encoder, folder, sigma).items():
+            for kind, chosen in boosted(encoder, folder, sigma, other).items():
                 name = f"{kind} {sigma}"
                 line, found[name] = measure(args.out, name, chosen, head, clean, images, number, args)
                 rows.append({"folder": number} | line)

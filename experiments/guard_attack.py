@@ -1,7 +1,7 @@
 """An adaptive attack against the certificates of a vision-language guard, by default the tiny one.
 
     python experiments/guard_attack.py --out guard_attack
-    python experiments/guard_attack.py --model CHECKPOINT --data unsafe.jsonl --text-length 64 --out guard_attack
+    python experiments/guard_attack.py --model CHECKPOINT --data unsafe.jsonl --out guard_attack
 
 A white box: the attacker has the weights, knows the noise and minimises the smoothed score with gradients that are
 means over noisy copies. For tokens they reach the text through its embeddings, for pixels they go through the noise,
@@ -16,6 +16,7 @@ beforehand, lies below what the certificate claims at this very budget. A true b
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,32 +25,33 @@ from typing import Any
 import _common as common
 import jax
 import numpy as np
+from _subject import add_flags, guard_options, open_subject, parsed
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax import attacks
 from hybrid_rs_jax.classifiers import VlmGuard
-from hybrid_rs_jax.data import demo, open_data
+from hybrid_rs_jax.cli._sources import open_guard
+from hybrid_rs_jax.cli.options import GuardOptions
+from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 TINY = Path(__file__).parent / "tiny_guard"
+#: How the tiny guard was trained to be asked, where the flags say nothing else.
+TRAINED = {"policy": str(TINY / "policy.txt"), "text_length": demo.LENGTH, "image_size": (8, 8)}
 ALPHA, RISK = 0.01, 0.01
 FRACTIONS = (0.5, 0.99, 1.5, 2.0, 4.0, 8.0)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run, or print one sentence."""
-    return common.start("guard_attack", run, parser().parse_args(argv))
+    return common.start("guard_attack", run, parsed(parser(), argv))
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = common.new_parser(__doc__)
-    made.add_argument("--model", type=Path, default=TINY, metavar="PATH", help="checkpoint (default: the tiny guard)")
-    made.add_argument("--data", metavar="DATA", help="folder, .csv or .jsonl of unsafe inputs (default: the demo's)")
-    made.add_argument("--policy", metavar="FILE", help="policy (default: policy.txt in the checkpoint's folder)")
-    made.add_argument("--text-length", type=int, default=demo.LENGTH, help="tokens of the text (default: %(default)s)")
-    made.add_argument("--side", type=int, help="pixels along a side (default: 8, or the tower's with --model)")
+    add_flags(made, default="the tiny guard")
     for name, value in (("beta", 0.75), ("sigma", 0.25), ("tau", 0.5)):
         made.add_argument(f"--{name}", type=float, default=value, help="(default: %(default)s)")
     numbers = {"inputs": 8, "samples": 2000, "final": 500, "tokens": 2, "restarts": 2, "steps": 4, "copies": 16}
@@ -60,44 +62,37 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Certify, attack at each share of the radius, judge."""
-    least = ("inputs", "samples", "final", "restarts", "copies", "text_length")
+    least = ("inputs", "samples", "final", "restarts", "copies")
     common.check_whole(args, {**dict.fromkeys(least, 1), "tokens": 0, "steps": 1})
+    options = defaults(args)
     settings = {name: value if value is None else str(value) for name, value in vars(args).items() if name != "out"}
     if common.is_finished(args.out, settings):
         return
     with library_sentences():
-        guard = opened(args)
-        content = attacked(args, guard, read(args, guard))
+        content = attacked(args, *opened(args, options))
     draw_figure(args, content)
     common.write_result(args.out, settings, content)
     print(summary(content))
 
 
-def opened(args: argparse.Namespace) -> VlmGuard:
-    """The guard."""
-    side = args.side or (8 if args.model == TINY else None)
-    policy = args.policy or args.model / "policy.txt"
-    size = None if side is None else (side, side)
-    return VlmGuard.from_pretrained(args.model, policy=policy, text_length=args.text_length, image_size=size)
-
-
-def read(args: argparse.Namespace, guard: VlmGuard) -> list[Input]:
-    """The first inputs, as they are certified.
+def opened(args: argparse.Namespace, options: GuardOptions) -> tuple[VlmGuard, list[Input]]:
+    """The guard, and the first inputs as they are certified.
 
     Raises:
-      BadInputError: if there are fewer.
+      BadInputError: if one of them cannot be opened, or there are fewer inputs.
     """
-    if args.data is None:
-        rows = common.take_inputs(args.inputs)
-        return [
-            guard.encode(text, np.repeat(image, 3, axis=2))
-            for text, image in zip(rows.prompts, rows.images, strict=True)
-        ]
-    data = open_data(args.data)
-    if len(data) < args.inputs:
-        raise BadInputError(f"--inputs must be at most {len(data)}, the rows of --data, got {args.inputs}.")
-    rows = [data.read(number) for number in range(args.inputs)]
-    return [guard.encode(row.text, row.image) for row in rows]
+    if args.data is not None:
+        subject = open_subject(argparse.Namespace(**{**vars(args), "model": args.model or str(TINY)}), options)
+        return subject.guard, [subject.unsafe.read(number) for number in range(args.inputs)]
+    guard, rows = open_guard(args.model or str(TINY), options), common.take_inputs(args.inputs)
+    pictures = np.repeat(rows.images, 3, axis=3)
+    return guard, [guard.encode(text, image) for text, image in zip(rows.prompts, pictures, strict=True)]
+
+
+def defaults(args: argparse.Namespace) -> GuardOptions:
+    """The flags of the guard; what they do not say is what the tiny guard was trained with, or the profile's."""
+    given = guard_options(args)
+    return given if args.model else dataclasses.replace(given, **TRAINED | given.given())
 
 
 def attacked(args: argparse.Namespace, guard: VlmGuard, rows: list[Input]) -> dict[str, Any]:
@@ -179,7 +174,9 @@ def draw_figure(args: argparse.Namespace, content: Mapping[str, Any]) -> None:
     ax.legend(frameon=False, fontsize=8.5)
     setting = f"{content['certified']} of {content['inputs']} inputs certified, β = {args.beta:g}, σ = {args.sigma:g}, "
     setting += f"n = {args.samples:,}; lines: medians, bands: ranges"
-    common.save_figure(figure, args.out / "guard_attack.png", f"An attack with gradients on {args.model.name}", setting)
+    common.save_figure(
+        figure, args.out / "guard_attack.png", f"An attack with gradients on {Path(args.model or TINY).name}", setting
+    )
 
 
 def line(row: Mapping[str, Any]) -> str:

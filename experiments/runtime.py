@@ -1,8 +1,10 @@
 """What a certificate costs (paper Table 3): draws and seconds per input for each way of sampling, and where they go.
 
     python experiments/runtime.py --out runtime
+    python experiments/runtime.py --model CHECKPOINT --data unsafe.csv --samples 1000 --inputs 4 --out runtime
 
-The demo guard on held-out unsafe inputs, suffix threat, n = 10,000 copies where the number is fixed:
+The demo guard on held-out unsafe inputs, or a checkpoint on --data; suffix threat, n = 10,000 copies where the number
+is fixed:
 
   image-only, text-only  noise on one modality, one sample
   fixed                  hybrid noise, one shared sample for all token budgets d = 0..8
@@ -32,73 +34,73 @@ import _common as common
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _subject import SUFFIX, Region, Subject, add_flags, open_subject, parsed, stacked
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.certificate.certify import needed_bound
 from hybrid_rs_jax.certificate.frontier import frontier_plan
-from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.confidence import FixedSample, SamplingPlan, SequentialTest, Verdict
-from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.errors import library_sentences
 
 SIGMA, BETA = 0.25, 0.25
 BUDGETS = tuple(range(9))
 TARGET = (2, SIGMA)
 LOOP = 20
+#: Unsafe inputs where the user does not say how many.
+INPUTS = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """One way of sampling: the noise, when to stop, and the masks of positions with token noise."""
+    """One way of sampling: the noise, when to stop, and the regions with token noise, a sample each."""
 
     name: str
     smoothing: hrs.HybridSmoothing
     plan: SamplingPlan
-    masks: tuple[np.ndarray, ...]
+    regions: tuple[Region, ...]
 
 
-@functools.cache
-def modes(n: int) -> tuple[Mode, ...]:
+def modes(subject: Subject, n: int) -> tuple[Mode, ...]:
     """All ways; `n` is the number of copies, or the most where sampling may stop earlier."""
-    kernel, suffix = common.uniform(BETA), demo.suffix_mask()
+    kernel = subject.uniform(BETA)
     hybrid = hrs.HybridSmoothing(kernel, SIGMA)
     with library_sentences():
-        delta = hybrid.total_variation(common.PIXELS)
+        delta = hybrid.total_variation(subject.pixels)
         need = needed_bound(*TARGET, hybrid, common.TAU, total_variation=delta)
         target = SequentialTest(float(need.p), common.ALPHA, n, float(need.complement))
         frontier = frontier_plan(hybrid, common.TAU, common.ALPHA, n, budgets=BUDGETS)
-    first = tuple(suffix & (np.cumsum(suffix) <= d) for d in BUDGETS)
     return (
-        Mode("image-only", hrs.HybridSmoothing(None, SIGMA), FixedSample(n), (suffix,)),
-        Mode("text-only", hrs.HybridSmoothing(kernel, None), FixedSample(n), (suffix,)),
-        Mode("fixed", hybrid, FixedSample(n), (suffix,)),
-        Mode("frontier", hybrid, frontier, (suffix,)),
-        Mode("target", hybrid, target, (suffix,)),
-        Mode("per budget", hybrid, FixedSample(n), first),
+        Mode("image-only", hrs.HybridSmoothing(None, SIGMA), FixedSample(n), (SUFFIX,)),
+        Mode("text-only", hrs.HybridSmoothing(kernel, None), FixedSample(n), (SUFFIX,)),
+        Mode("fixed", hybrid, FixedSample(n), (SUFFIX,)),
+        Mode("frontier", hybrid, frontier, (SUFFIX,)),
+        Mode("target", hybrid, target, (SUFFIX,)),
+        Mode("per budget", hybrid, FixedSample(n), tuple(Region("suffix", d) for d in BUDGETS)),
     )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    return common.start("runtime.py", run, parser().parse_args(argv))
+    return common.start("runtime.py", run, parsed(parser(), argv))
 
 
 def parser() -> argparse.ArgumentParser:
     """Flags."""
     made = common.new_parser(__doc__)
     made.add_argument("--samples", type=int, default=10_000, help="copies per input at most (default: %(default)s)")
-    made.add_argument("--inputs", type=int, default=12, help="unsafe inputs, from the first (default: %(default)s)")
+    made.add_argument("--inputs", type=int, help=f"unsafe inputs, from the first (default: {INPUTS}, or all if fewer)")
     made.add_argument("--repeats", type=int, default=2, help="timed rounds (default: %(default)s)")
+    add_flags(made)
     return made
 
 
 def run(args: argparse.Namespace) -> None:
     """Time every way in turns, certify, write."""
     common.check_whole(args, {"samples": 1, "inputs": 1, "repeats": 1})
-    inputs = common.take_inputs(args.inputs)
+    subject = open_subject(args, most=INPUTS)
     settings = {
         "seed": args.seed,
-        "inputs": len(inputs),
+        "inputs": len(subject.unsafe.ids),
         "n": args.samples,
         "repeats": args.repeats,
         "tau": common.TAU,
@@ -107,11 +109,12 @@ def run(args: argparse.Namespace) -> None:
         "beta": BETA,
         "target": list(TARGET),
         "budgets": list(BUDGETS),
+        **subject.record,
     }
-    ways = modes(args.samples)
+    ways = modes(subject, args.samples)
     if common.is_finished(args.out, settings):
         return
-    timed = Rounds(args, inputs, settings)
+    timed = Rounds(args, subject, settings)
     for number in range(args.repeats):
         for mode in ways:
             timed.measure(mode, number)
@@ -120,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
     for row in rows:
         row["cpu_relative_to_fixed"] = row["cpu_s_per_input"] / fixed["cpu_s_per_input"]
     content = {"modes": rows}
-    draw_figure(args, settings, content)
+    draw_figure(args, subject, settings, content)
     common.write_result(args.out, settings, content)
     print(summary(content))
 
@@ -128,9 +131,10 @@ def run(args: argparse.Namespace) -> None:
 class Rounds:
     """Counts and seconds of each way in each round, kept as they come."""
 
-    def __init__(self, args: argparse.Namespace, inputs: demo.DemoInputs, settings: Mapping[str, Any]):
-        self.args, self.inputs, self.settings = args, inputs, dict(settings)
-        self.guard = DemoGuard.load()
+    def __init__(self, args: argparse.Namespace, subject: Subject, settings: Mapping[str, Any]):
+        self.args, self.subject, self.settings = args, subject, dict(settings)
+        self.inputs = stacked(subject.unsafe)
+        self.suffixes = self.inputs.eligible
         self._compiled: set[str] = set()
         self._found: dict[str, list[dict[str, np.ndarray]]] = {}
 
@@ -149,9 +153,9 @@ class Rounds:
     def once(self, mode: Mode) -> dict[str, Any]:
         """Sample, certify, and time the parts; seconds are (wall, CPU)."""
         draws, sampling = timed(lambda: self.sample(mode))
-        shape = (len(mode.masks), len(self.inputs))
+        shape = (len(mode.regions), len(self.inputs))
         n, successes = (part.reshape(shape) for part in (draws.n, draws.successes))
-        certificate, certifying = timed(lambda: certified(mode, n, successes))
+        certificate, certifying = timed(lambda: certified(self.subject, mode, n, successes))
         return {
             "n": n,
             "successes": successes,
@@ -161,22 +165,24 @@ class Rounds:
             "budget": certificate.budget,
             "sampling_s": sampling,
             "certificate_s": certifying,
-            "noise_s": per_copy(self.guard, mode, self.inputs, forward=False),
-            "noise_and_forward_s": per_copy(self.guard, mode, self.inputs, forward=True),
+            "noise_s": per_copy(self.subject, mode, forward=False),
+            "noise_and_forward_s": per_copy(self.subject, mode, forward=True),
         }
 
     def sample(self, mode: Mode) -> hrs.Draws:
-        """Draw for every input with every mask."""
-        times = len(mode.masks)
+        """Draw for every input with token noise in every region."""
+        times = len(mode.regions)
+        masks = [region.of(eligible) for region in mode.regions for eligible in self.suffixes]
         return hrs.sample(
-            self.guard,
+            self.subject.guard,
             np.tile(self.inputs.tokens, (times, 1)),
             np.tile(self.inputs.images, (times, 1, 1, 1)),
             mode.smoothing,
             mode.plan,
             jax.random.key(self.args.seed),
-            eligible=np.repeat(np.stack(mode.masks), len(self.inputs), axis=0),
-            batch_size=common.BATCH,
+            eligible=np.stack(masks),
+            batch_size=self.subject.copies_at_once,
+            mesh=getattr(self.subject.guard, "mesh", None),
         )
 
     def row(self, mode: Mode) -> dict[str, Any]:
@@ -207,31 +213,34 @@ class Rounds:
         }
 
 
-def certified(mode: Mode, n: np.ndarray, successes: np.ndarray) -> hrs.Certificate:
+def certified(subject: Subject, mode: Mode, n: np.ndarray, successes: np.ndarray) -> hrs.Certificate:
     """Certificates of all budgets: from one sample, or from one per budget; only the plan knows its bound."""
-    counts, draws = (part[0] if len(mode.masks) == 1 else part.T for part in (successes, n))
-    return common.certified(counts, draws, mode.smoothing, common.PIXELS, BUDGETS, plan=mode.plan)
+    counts, draws = (part[0] if len(mode.regions) == 1 else part.T for part in (successes, n))
+    return common.certified(counts, draws, mode.smoothing, subject.pixels, BUDGETS, plan=mode.plan)
 
 
-def per_copy(guard: DemoGuard, mode: Mode, inputs: demo.DemoInputs, forward: bool) -> list[float]:
+def per_copy(subject: Subject, mode: Mode, forward: bool) -> list[float]:
     """Wall and CPU seconds per copy of a compiled loop that draws the noise, and asks the guard or not."""
-    apply, parameters = guard.functional()
-    arguments = (inputs.tokens[0], inputs.images[0], mode.masks[-1])
+    with library_sentences():
+        apply, parameters = subject.guard.functional()
+    shape, batch = subject.shape, subject.copies_at_once
+    arguments = (shape.tokens, shape.image, mode.regions[-1].of(shape.eligible))
 
     def loop() -> None:
         for step in range(LOOP):
-            out = one_step(apply if forward else None, mode.smoothing, parameters, *arguments, np.int32(step))
+            out = one_step(apply if forward else None, mode.smoothing, batch, parameters, *arguments, np.int32(step))
         out.block_until_ready()
 
     loop()
     _, seconds = timed(loop)
-    return [part / (LOOP * common.BATCH) for part in seconds]
+    return [part / (LOOP * batch) for part in seconds]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def one_step(
     apply: Callable[..., Any] | None,
     smoothing: hrs.HybridSmoothing,
+    batch: int,
     parameters: Any,
     tokens: Any,
     image: Any,
@@ -244,7 +253,7 @@ def one_step(
         own = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), np.uint32(0)), number)
         return smoothing.sample(own, tokens, image, mask)
 
-    tokens, images = jax.vmap(copy)(step * common.BATCH + jnp.arange(common.BATCH, dtype=jnp.int32))
+    tokens, images = jax.vmap(copy)(step * batch + jnp.arange(batch, dtype=jnp.int32))
     if apply is None:
         return tokens.sum(axis=1).astype(images.dtype) + images.sum(axis=(1, 2, 3))
     return apply(parameters, tokens, images) > 0
@@ -257,7 +266,9 @@ def timed(task: Callable[[], Any]) -> tuple[Any, list[float]]:
     return found, [time.perf_counter() - wall, time.process_time() - cpu]
 
 
-def draw_figure(args: argparse.Namespace, settings: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+def draw_figure(
+    args: argparse.Namespace, subject: Subject, settings: Mapping[str, Any], content: Mapping[str, Any]
+) -> None:
     """Seconds per input, divided; draws per input; and what is certified for them."""
     figure, axes = common.new_figure(1, 3, (11.0, 4.0), width_ratios=(1.25, 1, 1))
     rows = content["modes"]
@@ -301,7 +312,8 @@ def draw_figure(args: argparse.Namespace, settings: Mapping[str, Any], content: 
     for row, marker, colour, size in zip(rows, markers, colours, sizes, strict=True):
         where = np.array(row["share_certified"]) > 0
         d, radius = np.array(BUDGETS)[where], np.array(row["mean_radius"])[where]
-        axes[0, 2].plot(d, radius, color=colour, marker=marker, ms=size, label=row["mode"], clip_on=False)
+        clip = not d.size  # an unclipped line of no points has no place in the layout
+        axes[0, 2].plot(d, radius, color=colour, marker=marker, ms=size, label=row["mode"], clip_on=clip)
     axes[0, 2].set_xlabel("token budget $d$")
     axes[0, 2].set_ylabel(r"mean certified radius ($\ell_2$)")
     axes[0, 2].set_ylim(bottom=0)
@@ -309,9 +321,10 @@ def draw_figure(args: argparse.Namespace, settings: Mapping[str, Any], content: 
     axes[0, 2].legend(frameon=False, fontsize=8.5, loc="upper right")
     for ax, text in zip(axes[0], ("What it costs", "What is drawn", "What it proves"), strict=True):
         common.panel_title(ax, text)
+    where = f"{subject.name} on {jax.devices()[0].platform}, {settings['inputs']} {subject.inputs_name}"
     setting = (
-        f"Demo guard on CPU, {settings['inputs']} held-out unsafe inputs; at most n = {settings['n']:,} per sample; "
-        f"σ = {SIGMA:g}; β = {BETA:g}; τ = {settings['tau']:.2g}; α = {settings['alpha']:g}; target: d = 2, ε = σ"
+        f"{where}; at most n = {settings['n']:,} per sample; σ = {SIGMA:g}; β = {BETA:g}; "
+        f"τ = {settings['tau']:.2g}; α = {settings['alpha']:g}; target: d = 2, ε = σ"
     )
     common.save_figure(figure, args.out / "runtime.png", "Cost of a certificate per input, by way of sampling", setting)
 

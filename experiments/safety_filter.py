@@ -1,9 +1,11 @@
-"""Certified safety filtering on the built-in guard (paper 5.2, A.9, A.11: Tables 1, 2, 3, 5 and Figures 4, 5).
+"""Certified safety filtering (paper 5.2, A.9, A.11: Tables 1, 2, 3, 5 and Figures 4, 5), by default on the demo guard.
 
     python experiments/safety_filter.py --out safety
+    python experiments/safety_filter.py --model CHECKPOINT --data unsafe.csv --safe-data safe.csv --out safety
 
-All held-out unsafe inputs of the demo, two threats: tokens of the suffix region may change (append-only attacks), or
-any token may change (l0). At most d tokens and an l2 pixel change of at most eps, both at once.
+All held-out unsafe inputs of the demo, or all of --data, under two threats: tokens behind the trusted text may change
+(append-only attacks), or any token may change (l0). At most d tokens and an l2 pixel change of at most eps, both at
+once.
 
   curves      certified accuracy against eps for each d, three sigmas, both threats; image-only and text-only beside
   beta        coverage, largest certified d and radius against the replacement probability (suffix threat)
@@ -14,8 +16,8 @@ A certificate holds for the SMOOTHED guard, per input with probability at least 
 accuracy is the share of all these inputs, none left out. Per budget, alpha is split over the nine budgets.
 
 The default draws 2,000 copies per input, and 1,000 for the l0 threat; --full draws the paper's 10,000 everywhere.
-Counts are saved as each setting is done; a second call with the same settings goes on from there. A finished result
-is never overwritten.
+Counts are saved as each setting is done, and those of a checkpoint every second; a second call with the same settings
+goes on from there. A finished result is never overwritten.
 """
 
 from __future__ import annotations
@@ -27,16 +29,18 @@ from typing import Any
 
 import _common as common
 import numpy as np
+from _subject import EVERYWHERE, SUFFIX, Chosen, Region, Several, Subject, add_flags, open_subject, parsed
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax._text import floor_text
-from hybrid_rs_jax.classifiers import DemoGuard
 from hybrid_rs_jax.data import demo
+from hybrid_rs_jax.data.inputs import Input, Inputs
 from hybrid_rs_jax.errors import BadInputError
 
 BUDGETS = tuple(range(9))
 SIGMAS = (0.25, 0.5, 1.0)
 BETA, BETAS = 0.25, (0.1, 0.25, 0.5, 0.75, 1.0)
+BUDGET_INPUTS = 40
 CLEAN_SIGMAS, CLEAN_BETAS = (0.0, 0.25, 1.0), (0.0, 0.1, 0.25, 0.5, 1.0)
 EPSILONS = np.round(np.linspace(0.0, 7.0, 141), 2)
 #: The joint statement that is counted: so many tokens, and so many sigmas of pixels.
@@ -45,7 +49,7 @@ JOINT = (2, 2.0)
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    return common.start("safety_filter.py", run, parser().parse_args(argv))
+    return common.start("safety_filter.py", run, parsed(parser(), argv))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,37 +61,41 @@ def parser() -> argparse.ArgumentParser:
         "--clean-samples", type=int, default=100, help="copies per input of the smoothed accuracy (default: 100)"
     )
     made.add_argument(
-        "--budget-inputs", type=int, default=40, help="inputs of the per-budget samples (default: %(default)s)"
+        "--budget-inputs", type=int, help="inputs of the per-budget samples (default: 40, or all if fewer)"
     )
+    add_flags(made, safe=True)
     return made
 
 
 def run(args: argparse.Namespace) -> None:
     """Sample every setting, certify, write."""
     common.check_whole(args, {"samples": 1, "inputs": 1, "clean_samples": 1, "budget_inputs": 1})
-    inputs = common.take_inputs(args.inputs)
-    if args.budget_inputs > len(inputs):
-        raise BadInputError(f"--budget-inputs must be at most the {len(inputs)} inputs, got {args.budget_inputs}.")
+    subject = open_subject(args)
+    inputs = len(subject.unsafe.ids)
+    budget_inputs = min(BUDGET_INPUTS, inputs) if args.budget_inputs is None else args.budget_inputs
+    if budget_inputs > inputs:
+        raise BadInputError(f"--budget-inputs must be at most the {inputs} inputs, got {budget_inputs}.")
     n = 10_000 if args.full else args.samples
     settings = {
         "seed": args.seed,
-        "inputs": len(inputs),
+        "inputs": inputs,
         "n": n,
         "l0_n": n if args.full else max(1, n // 2),
         "clean_n": args.clean_samples,
-        "budget_inputs": args.budget_inputs,
+        "budget_inputs": budget_inputs,
         "tau": common.TAU,
         "alpha": common.ALPHA,
         "budgets": list(BUDGETS),
         "beta": BETA,
+        **subject.record,
     }
     if common.is_finished(args.out, settings):
         return
-    work = Work(args, inputs, settings)
+    work = Work(args, subject, settings)
     curves, unimodal = work.curves(), work.unimodal()
     content = {
-        "statement": statement(),
-        "picture_distance": picture_distance(),
+        "statement": statement(subject),
+        "picture_distance": None if subject.record else picture_distance(),
         "epsilons": EPSILONS.tolist(),
         "unimodal": unimodal,
         "curves": curves,
@@ -97,8 +105,8 @@ def run(args: argparse.Namespace) -> None:
         "per_budget": work.per_budget(),
         "seconds": work.seconds,
     }
-    draw_curves(args, settings, content)
-    draw_sweep(args, settings, content)
+    draw_curves(args, subject, settings, content)
+    draw_sweep(args, subject, settings, content)
     common.write_result(args.out, settings, content)
     print(summary(content))
 
@@ -106,36 +114,38 @@ def run(args: argparse.Namespace) -> None:
 class Work:
     """Counts of every setting, and the seconds that each took."""
 
-    def __init__(self, args: argparse.Namespace, inputs: demo.DemoInputs, settings: Mapping[str, Any]):
-        self.args, self.inputs, self.settings = args, inputs, settings
+    def __init__(self, args: argparse.Namespace, subject: Subject, settings: Mapping[str, Any]):
+        self.args, self.subject, self.settings = args, subject, settings
         self.seconds: dict[str, dict[str, float]] = {}
 
     def counts(
         self,
         name: str,
         smoothing: hrs.HybridSmoothing,
-        mask: np.ndarray | Sequence[np.ndarray],
+        regions: Sequence[Region],
         n: int,
-        inputs: demo.DemoInputs | None = None,
+        inputs: Inputs[Input] | None = None,
     ) -> np.ndarray:
-        """Votes for Unsafe, int64[masks, inputs]."""
-        inputs = self.inputs if inputs is None else inputs
-        masks = [mask] if isinstance(mask, np.ndarray) else list(mask)
-        found = common.drawn(self.args.out, name, smoothing, inputs, masks, n, self.args.seed)
+        """Votes for Unsafe, int64[regions, inputs]."""
+        inputs = self.subject.unsafe if inputs is None else inputs
+        found = self.subject.drawn(self.args.out, name, smoothing, inputs, regions, n, self.args.seed)
         wall, cpu = found["seconds"].tolist()
-        self.seconds[name] = {"copies": n * len(inputs) * len(masks), "wall_s": wall, "cpu_s": cpu}
+        self.seconds[name] = {"copies": int(found["timed"]), "wall_s": wall, "cpu_s": cpu}
         return found["successes"]
+
+    def certified(self, counts: np.ndarray, n: int, smoothing: hrs.HybridSmoothing) -> hrs.Certificate:
+        """Certificates at the common tau and alpha; image-only smoothing certifies no token."""
+        return common.certified(counts, n, smoothing, self.subject.pixels, BUDGETS)
 
     def suffix(self, sigma: float, beta: float) -> hrs.Certificate:
         """Hybrid certificates of the suffix threat."""
-        smoothing, n = hrs.HybridSmoothing(common.uniform(beta), sigma), self.settings["n"]
-        return certified(self.counts(f"suffix-{sigma:g}-{beta:g}", smoothing, demo.suffix_mask(), n)[0], n, smoothing)
+        smoothing, n = hrs.HybridSmoothing(self.subject.uniform(beta), sigma), self.settings["n"]
+        return self.certified(self.counts(f"suffix-{sigma:g}-{beta:g}", smoothing, [SUFFIX], n)[0], n, smoothing)
 
     def l0(self, sigma: float) -> hrs.Certificate:
         """Hybrid certificates of the l0 threat."""
-        smoothing, n = hrs.HybridSmoothing(common.uniform(BETA), sigma), self.settings["l0_n"]
-        everywhere = common.suffix_and_all()[1]
-        return certified(self.counts(f"l0-{sigma:g}-{BETA:g}", smoothing, everywhere, n)[0], n, smoothing)
+        smoothing, n = hrs.HybridSmoothing(self.subject.uniform(BETA), sigma), self.settings["l0_n"]
+        return self.certified(self.counts(f"l0-{sigma:g}-{BETA:g}", smoothing, [EVERYWHERE], n)[0], n, smoothing)
 
     def curves(self) -> list[dict[str, Any]]:
         """Figures 4 and 5: hybrid certificates at each sigma."""
@@ -148,17 +158,17 @@ class Work:
 
     def unimodal(self) -> list[dict[str, Any]]:
         """Noise on the image alone at each sigma, and on the text alone for each threat."""
-        rows, suffix, everywhere = [], *common.suffix_and_all()
+        rows = []
         for sigma in SIGMAS:
             smoothing, n = hrs.HybridSmoothing(None, sigma), self.settings["n"]
-            counts = self.counts(f"image-{sigma:g}", smoothing, suffix, n)[0]
-            rows.append(
-                {"noise": "image-only", "threat": "none", "sigma": sigma} | facts(certified(counts, n, smoothing))
-            )
-        smoothing = hrs.HybridSmoothing(common.uniform(BETA), None)
-        for threat, mask, n in (("suffix", suffix, self.settings["n"]), ("l0", everywhere, self.settings["l0_n"])):
-            counts = self.counts(f"text-{threat}", smoothing, mask, n)[0]
-            rows.append({"noise": "text-only", "threat": threat, "beta": BETA} | facts(certified(counts, n, smoothing)))
+            counts = self.counts(f"image-{sigma:g}", smoothing, [SUFFIX], n)[0]
+            found = facts(self.certified(counts, n, smoothing))
+            rows.append({"noise": "image-only", "threat": "none", "sigma": sigma} | found)
+        smoothing = hrs.HybridSmoothing(self.subject.uniform(BETA), None)
+        for threat, region, n in (("suffix", SUFFIX, self.settings["n"]), ("l0", EVERYWHERE, self.settings["l0_n"])):
+            counts = self.counts(f"text-{threat}", smoothing, [region], n)[0]
+            found = facts(self.certified(counts, n, smoothing))
+            rows.append({"noise": "text-only", "threat": threat, "beta": BETA} | found)
         return rows
 
     def beta_sweep(self) -> list[dict[str, Any]]:
@@ -181,43 +191,35 @@ class Work:
         return rows
 
     def smoothed_accuracy(self) -> list[dict[str, Any]]:
-        """Table 5, on safe inputs too; suffix and l0 noise."""
-        inputs, n = demo.load_demo("held_out"), self.settings["clean_n"]
-        chosen = np.concatenate([np.flatnonzero(inputs.labels)[: len(self.inputs)], np.flatnonzero(~inputs.labels)])
-        inputs = inputs.take(chosen)
-        rows = []
+        """Table 5, on safe inputs too where there are any; suffix and l0 noise."""
+        subject, n, rows = self.subject, self.settings["clean_n"], []
+        inputs = Several((subject.unsafe,) if subject.safe is None else (subject.unsafe, subject.safe))
+        unsafe = np.arange(len(inputs.ids)) < len(subject.unsafe.ids)
         for sigma in CLEAN_SIGMAS:
             for beta in CLEAN_BETAS:
-                kernel = common.uniform(beta) if beta else None
+                kernel = subject.uniform(beta) if beta else None
                 if kernel is None and not sigma:
-                    said = np.asarray(DemoGuard.load()(inputs.tokens, inputs.images))
-                    votes = np.stack([said * n] * 2)
+                    votes = np.stack([subject.decisions(inputs) * n] * 2)
                 else:
                     smoothing = hrs.HybridSmoothing(kernel, sigma or None)
                     name = f"clean-{sigma:g}-{beta:g}"
-                    votes = self.counts(name, smoothing, common.suffix_and_all(), n, inputs)
+                    votes = self.counts(name, smoothing, (SUFFIX, EVERYWHERE), n, inputs)
                 for threat, found in zip(("suffix", "l0"), votes, strict=True):
-                    rows.append({"threat": threat, "sigma": sigma, "beta": beta} | clean_facts(found, n, inputs.labels))
+                    rows.append({"threat": threat, "sigma": sigma, "beta": beta} | clean_facts(found, n, unsafe))
         return rows
 
     def per_budget(self) -> dict[str, Any]:
         """Table 3's question: what does sharing one sample over all budgets cost, and what does it save?"""
-        inputs, n = self.inputs.take(range(self.settings["budget_inputs"])), self.settings["n"]
-        smoothing = hrs.HybridSmoothing(common.uniform(BETA), SIGMAS[0])
-        suffix = demo.suffix_mask()
-        masks = [suffix & (np.cumsum(suffix) <= d) for d in BUDGETS]
+        inputs, n = Chosen(self.subject.unsafe, range(self.settings["budget_inputs"])), self.settings["n"]
+        smoothing = hrs.HybridSmoothing(self.subject.uniform(BETA), SIGMAS[0])
+        first = [Region("suffix", d) for d in BUDGETS]
         found = {}
-        for mode, chosen in (("shared", [suffix]), ("per budget", masks)):
+        for mode, chosen in (("shared", [SUFFIX]), ("per budget", first)):
             name = f"{mode.replace(' ', '-')}-sample"
             counts = self.counts(name, smoothing, chosen, n, inputs)
-            certificate = certified(counts[0] if mode == "shared" else counts.T, n, smoothing)
+            certificate = self.certified(counts[0] if mode == "shared" else counts.T, n, smoothing)
             found[mode] = {"draws_per_input": n * len(chosen)} | facts(certificate) | self.seconds[name]
-        return {"inputs": len(inputs), "sigma": SIGMAS[0], "beta": BETA} | found
-
-
-def certified(counts: np.ndarray, n: int, smoothing: hrs.HybridSmoothing) -> hrs.Certificate:
-    """Certificates at the common tau and alpha; image-only smoothing certifies no token."""
-    return common.certified(counts, n, smoothing, common.PIXELS, BUDGETS)
+        return {"inputs": len(inputs.ids), "sigma": SIGMAS[0], "beta": BETA} | found
 
 
 def facts(certificate: hrs.Certificate) -> dict[str, Any]:
@@ -237,14 +239,15 @@ def facts(certificate: hrs.Certificate) -> dict[str, Any]:
     }
 
 
-def clean_facts(votes: np.ndarray, n: int, unsafe: np.ndarray) -> dict[str, float]:
-    """Accuracy by majority of the copies, and how many inputs have a copy that is called Unsafe."""
+def clean_facts(votes: np.ndarray, n: int, unsafe: np.ndarray) -> dict[str, float | None]:
+    """Accuracy by majority of the copies, and how many inputs have a copy that is called Unsafe; None of no inputs."""
+    safe = votes[~unsafe]
     return {
         "unsafe_mean_score": float(votes[unsafe].mean() / n),
         "unsafe_majority_right": float((2 * votes[unsafe] > n).mean()),
-        "safe_majority_right": float((2 * votes[~unsafe] <= n).mean()),
+        "safe_majority_right": float((2 * safe <= n).mean()) if safe.size else None,
         "unsafe_flagged_by_n_copies": float((votes[unsafe] > 0).mean()),
-        "safe_flagged_by_n_copies": float((votes[~unsafe] > 0).mean()),
+        "safe_flagged_by_n_copies": float((safe > 0).mean()) if safe.size else None,
     }
 
 
@@ -258,7 +261,7 @@ def table1(curves: Sequence[Mapping[str, Any]], unimodal: Sequence[Mapping[str, 
             "image_only_radius": image[row["sigma"]]["mean_radius"][0],
             "hybrid_radius_d0": row["mean_radius"][0],
             "hybrid_radius_d1": row["mean_radius"][1],
-            "radius_lost_at_d1": 1 - row["mean_radius"][1] / image[row["sigma"]]["mean_radius"][0],
+            "radius_lost_at_d1": lost(image[row["sigma"]]["mean_radius"][0], row["mean_radius"][1]),
             "text_only_budget": text["mean_budget"],
             "hybrid_budget": row["mean_budget"],
             "joint": f"d = {JOINT[0]} and eps = {JOINT[1]:g} sigma",
@@ -267,6 +270,11 @@ def table1(curves: Sequence[Mapping[str, Any]], unimodal: Sequence[Mapping[str, 
         for row in curves
         if row["threat"] == "suffix"
     ]
+
+
+def lost(before: float, after: float) -> float | None:
+    """The share that is gone; None where there was nothing."""
+    return 1 - after / before if before else None
 
 
 def picture_distance() -> dict[str, float]:
@@ -278,30 +286,35 @@ def picture_distance() -> dict[str, float]:
     return {"nearest_other_digit_low": float(nearest.min()), "nearest_other_digit_median": float(np.median(nearest))}
 
 
-def statement() -> dict[str, str]:
+def statement(subject: Subject) -> dict[str, str]:
     """What the numbers mean."""
+    length = subject.shape.tokens.size
+    where = "of the 8 suffix tokens" if not subject.record else f"of the positions behind the text, {length} in all,"
     return {
-        "classifier": "the smoothed demo guard: Unsafe where the share of Unsafe noisy copies exceeds tau",
-        "suffix": "at most d of the 8 suffix tokens and eps of the pixels change",
-        "l0": "at most d of all 16 tokens and eps of the pixels change",
+        "classifier": f"{subject.name}, smoothed: Unsafe where the share of Unsafe noisy copies exceeds tau",
+        "suffix": f"at most d {where} and eps of the pixels change",
+        "l0": f"at most d of all {length} tokens and eps of the pixels change",
         "risk": "per input and setting with probability at least 1 - alpha over the draws, all d and eps at once",
-        "unit": "eps, radius and sigma: l2, pixels in [0, 1] at 8 x 8, noise not clipped",
+        "unit": f"eps, radius and sigma: l2, {subject.unit}",
         "flagged": "an input with a copy called Unsafe among n is flagged by any filter whose copies include these",
     }
 
 
-def caption(settings: Mapping[str, Any], n: str) -> str:
+def caption(subject: Subject, settings: Mapping[str, Any], n: str) -> str:
     """What every number of a figure depends on."""
     risk = f"τ = {settings['tau']:.2g}; α = {settings['alpha']:g} per input"
-    return f"{settings['inputs']} held-out unsafe inputs; {n}; {risk}"
+    return f"{settings['inputs']} {subject.inputs_name}; {n}; {risk}"
 
 
-def draw_curves(args: argparse.Namespace, settings: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+def draw_curves(
+    args: argparse.Namespace, subject: Subject, settings: Mapping[str, Any], content: Mapping[str, Any]
+) -> None:
     """Certified accuracy against eps: a row per threat, a column per sigma, a line per d."""
     import matplotlib
 
     figure, axes = common.new_figure(2, len(SIGMAS), (10.5, 6.2), sharey=True, sharex="col")
     image = {row["sigma"]: row for row in content["unimodal"] if row["noise"] == "image-only"}
+    yardstick = content["picture_distance"]
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(BUDGETS)))
     for row in content["curves"]:
         ax = axes[("suffix", "l0").index(row["threat"]), SIGMAS.index(row["sigma"])]
@@ -314,7 +327,8 @@ def draw_curves(args: argparse.Namespace, settings: Mapping[str, Any], content: 
                 ax.plot(*until_zero(curve), color=shade, lw=2, label=f"hybrid, d = {d}")
         none = [d for d, curve in zip(BUDGETS, accuracy, strict=True) if not curve.any()]
         nothing = f" (d ≥ {none[0]}: nothing)" if none else ""
-        ax.axvline(content["picture_distance"]["nearest_other_digit_median"], color=common.SOFT, lw=1, ls="--")
+        if yardstick is not None:
+            ax.axvline(yardstick["nearest_other_digit_median"], color=common.SOFT, lw=1, ls="--")
         common.panel_title(ax, f"{row['threat']}, σ = {row['sigma']:g}, n = {row['n']:,}{nothing}")
         ax.set_ylim(0, 103)
     for ax, sigma in zip(axes[0], SIGMAS, strict=True):
@@ -326,13 +340,11 @@ def draw_curves(args: argparse.Namespace, settings: Mapping[str, Any], content: 
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     title = (
-        f"Certified accuracy of the smoothed demo guard under joint token and pixel attacks, β = {settings['beta']:g}"
+        f"Certified accuracy of {subject.name}, smoothed, under joint token and pixel attacks, β = {settings['beta']:g}"
     )
+    dashed = "" if yardstick is None else "; dashed: median distance to the nearest other digit"
     common.save_figure(
-        figure,
-        args.out / "safety_filter_curves.png",
-        title,
-        caption(settings, "n as stated; dashed: median distance to the nearest other digit"),
+        figure, args.out / "safety_filter_curves.png", title, caption(subject, settings, f"n as stated{dashed}")
     )
 
 
@@ -342,7 +354,9 @@ def until_zero(percent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return EPSILONS[:end], percent[:end]
 
 
-def draw_sweep(args: argparse.Namespace, settings: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+def draw_sweep(
+    args: argparse.Namespace, subject: Subject, settings: Mapping[str, Any], content: Mapping[str, Any]
+) -> None:
     """The price and the gain of beta, and shared against per-budget samples."""
     figure, axes = common.new_figure(1, 3, (10.5, 3.9))
     rows, image = content["beta_sweep"], content["table1"][0]["image_only_radius"]
@@ -364,7 +378,8 @@ def draw_sweep(args: argparse.Namespace, settings: Mapping[str, Any], content: M
             ("unsafe_majority_right", common.BLUE, "unsafe, right by majority"),
             ("safe_flagged_by_n_copies", common.ORANGE, f"safe, flagged by {settings['clean_n']} copies"),
         ):
-            values = [100 * row[field] for row in clean if row["threat"] == threat]
+            shares = [row[field] for row in clean if row["threat"] == threat]
+            values = [np.nan if share is None else 100 * share for share in shares]
             axes[0, 1].plot(beta, values, dashes, color=colour, marker="o", ms=4, label=f"{name} ({threat})")
     common.panel_title(axes[0, 1], f"No attack, σ = {SIGMAS[0]:g}, n = {settings['clean_n']}")
     axes[0, 1].set_ylabel("inputs (%)")
@@ -390,7 +405,7 @@ def draw_sweep(args: argparse.Namespace, settings: Mapping[str, Any], content: M
         figure,
         args.out / "safety_filter_tradeoffs.png",
         "What the replacement probability buys and costs, and what sharing one sample over all budgets costs",
-        caption(settings, f"n = {settings['n']:,} where no other n is given"),
+        caption(subject, settings, f"n = {settings['n']:,} where no other n is given"),
     )
 
 
@@ -398,9 +413,10 @@ def summary(content: Mapping[str, Any]) -> str:
     """The tables in a few lines, floored."""
     lines = []
     for row in content["table1"]:
+        less = "" if row["radius_lost_at_d1"] is None else f" ({100 * row['radius_lost_at_d1']:.1f} % less)"
         lines.append(
             f"sigma {row['sigma']:g}: image-only radius {floor_text(row['image_only_radius'])}, hybrid d=1 "
-            f"{floor_text(row['hybrid_radius_d1'])} ({100 * row['radius_lost_at_d1']:.1f} % less); text-only budget "
+            f"{floor_text(row['hybrid_radius_d1'])}{less}; text-only budget "
             f"{floor_text(row['text_only_budget'], 2)}, hybrid {floor_text(row['hybrid_budget'], 2)}; "
             f"{row['joint']}: {floor_text(100 * row['joint_share'], 1)} %"
         )
@@ -413,8 +429,9 @@ def summary(content: Mapping[str, Any]) -> str:
         )
     for mode in ("shared", "per budget"):
         row = content["per_budget"][mode]
+        each = row["cpu_s"] / max(row["copies"], 1) * row["draws_per_input"]
         lines.append(
-            f"{mode}: {row['draws_per_input']:,} draws, {row['cpu_s'] / content['per_budget']['inputs']:.3f} CPU s per "
+            f"{mode}: {row['draws_per_input']:,} draws, {each:.3f} CPU s per "
             f"input, mean budget {floor_text(row['mean_budget'], 2)}, radius at d=1 {floor_text(row['mean_radius'][1])}"
         )
     return "\n".join(lines)

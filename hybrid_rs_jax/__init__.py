@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.certificate import (
         FeatureCertificate,
         FrontierTable,
+        SimilarityTarget,
         certified_budget,
         certified_radius,
         certify_features,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.sampling import Draws, data_mesh, sample, sample_counts, sample_features
     from hybrid_rs_jax.smoothed_classifier import SmoothedClassifier
     from hybrid_rs_jax.smoothed_encoder import SmoothedEncoder
+    from hybrid_rs_jax.smoothed_tower import SmoothedTower
 
 __all__ = [
     "AbsorbingKernel",
@@ -79,8 +81,10 @@ __all__ = [
     "HybridSmoothing",
     "LikelihoodRatio",
     "ScoreLaw",
+    "SimilarityTarget",
     "SmoothedClassifier",
     "SmoothedEncoder",
+    "SmoothedTower",
     "TabularClassifier",
     "UniformKernel",
     "VlmGuard",
@@ -114,7 +118,7 @@ __all__ = [
 _HOMES = {
     "certificate": (
         "FeatureCertificate FrontierTable certified_budget certified_radius certify_features core frontier_table "
-        "joint_radius joint_worst_case l2_of_linf "
+        "SimilarityTarget joint_radius joint_worst_case l2_of_linf "
         "largest_probability required_probability required_samples worst_case_probability"
     ),
     "classifiers": "BaseClassifier ChatClassifier HostClassifier TabularClassifier VlmGuard",
@@ -126,7 +130,8 @@ _HOMES = {
     "sampling": "Draws data_mesh sample sample_counts sample_features",
     "smoothed_classifier": "SmoothedClassifier",
     "smoothed_encoder": "SmoothedEncoder",
+    "smoothed_tower": "SmoothedTower",
 }
-_FILES = ("smoothed_classifier", "smoothed_encoder", "report.plots")
+_FILES = ("smoothed_classifier", "smoothed_encoder", "smoothed_tower", "report.plots")
 _ROOMS = [home for home in _HOMES if home not in _FILES] + ["attacks", "data", "features", "models", "report"]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, _ROOMS)

@@ -26,7 +26,7 @@ _NETWORK = "a network or its sizes: made by from_config or from_pretrained"
 #: Names without an example.
 WITHOUT_EXAMPLE = {
     _FOLDER: "curate from_pretrained load_preprocessor mm_safetybench sample_run attack_features load_denoiser",
-    "needs a checkpoint": "VlmGuard TowerEncoder GuardSettings",
+    "needs a checkpoint": "VlmGuard TowerEncoder GuardSettings GuardTower SmoothedTower",
     _PROTOCOL: "BaseClassifier DiscreteKernel SamplingPlan Encoder Inputs Tokenizer DifferentiableGuard",
     _ERROR: "ChatError LedgerError InterruptedRun BadInputError UnreadableInputError",
     _RESULT: (

@@ -13,11 +13,13 @@ from hybrid_rs_jax.certificate.frontier import FrontierTable, frontier_table
 from hybrid_rs_jax.certificate.parts import joint_radius, joint_worst_case, l2_of_linf
 from hybrid_rs_jax.certificate.prototypes import PrototypeCertificate, certify_prototypes
 from hybrid_rs_jax.certificate.similarity import FeatureCertificate, certify_features
+from hybrid_rs_jax.certificate.similarity_target import SimilarityTarget
 
 __all__ = [
     "FeatureCertificate",
     "FrontierTable",
     "PrototypeCertificate",
+    "SimilarityTarget",
     "certified_budget",
     "certified_radius",
     "certify_features",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,7 @@ from hybrid_rs_jax._text import setting_text, up_text
 from hybrid_rs_jax.certificate.bounds import certified_radius, worst_case_probability
 from hybrid_rs_jax.certificate.certify import shifted
 from hybrid_rs_jax.confidence import mean_lower_bound_from_histogram
-from hybrid_rs_jax.confidence.score_law import LawBand, ScoreLaw, law_band
+from hybrid_rs_jax.confidence.score_law import RANKS, LawBand, ScoreLaw, law_band
 from hybrid_rs_jax.kernels import Edits, HybridSmoothing
 
 __all__ = ["REFERENCES", "FeatureCertificate", "certify_features"]
@@ -42,10 +42,11 @@ class FeatureCertificate:
     feature with the reference is at least `similarity(eps)`.
 
     Attributes:
-      law: histograms of the scores, [B, bins], or [B, D, bins] with conditional draws.
+      law: histograms of the scores, [B, bins], or [B, D, bins] with conditional draws. Where it has a plan of looks,
+        each input is bounded at the look at which it stopped.
       smoothing: the smoothing distribution.
-      alpha: risk per input. Half of it bounds the law of the score, half its mean; with conditional draws each of the
-        D laws gets its share.
+      alpha: risk per input. Half of it bounds the law of the score, and is shared by the looks of a plan; half its
+        mean, at every number of draws at once. With conditional draws each of the D laws gets its share.
       budgets: the D discrete budgets.
       reference: "clean", "pairs" or "fixed", see `REFERENCES`.
       total_variation: distance delta between the noise that was drawn and the ideal one. It is subtracted twice: from
@@ -72,11 +73,11 @@ class FeatureCertificate:
           float64[B, D], rounded down; -1 where `2 B - 1` is negative: a cosine is bounded by an inner product only
           where that is not negative, so nothing is certified there.
         """
-        return _cosine(np.maximum(self._law_bound(epsilon), self._mean_bound(epsilon)))
+        return self._by_look(lambda part, _: _cosine(np.maximum(part._law_bound(epsilon), part._mean_bound(epsilon))))
 
     def mean_similarity(self, epsilon: float) -> Float[np.ndarray, "inputs budgets"]:
         """The paper's bound `2 V(E S) - 1` (Theorem 3.2), from the mean of the score alone, at half of alpha."""
-        return _cosine(self._mean_bound(epsilon))
+        return self._by_look(lambda part, _: _cosine(part._mean_bound(epsilon)))
 
     def radius(self, similarity: object = 0.5) -> Float[np.ndarray, "inputs budgets"]:
         """Certified l2 radius within which the cosine stays at least `similarity`.
@@ -89,27 +90,69 @@ class FeatureCertificate:
           sigma; 0 where only `eps = 0` is certified, -1 where not even that is.
         """
         score = self._score(similarity)
-        return np.maximum(self._nested(self._law_radius(score)), self._nested(self._mean_radius(score)))
+
+        def larger(part: FeatureCertificate, rows: np.ndarray) -> np.ndarray:
+            own = score[rows]
+            return np.maximum(part._nested(part._law_radius(own)), part._nested(part._mean_radius(own)))
+
+        return self._by_look(larger)
 
     def mean_radius(self, similarity: object = 0.5) -> Float[np.ndarray, "inputs budgets"]:
         """`radius` from the mean of the score alone, at half of alpha: the paper's (Eq. 6 of method section 6)."""
-        return self._nested(self._mean_radius(self._score(similarity)))
+        score = self._score(similarity)
+        return self._by_look(lambda part, rows: part._nested(part._mean_radius(score[rows])))
 
     @property
     def statement(self) -> str:
         """What is promised, and what it depends on."""
-        law, k = self.law, self.band.level.size - 1
+        law = self.law
         risk = f"Except with probability at most {setting_text(self.alpha)} per input"
         laws = f", shared evenly by the laws of {len(self.budgets)} budgets" if self.smoothing.conditional else ""
         return (
             f"{risk} over the draws, at all budgets, eps and similarities at once: the cosine between the "
             f"attacked smoothed feature (mean of unit features over the noise) and {REFERENCES[self.reference]} is at "
-            f"least the number that is given; -1 means that nothing is certified. {int(law.n.flat[0]):,} draws of the "
+            f"least the number that is given; -1 means that nothing is certified. {self._draws_text} of the "
             f"score (1 + cos)/2, counted in {law.edges.size - 1} bins at their lower edges; half of the "
-            f"risk bounds the law of the score at {k} ranks that were fixed "
+            f"risk bounds the law of the score at {self._ranks_text} that were fixed "
             f"before the draws, half its mean{laws}. Total variation between the noise drawn and the ideal one: "
             f"{up_text(self.total_variation)}, subtracted."
         )
+
+    @property
+    def _draws_text(self) -> str:
+        least, most = int(self.law.n.min()), int(self.law.n.max())
+        if self.law.plan is None:
+            return f"{most:,} draws"
+        looks = ", ".join(map(str, self.law.plan.sizes))
+        drawn = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        return f"Each input was stopped at one of the looks {looks}, fixed before the draws, after {drawn} draws"
+
+    @property
+    def _ranks_text(self) -> str:
+        if self.law.plan is None:
+            return f"{self.band.level.size - 1} ranks"
+        shares = ", ".join(f"{share:.3g}" for share in self.law.plan.weights)
+        return f"no more than {RANKS} ranks of each look (shares of the looks: {shares})"
+
+    def _by_look(self, bound: Callable[[FeatureCertificate, np.ndarray], np.ndarray]) -> np.ndarray:
+        """A bound [B, D] of all inputs, from those of the inputs of each look."""
+        found = np.empty((len(self), len(self.budgets)))
+        for rows, part in self._parts:
+            found[rows] = bound(part, rows)
+        return found
+
+    @cached_property
+    def _parts(self) -> list[tuple[np.ndarray, FeatureCertificate]]:
+        """Rows of the inputs with the same number of draws, which share a band, and their certificate."""
+        draws = self.law.n if self.law.n.ndim == 1 else self.law.n[:, 0]
+        sizes = np.unique(draws)
+        if self.law.plan is None or sizes.size == 1:
+            return [(np.arange(len(self)), self)]
+        groups = [np.flatnonzero(draws == n) for n in sizes]
+        return [
+            (rows, dataclasses.replace(self, law=dataclasses.replace(self.law, counts=self.law.counts[rows])))
+            for rows in groups
+        ]
 
     @cached_property
     def band(self) -> LawBand:
@@ -118,7 +161,10 @@ class FeatureCertificate:
 
     @cached_property
     def mean(self) -> Float[np.ndarray, "inputs budgets"]:
-        """Lower bounds on the mean of the score, at half of the risk; [B, 1], or [B, D] with conditional draws."""
+        """Lower bounds on the mean of the score, at half of the risk; [B, 1], or [B, D] with conditional draws.
+
+        They hold at every number of draws at once, so that looks cost them nothing.
+        """
         bound = mean_lower_bound_from_histogram(self.law.counts, self.law.edges[:-1], self._share)
         return np.asarray(bound).reshape(len(self), -1)
 
@@ -227,7 +273,8 @@ def certify_features(
 
     Args:
       law_or_scores: a `ScoreLaw`, or scores in [0, 1] of shape [inputs, draws]; with conditional draws
-        [inputs, budgets, draws], one law for each budget. The number of draws was fixed beforehand.
+        [inputs, budgets, draws], one law for each budget. The number of draws was fixed beforehand, or is a look of the
+        law's plan.
       smoothing: the smoothing distribution that the draws came from.
       alpha: risk per input in (0, 1), chosen before the draws.
       budgets: discrete budgets, increasing.

@@ -15,7 +15,7 @@ from hybrid_rs_jax._files import kind_of, path_text
 from hybrid_rs_jax._tables import SUFFIXES
 from hybrid_rs_jax.cli._doors import ModelOptions
 from hybrid_rs_jax.cli.options import GuardOptions, ThreatOptions
-from hybrid_rs_jax.data.index import Dataset
+from hybrid_rs_jax.data.dataset import Dataset
 from hybrid_rs_jax.data.inputs import ArrayInputs, Inputs, load_npz
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
 

@@ -12,13 +12,14 @@ import numpy as np
 from hybrid_rs_jax._files import json_text, parse_json
 from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli._denoiser import open_denoiser
-from hybrid_rs_jax.cli.options import NoiseOptions, ThreatOptions
+from hybrid_rs_jax.cli.options import ALPHA, NoiseOptions, ThreatOptions
 from hybrid_rs_jax.cli.sample import WorkOptions, reported
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.tables import say
 from hybrid_rs_jax.results.facts import Facts, thawed
 
 if TYPE_CHECKING:
+    from hybrid_rs_jax.certificate import SimilarityTarget
     from hybrid_rs_jax.cli._sources import Source
     from hybrid_rs_jax.kernels import HybridSmoothing
     from hybrid_rs_jax.results.features import FeatureRun
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.sampling.run import Progress
     from hybrid_rs_jax.smoothed_encoder import CopiesRow
 
-__all__ = ["boosted", "draw", "feature_header", "feature_smoothing", "measured_copies", "opened_ledger"]
+__all__ = [
+    "boosted",
+    "draw",
+    "feature_header",
+    "feature_smoothing",
+    "measured_copies",
+    "opened_ledger",
+    "similarity_target",
+]
 
 DEMO_SIGMA, DEMO_BETA = 0.25, 0.9
 
@@ -41,6 +50,7 @@ def draw(
     work: WorkOptions,
     reference: str,
     bins: int,
+    target: SimilarityTarget | None,
 ) -> Progress:
     from hybrid_rs_jax.kernels import run_key
     from hybrid_rs_jax.sampling.engine import data_mesh
@@ -59,6 +69,7 @@ def draw(
                 run_key(work.seed),
                 reference,
                 bins=bins,
+                target=target,
                 batch_size=work.batch_size or 2000,
                 mesh=data_mesh(work.devices),
                 report=report,
@@ -81,9 +92,14 @@ def opened_ledger(out: Path, header: dict[str, object], new: bool) -> Ledger:
 
 
 def feature_header(
-    source: Source, smoothing: HybridSmoothing, samples: int, seed: int, settings: dict[str, object]
+    source: Source,
+    smoothing: HybridSmoothing,
+    samples: int,
+    seed: int,
+    settings: dict[str, object],
+    target: SimilarityTarget | None,
 ) -> dict[str, object]:
-    """Everything that defines the draws."""
+    """Everything that defines the draws; with a target the looks and their shares of the risk."""
     from hybrid_rs_jax.cli._sources import first_readable
     from hybrid_rs_jax.confidence import FixedSample
     from hybrid_rs_jax.kernels.record import describe_noise
@@ -106,7 +122,24 @@ def feature_header(
     )
     if np.ndim(shared) == 2:
         record["eligible_positions"] = "an own set for each input, part of its digest"
-    return {**record, "plan": FixedSample(samples).describe(), "features": settings}
+    plan = FixedSample(samples).describe() if target is None else target.looks(samples).describe()
+    aim = {} if target is None else {"target": target.describe()}
+    return {**record, "plan": plan, "features": settings | aim}
+
+
+def similarity_target(given: tuple[float, float, int] | None, alpha: float | None) -> SimilarityTarget | None:
+    """What the draws are for; None: their number is fixed.
+
+    Raises:
+      BadInputError: if there is a level and no target.
+    """
+    from hybrid_rs_jax.certificate import SimilarityTarget
+
+    if given is None:
+        if alpha is not None:
+            raise BadInputError("--alpha belongs to --target here; a fixed number of draws is certified at any level.")
+        return None
+    return SimilarityTarget(*given, alpha=ALPHA if alpha is None else alpha)
 
 
 def boosted(source: Source, denoiser: str | None, mapper: Path | None, smoothing: HybridSmoothing) -> Source:

@@ -144,6 +144,14 @@ def target(text: str) -> tuple[int, float]:
     return integer(0, MAX_BUDGET)(fields["d"]), at_least_zero(fields["eps"])
 
 
+def similarity_target(text: str) -> tuple[float, float, int]:
+    """`cosine=0.5,eps=0.25` or `cosine=0.5,eps=0.25,d=1` as a triple; d is 0 where it is not said."""
+    fields = dict(part.partition("=")[::2] for part in text.replace(" ", "").split(","))
+    if not {"cosine", "eps"} <= set(fields) <= {"cosine", "eps", "d"}:
+        raise ValueError(f"must look like cosine=0.5,eps=0.25 or cosine=0.5,eps=0.25,d=1, got {text}")
+    return cosine(fields["cosine"]), at_least_zero(fields["eps"]), integer(0, MAX_BUDGET)(fields.get("d", "0"))
+
+
 def renaming(text: str) -> tuple[tuple[str, str], ...]:
     """What a table calls our columns: "successes=n_A,id=name"."""
     pairs = [piece.partition("=")[::2] for piece in text.split(",")]

@@ -15,7 +15,8 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 from rich.console import Console
@@ -28,7 +29,9 @@ from hybrid_rs_jax.cli._config import recorded, with_config
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.quiet import quietly
 
-__all__ = ["main", "make_app"]
+__all__ = ["called", "main", "make_app"]
+
+_T = TypeVar("_T")
 
 #: Each command with the first line of its help; its module is imported when it is called.
 _COMMANDS = {
@@ -83,17 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_app(command: str | None = None) -> App:
     """The commands; `command` with its flags and its whole text, the others by their first line."""
-    made = App(
-        name="hybrid-rs",
-        help=_HELP,
-        help_epilogue=_EPILOGUE + "\n",
-        help_format="plaintext",
-        help_formatter="plain",
-        console=Console(width=_WIDTH, highlight=False),
-        version=f"hybrid-rs {__version__}\n",
-        suppress_keyboard_interrupt=False,  # the process says what was kept
-        default_parameter=Parameter(negative=(), show_env_var=False, show_default=False, allow_repeating=True),
-    )
+    made = _new_app(name="hybrid-rs", help=_HELP, help_epilogue=_EPILOGUE + "\n", version=f"hybrid-rs {__version__}\n")
     for name, line in _COMMANDS.items():
         if name == command:
             module = importlib.import_module(f"hybrid_rs_jax.cli.{name}")
@@ -120,12 +113,40 @@ def _run(argv: list[str]) -> int:
     quiet = _QUIET in argv
     argv = with_config([argument for argument in argv if argument != _QUIET])
     recorded.set(tuple(argv))
+    with quietly(quiet):
+        _call(make_app(command), argv)
+    return 0
+
+
+def called(target: Callable[..., _T], flags: Sequence[str]) -> _T:
+    """Call a function of options with flags that are read as those of a command: for scripts beside the package.
+
+    Raises:
+      BadInputError: one sentence, for a flag that is unknown or out of range.
+    """
+    made = _new_app(help_flags=(), version_flags=())
+    made.default(target)
+    return _call(made, flags)
+
+
+def _new_app(**texts: Any) -> App:
+    """A parser that reads flags and sets texts as all commands do."""
+    return App(
+        **texts,
+        help_format="plaintext",
+        help_formatter="plain",
+        console=Console(width=_WIDTH, highlight=False),
+        suppress_keyboard_interrupt=False,  # the process says what was kept
+        default_parameter=Parameter(negative=(), show_env_var=False, show_default=False, allow_repeating=True),
+    )
+
+
+def _call(app: App, flags: Sequence[str]) -> Any:
+    """What the command gives; what the parser refuses is bad input."""
     try:
-        with quietly(quiet):
-            make_app(command)(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        return app(list(flags), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         raise BadInputError(_sentence(error)) from error
-    return 0
 
 
 def _sentence(error: CycloptsError) -> str:
@@ -136,15 +157,16 @@ def _sentence(error: CycloptsError) -> str:
         guess = re.search(r" Did you mean .*$", text)
         text = f"{error.argument.name} {need}.{guess[0] if guess else ''}"
     text = re.sub(r"^Invalid value for (\S+): (?=must )", r"\1 ", text)
-    text = re.sub(r'^Invalid value "(.*)" for (\S+)\. Choose from: (.*)\.$', _choice, text)
+    text = re.sub(r'^Invalid value "(.*)" for (\S+)\. Choose from: (.*?)\.( Did you mean .*)?$', _choice, text)
     text = re.sub(r"^Unused Tokens: \[(.*)\]\.?$", r"These arguments mean nothing here: \1", text)
     text = re.sub(r"\.? Did you mean (.*)\?$", r" (did you mean \1?)", text)
     return text if text.endswith(".") else text + "."
 
 
 def _choice(match: re.Match[str]) -> str:
-    value, flag, choices = match.groups()
-    return f"{flag} must be {joined(choices.replace(chr(34), '').split(', '), 'or')}, got {value}."
+    value, flag, choices, guess = match.groups("")
+    wanted = joined(choices.replace('"', "").split(", "), "or")
+    return f"{flag} must be {wanted}, got {value}.{guess}".replace('"', "")
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:

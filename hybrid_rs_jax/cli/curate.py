@@ -1,7 +1,9 @@
 """Keep the inputs that a checkpoint calls unsafe only as a pair of text and picture.
 
 An input is kept when the checkpoint calls its text alone safe, its picture alone safe,
-both together unsafe, and noise alone safe. A run that was stopped goes on where it was.
+both together unsafe, and noise alone safe. Where a column clean_image names a picture
+from which the written text was removed, that one is asked about alone. A run that was
+stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def curate(
     model
         folder or hub id of the checkpoint
     data
-        folder, .csv or .jsonl of texts and pictures
+        folder, .csv or .jsonl of texts and pictures; a column clean_image names pictures without their text
     out
         index of the inputs that are kept (.jsonl); what became of every input goes to FILE.journal
     force
@@ -93,12 +95,15 @@ def curate(
             asked.decide,
             noise=NoiseAlone(smoothing, guard.text_length, guard.image_size, seed),
             journal=out.with_name(out.name + ".journal"),
+            clean_image=texts.clean_image,
             settings=settings,
             batch_size=batch_size,
             progress=advance,
         )
     write_index(out, texts.select(curation.kept), force)
     say(curation.report())
+    if cleaned := sum(map(bool, texts.clean_images)):
+        say(f"Of {cleaned:,} of them the picture alone was the one without its text (column clean_image).")
     for name in [name for name, outcome in curation.outcomes.items() if outcome is Outcome.UNREADABLE][:5]:
         say(f"Unreadable {name}: {curation.reasons[name]}")
     say(f"\nWrote {out}; what became of every input is in {out}.journal.")

@@ -8,7 +8,6 @@ out from a timed batch, and with --price the money.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -18,18 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
-from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli._bill import Bill, BillOptions
 from hybrid_rs_jax.cli._denoiser import DenoiserName, before_guard, open_denoiser
+from hybrid_rs_jax.cli._deployed import clean_lines
 from hybrid_rs_jax.cli._doors import ModelOptions
 from hybrid_rs_jax.cli._models import is_address
 from hybrid_rs_jax.cli._sources import DEMO_DATA, first_readable, is_checkpoint, open_guard, open_source
 from hybrid_rs_jax.cli.options import BETA, Batch, Count, GuardOptions, NoiseOptions, RiskOptions, ThreatOptions, Unit
-from hybrid_rs_jax.errors import BadInputError, UnreadableInputError, library_sentences
+from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import say
 
 if TYPE_CHECKING:
-    from hybrid_rs_jax.data import Dataset
     from hybrid_rs_jax.kernels import HybridSmoothing
 
 EXAMPLES = """\
@@ -43,8 +41,6 @@ examples:
 _TIMED_SECONDS = 2.0
 #: Copies that a model is tried on; of an endpoint, where each is a request, fewer.
 _TRIED, _ASKED = 64, 8
-#: Inputs of a checkpoint that are decided without noise.
-_SHOWN = 8
 CHECKPOINT_SIGMA, MISS = 0.5, 0.01
 
 
@@ -176,8 +172,8 @@ def _checkpoint(
         _say("arithmetic", _flops_text(classifier, encoded))
     step, arrays = _noisy_step(classifier, encoded, HybridSmoothing(UniformKernel(beta, guard.vocab_size), sigma))
     _say("noisy copies", _two_copies(step, arrays))
-    if texts is not None:
-        _say("clean inputs", _clean_text(guard, texts))
+    for name, text in () if texts is None else clean_lines(guard, texts):
+        _say(name, text)
     compiled, rate = _timed(step, arrays, batch_size)
     _say("speed", f"{rate:,.2f} copies/s in batches of {batch_size} (compiled in {compiled:,.1f} s)")
     return 100 if texts is None else len(texts), rate
@@ -239,21 +235,6 @@ def _shown_prompt(layout: Any, guard: Any) -> str:
     where = "behind the trusted text" if guard.settings.threat == "suffix" else "on all of it"
     text = f"[text of up to {guard.text_length} tokens, noise {where}]" if guard.text_length else ""
     return repr(head.replace(layout.tokens.image, picture) + text + tail + beginning)
-
-
-def _clean_text(guard: Any, texts: Dataset) -> str:
-    """The decisions on the first inputs as they are, without noise."""
-    from hybrid_rs_jax.cli._vlm_inputs import GuardInputs
-
-    inputs, taken = GuardInputs(texts, guard), []
-    for index in range(min(len(texts), _SHOWN)):
-        with contextlib.suppress(UnreadableInputError):
-            taken.append(inputs.read(index))
-    with library_sentences():
-        votes = np.asarray(guard(np.stack([each.tokens for each in taken]), np.stack([each.image for each in taken])))
-    unsafe = [each.id for each, vote in zip(taken, votes, strict=True) if vote]
-    names = f" ({', '.join(unsafe)})" if unsafe else ""
-    return f"{len(unsafe)} of the first {counted(len(taken), 'one')} Unsafe without noise{names}"
 
 
 def _first_input(guard: Any, samples: Any) -> Any:

@@ -21,7 +21,15 @@ from hybrid_rs_jax._files import atomic_file, check_target, json_text, kind_of, 
 from hybrid_rs_jax._text import counted, setting_text
 from hybrid_rs_jax.cli import _values
 from hybrid_rs_jax.cli._denoiser import DenoiserName
-from hybrid_rs_jax.cli._features import boosted, draw, feature_header, feature_smoothing, measured_copies, opened_ledger
+from hybrid_rs_jax.cli._features import (
+    boosted,
+    draw,
+    feature_header,
+    feature_smoothing,
+    measured_copies,
+    opened_ledger,
+    similarity_target,
+)
 from hybrid_rs_jax.cli._values import MAX_BUDGET, flag, integer, integer_grid, number_grid
 from hybrid_rs_jax.cli.options import ALPHA, SAMPLES, Count, Level, NoiseOptions, ThreatOptions
 from hybrid_rs_jax.cli.sample import (
@@ -48,6 +56,7 @@ examples:
   hybrid-rs features sample --encoder demo --data demo --limit 20 --out features
   hybrid-rs features certify features --similarity 0.5 --epsilon 0,0.1,0.2
   hybrid-rs features curve features --out curve.png
+  hybrid-rs features sample --encoder demo --data demo --target cosine=0.5,eps=0.1 --out early
   hybrid-rs features sample --encoder my_encoder:encode --data inputs.npz --sigma 0.5 --out own --resume
   hybrid-rs features sample --encoder my_encoder:encode --data inputs.npz --sigma 0.5 --out boosted \\
     --denoiser DENOISER --mapper mapper.safetensors"""
@@ -59,6 +68,7 @@ features = App(name="features", help=__doc__, help_epilogue=EXAMPLES + "\n")
 
 Grid = Annotated[np.ndarray, flag(number_grid(lambda x: 0 <= x <= LARGEST_SIGMA, "at least 0"), "E,E,...")]
 Cosine = Annotated[float, flag(_values.cosine, "S")]
+Target = Annotated[tuple[float, float, int], flag(_values.similarity_target, "cosine=S,eps=E[,d=D]")]
 Budget = Annotated[int, flag(integer(0, MAX_BUDGET), "D")]
 
 
@@ -70,6 +80,8 @@ def sample(
     out: Annotated[Path, Parameter(metavar="RUN")],
     resume: bool = False,
     samples: Count = SAMPLES,
+    target: Target | None = None,
+    alpha: Level | None = None,
     reference: Literal["clean", "pairs"] = "clean",
     bins: Annotated[int, flag(integer(2, 2**16), "K")] = 1024,
     pooling: Literal["mean", "class", "grid"] = "mean",
@@ -93,7 +105,12 @@ def sample(
     resume
         go on with RUN where it exists
     samples
-        noisy copies of each input, fixed beforehand (default: 10,000)
+        noisy copies of each input, fixed beforehand; with --target: at most (default: 10,000)
+    target
+        stop an input at the first look that certifies a cosine of S at the l2 distance E (and D tokens), which is a
+        radius of E for the cosine S; the looks are fixed beforehand, and share the risk
+    alpha
+        with --target: risk per input at which it is to be certified (default: 0.01)
     reference
         what features are compared with: that of the clean input, or that of a second noisy copy (default: clean)
     bins
@@ -118,10 +135,12 @@ def sample(
     source = open_encoder(encoder, data, ThreatOptions().of_noise(noise), pixel_range, pooling)
     smoothing = feature_smoothing(noise, source, demo)
     source = boosted(source, denoiser, mapper, smoothing)
-    header = feature_header(source, smoothing, samples, work.seed, {"reference": reference, "bins": bins})
+    aim = similarity_target(target, alpha)
+    header = feature_header(source, smoothing, samples, work.seed, {"reference": reference, "bins": bins}, aim)
     indices = work.indices(len(source.inputs.ids))
+    most = f"{samples:,} draws per input" if aim is None else f"at most {samples:,} draws per input, for {aim.text}"
     noise_text = smoothing_text(describe_smoothing(smoothing))
-    say(f"{counted(len(indices), 'input')}, {noise_text}; {samples:,} draws per input")
+    say(f"{counted(len(indices), 'input')}, {noise_text}; {most}")
     new = not resume or kind_of(out / LEDGER_FILE) is None
     with (
         no_empty_run(out) as made,
@@ -129,7 +148,7 @@ def sample(
         opened_ledger(out, header, new) as ledger,
     ):
         made += [new]
-        progress = draw(ledger, out, source, indices, smoothing, samples, work, reference, bins)
+        progress = draw(ledger, out, source, indices, smoothing, samples, work, reference, bins, aim)
         counts = ledger.counts()
     if counts.skipped and not counts.ids:
         refuse_all(out, counts.skipped, new)
@@ -144,7 +163,7 @@ def certify(
     *,
     similarity: Cosine = 0.5,
     epsilon: Grid | None = None,
-    alpha: Level = ALPHA,
+    alpha: Level | None = None,
     max_budget: Budget | None = None,
     format: Literal["table", "json", "csv", "latex"] = "table",
     json: bool = False,
@@ -162,7 +181,7 @@ def certify(
     epsilon
         l2 distances at which the certified cosine is given, e.g. 0,0.25,0.5
     alpha
-        risk per input, chosen before the draws (default: 0.01)
+        risk per input, chosen before the draws (default: that of the run's target, else 0.01)
     max_budget
         certify the discrete budgets 0..D (default: 1; 0 for image-only)
     format
@@ -182,7 +201,7 @@ def certify(
     if out is not None:
         check_target(out, (".json", ".csv"), force)
     source = read_feature_run(run)
-    certificate = source.certify(alpha, _budgets(source, max_budget))
+    certificate = source.certify(_risk(source, alpha), _budgets(source, max_budget))
     epsilons = [] if epsilon is None else epsilon.tolist()
     columns = feature_columns(source.ids, certificate, epsilons, similarity)
     rows = list(zip(*(x if isinstance(x, tuple) else x.tolist() for x in columns.values()), strict=True))
@@ -211,7 +230,7 @@ def curve(
     /,
     *,
     epsilon: Grid | None = None,
-    alpha: Level = ALPHA,
+    alpha: Level | None = None,
     budget: Budget = 0,
     copies: Annotated[np.ndarray, flag(integer_grid(1, 100_000), "M,M,...")] | None = None,
     encoder: Annotated[str | None, Parameter(metavar="ENCODER")] = None,
@@ -230,7 +249,7 @@ def curve(
     epsilon
         l2 distances (default: 0 to 3 sigma in 21 steps)
     alpha
-        risk per input, chosen before the draws (default: 0.01)
+        risk per input, chosen before the draws (default: that of the run's target, else 0.01)
     budget
         discrete budget (default: 0)
     copies
@@ -263,7 +282,8 @@ def curve(
         return
     if (encoder, data) != (None, None):
         raise BadInputError("--encoder and --data belong to --copies.")
-    certificate = source.certify(alpha, _budgets(source, budget)[-1:] if budget else (0,))
+    risk = _risk(source, alpha)
+    certificate = source.certify(risk, _budgets(source, budget)[-1:] if budget else (0,))
     sigma = source.run.smoothing.sigma
     default = np.zeros(1) if sigma is None else np.linspace(0, 3 * sigma, _CURVE)
     found = feature_curve(certificate, (default if epsilon is None else epsilon).tolist(), budget)
@@ -277,7 +297,7 @@ def curve(
             elif suffix == ".json":
                 path.write_text(json_text(record) + "\n", "utf-8")
             else:
-                save_feature_curve(found, path, suffix, _setting(source, alpha, budget))
+                save_feature_curve(found, path, suffix, _setting(source, risk, budget))
     if json or format == "json":
         print(json_text(record))
     elif format == "csv":
@@ -308,6 +328,13 @@ def _print_copies(
         print_copies(rows, len(source.ids), latex=format == "latex")
 
 
+def _risk(source: FeatureRun, alpha: float | None) -> float:
+    """The level that was asked for, or that of the run's target."""
+    if alpha is not None:
+        return alpha
+    return ALPHA if source.target is None else source.target.alpha
+
+
 def _budgets(source: FeatureRun, max_budget: int | None) -> tuple[int, ...]:
     if source.run.smoothing.discrete is None:
         return tuple(range((max_budget or 0) + 1))
@@ -330,5 +357,6 @@ def _setting(source: FeatureRun, alpha: float, budget: int) -> str:
     from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 
     noise = smoothing_text(describe_smoothing(source.run.smoothing))
-    draws = f"{source.run.samples:,} draws, alpha = {setting_text(alpha)}"
+    most = "" if source.target is None else "at most "
+    draws = f"{most}{source.run.samples:,} draws, alpha = {setting_text(alpha)}"
     return f"{counted(len(source.ids), 'input')}; {noise}; d = {budget}; {draws}"

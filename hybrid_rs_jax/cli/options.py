@@ -228,6 +228,9 @@ class GuardOptions:
     user's text stands (default: that of the profile, else combination)"""
     template: Literal["checkpoint", "policy_first"] | None = None
     """order of the prompt; policy_first computes the policy once per run (default: checkpoint)"""
+    views: Literal["checkpoint", "base"] | None = None
+    """what is shown of a picture; base leaves out the tiles of LLaVA-OneVision: half of the positions, and another
+    base classifier (default: checkpoint)"""
     text_length: Annotated[int, flag(integer(1, 2**20), "L")] | None = None
     """positions of the certified text, padding included (default: 64)"""
     image_size: Annotated[tuple[int, int], flag(_values.image_size, "HxW")] | None = None

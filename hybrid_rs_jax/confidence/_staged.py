@@ -76,6 +76,18 @@ class StagedLooks:
         """Numbers of draws at which sampling may stop."""
         return np.array(self.sizes, np.int64)
 
+    def share(self, n: object) -> np.ndarray:
+        """Share of alpha of the looks `n`.
+
+        Raises:
+          ValueError: where `n` is not a look.
+        """
+        draws = np.asarray(n)
+        at = np.minimum(np.searchsorted(self.looks, draws), self.looks.size - 1)
+        if np.any(elsewhere := self.looks[at] != draws):
+            raise ValueError(f"n must be one of the looks {self.sizes}, got {draws[elsewhere].flat[0]}.")
+        return np.asarray(np.asarray(self.weights)[at])
+
     def stopping(self, tables: Sequence[np.ndarray]) -> StagedLooks:
         """The same looks with early stops.
 
@@ -120,10 +132,7 @@ class StagedLooks:
 
     def _at_look(self, n: object, successes: object, alpha: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         draws, k = counts_at(n, successes, self.max_samples)
-        at = np.searchsorted(self.looks, draws)
-        if np.any(elsewhere := self.looks[at] != draws):
-            raise ValueError(f"n must be one of the looks {self.sizes}, got {draws[elsewhere].flat[0]}.")
-        return k, draws, np.asarray(self.weights)[at] * check_risk(alpha)
+        return k, draws, self.share(draws) * check_risk(alpha)
 
 
 def staged_looks(first: int, max_samples: int, growth: float = 2.0, final_share: float = 0.5) -> StagedLooks:

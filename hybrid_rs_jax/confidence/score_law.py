@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64, Shaped
 
 from hybrid_rs_jax._checks import check_draws, check_probability, check_risk, check_whole
 from hybrid_rs_jax.confidence._clopper_pearson import clopper_pearson_bound
+from hybrid_rs_jax.confidence._staged import StagedLooks
 
 __all__ = ["BINS", "MOST_BINS", "RANKS", "LawBand", "ScoreLaw", "law_band", "score_edges", "score_ranks"]
 
@@ -68,13 +69,17 @@ class ScoreLaw:
         whose draws have a law of their own (conditional draws).
       edges: edges of the bins, float64[bins + 1], from 0 to 1, chosen before the draws; bin j holds the values in
         `[edges[j], edges[j + 1])`, the last one also 1.
+      plan: the looks, chosen before the draws, at one of which the draws of each input were stopped, whatever made them
+        stop; None: their number was fixed beforehand. The risk of a bound is shared by the looks.
 
     Raises:
-      ValueError: if the edges do not grow from 0 to 1, the shapes do not fit, or a histogram holds no draw.
+      ValueError: if the edges do not grow from 0 to 1, the shapes do not fit, a histogram holds no draw, or a number of
+        draws is no look of the plan.
     """
 
     counts: Shaped[np.ndarray, "*laws bins"]
     edges: Float[np.ndarray, " edges"]
+    plan: StagedLooks | None = None
 
     def __post_init__(self) -> None:
         edges, counts = _checked_edges(self.edges), np.asarray(self.counts)
@@ -87,6 +92,8 @@ class ScoreLaw:
         counts = check_draws("counts", counts, 0).astype(np.int64)
         if np.any(counts.sum(axis=-1) < 1):
             raise ValueError("counts must hold at least one draw for each input, got none for one of them.")
+        if self.plan is not None:
+            self.plan.share(counts.sum(axis=-1))
         object.__setattr__(self, "counts", counts)
         object.__setattr__(self, "edges", edges)
 
@@ -124,7 +131,9 @@ class ScoreLaw:
         return len(self.counts)
 
     def __add__(self, other: ScoreLaw) -> ScoreLaw:
-        """The draws of both, of the same inputs."""
+        """The draws of both, of the same inputs; not of inputs that stopped at a look."""
+        if self.plan is not None or other.plan is not None:
+            raise ValueError("Laws of draws that were stopped at a look cannot be added.")
         if not np.array_equal(self.edges, other.edges) or self.counts.shape != other.counts.shape:
             raise ValueError("Laws of other inputs or with other bins cannot be added.")
         return ScoreLaw(self.counts + other.counts, self.edges)
@@ -154,10 +163,11 @@ def law_band(law: ScoreLaw, alpha: float, ranks: Int64[np.ndarray, " ranks"] | N
 
     For each rank r, with probability at least `1 - alpha / K`: `P(S >= the r-th smallest draw) >= BetaInv(alpha / K;
     n - r + 1, r)`, a binomial bound at the RANK's count (method 11). A draw counts as the lower edge of its bin, which
-    only helps, as ties do.
+    only helps, as ties do. Of a law that was stopped at a look, `alpha` is first shared by the looks of its plan: the
+    bands of all looks hold together (union bound), hence the one at the stop.
 
     Args:
-      law: histograms, all of the same number of draws, which was fixed beforehand.
+      law: histograms, all of the same number of draws, which was fixed beforehand or is a look of its plan.
       alpha: risk of each histogram, in (0, 1), shared evenly by the K ranks.
       ranks: fixed before the draws; default `score_ranks(n)`.
 
@@ -178,7 +188,8 @@ def law_band(law: ScoreLaw, alpha: float, ranks: Int64[np.ndarray, " ranks"] | N
     ranks = score_ranks(int(n[0])) if ranks is None else np.unique(check_draws("ranks", ranks))
     if ranks.size == 0 or ranks[-1] > n[0]:
         raise ValueError(f"ranks must lie in 1..{n[0]}, got {ranks.tolist()}.")
-    bound = clopper_pearson_bound(n[0] - ranks + 1, n[0], alpha / ranks.size)
+    risk = alpha if law.plan is None else alpha * float(law.plan.share(n[0]))
+    bound = clopper_pearson_bound(n[0] - ranks + 1, n[0], risk / ranks.size)
     below = np.cumsum(law.counts, axis=-1)[
         ..., :-1
     ]  # draws below the edges 1..bins-1; nothing is known of the last one

@@ -1,6 +1,7 @@
 """Inputs of a run: the built-in demo, loaders for data sets on the disk, and the interaction-only filter."""
 
 from hybrid_rs_jax.data.curate import Curation, Outcome, curate
+from hybrid_rs_jax.data.dataset import Dataset, RawInput
 from hybrid_rs_jax.data.demo import (
     PAD,
     PROMPT_LENGTH,
@@ -15,8 +16,6 @@ from hybrid_rs_jax.data.demo import (
 )
 from hybrid_rs_jax.data.fields import Schema, open_table
 from hybrid_rs_jax.data.index import (
-    Dataset,
-    RawInput,
     folder_or_csv,
     hateful_memes,
     mm_safetybench,

@@ -8,14 +8,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from hybrid_rs_jax._files import kind_of, parse_json
-from hybrid_rs_jax.data.index import RawInput
+from hybrid_rs_jax.data.dataset import RawInput
 from hybrid_rs_jax.data.inputs import Inputs
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError
 
@@ -78,6 +78,7 @@ def curate(
     decide: Decide,
     *,
     noise: Callable[[RawInput], Pair],
+    clean_image: Callable[[int], np.ndarray | None] | None = None,
     journal: Path | None = None,
     settings: Mapping[str, object] | None = None,
     batch_size: int = 16,
@@ -86,13 +87,17 @@ def curate(
     """Sort inputs by the interaction-only filter (paper, Section 5.2).
 
     An input is kept when f(text, -) = 0, f(-, image) = 0, f(text, image) = 1 and f(noise) = 0, asked in this order
-    until one fails. Only the decisions of `decide` count, never the labels. Batches are kept full across inputs.
+    until one fails. A picture with its text written in it is a pair by itself: the second question can be asked about
+    the same picture without that text, as the paper asks it (`clean_image`); the third keeps the picture as it is. Only
+    the decisions of `decide` count, never the labels. Batches are kept full across inputs.
 
     Args:
       inputs: with different ids, for instance a `Dataset`; at most `batch_size` of them are in memory.
       decide: the base classifier; its decisions must not depend on the batch.
       noise: gives the pair of the last question: a draw of the smoothing's noise about an empty text and a grey
         picture, the same one for an input whenever it is asked.
+      clean_image: gives the picture of the second question, by the input's number; None, or where it gives None: the
+        input's own. `Dataset.clean_image` is one.
       journal: a JSON-lines file to which every finished input is appended. If it exists, the inputs in it are not
         asked again (unreadable ones neither): a run that was killed goes on and ends with the same result.
       settings: whatever the decisions depend on (model, policy, resolution, data, noise, ...), written to the journal;
@@ -114,13 +119,13 @@ def curate(
         raise ValueError(f"id {name!r} appears twice; every id must be different.")
     log = _Journal(journal, settings or {}, set(inputs.ids))
     questions = _questions(noise)
-    waiting = _unfinished(inputs, log)
-    pool: list[tuple[RawInput, int]] = []
+    waiting = _unfinished(inputs, clean_image, log)
+    pool: list[_Case] = []
     while True:
-        pool += [(raw, 0) for raw in islice(waiting, batch_size - len(pool))]
+        pool += islice(waiting, batch_size - len(pool))
         if not pool:
             break
-        unsafe = _ask(decide, [questions[stage].pair(raw) for raw, stage in pool])
+        unsafe = _ask(decide, [questions[case.stage].pair(case) for case in pool])
         finished, pool = _advance(questions, pool, unsafe)
         log.add(finished)
         if progress is not None:
@@ -131,33 +136,47 @@ def curate(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """An input, the picture of the question about the picture alone, and the number of the next question."""
+
+    raw: RawInput
+    alone: np.ndarray
+    stage: int = 0
+
+
 @dataclass(frozen=True)
 class _Question:
     """Which pair to ask about, the decision that lets an input go on, and what it is called when it fails."""
 
-    pair: Callable[[RawInput], Pair]
+    pair: Callable[[_Case], Pair]
     passes: bool
     failure: Outcome
 
 
 def _questions(noise: Callable[[RawInput], Pair]) -> tuple[_Question, ...]:
     return (
-        _Question(lambda raw: (raw.text, None), False, Outcome.TEXT_UNSAFE),
-        _Question(lambda raw: (None, raw.image), False, Outcome.IMAGE_UNSAFE),
-        _Question(lambda raw: (raw.text, raw.image), True, Outcome.PAIR_SAFE),
-        _Question(noise, False, Outcome.NOISE_UNSAFE),
+        _Question(lambda case: (case.raw.text, None), False, Outcome.TEXT_UNSAFE),
+        _Question(lambda case: (None, case.alone), False, Outcome.IMAGE_UNSAFE),
+        _Question(lambda case: (case.raw.text, case.raw.image), True, Outcome.PAIR_SAFE),
+        _Question(lambda case: noise(case.raw), False, Outcome.NOISE_UNSAFE),
     )
 
 
-def _unfinished(inputs: Inputs[RawInput], log: _Journal) -> Iterator[RawInput]:
+def _unfinished(
+    inputs: Inputs[RawInput], clean_image: Callable[[int], np.ndarray | None] | None, log: _Journal
+) -> Iterator[_Case]:
     """Inputs that are not in the journal yet; pictures are read only if they are needed."""
     for index, name in enumerate(inputs.ids):
         if name in log.entries:
             continue
         try:
-            yield inputs.read(index)
+            raw = inputs.read(index)
+            clean = None if clean_image is None else clean_image(index)
         except UnreadableInputError as error:
             log.add([{"id": name, "outcome": Outcome.UNREADABLE.value, "reason": str(error)}])
+        else:
+            yield _Case(raw, raw.image if clean is None else clean)
 
 
 def _ask(decide: Decide, pairs: list[Pair]) -> list[bool]:
@@ -170,17 +189,17 @@ def _ask(decide: Decide, pairs: list[Pair]) -> list[bool]:
 
 
 def _advance(
-    questions: Sequence[_Question], pool: list[tuple[RawInput, int]], unsafe: list[bool]
-) -> tuple[list[dict[str, str]], list[tuple[RawInput, int]]]:
+    questions: Sequence[_Question], pool: list[_Case], unsafe: list[bool]
+) -> tuple[list[dict[str, str]], list[_Case]]:
     """Entries of the inputs that are finished, and the others with their next question."""
     finished, going_on = [], []
-    for (raw, stage), decision in zip(pool, unsafe, strict=True):
-        if decision != questions[stage].passes:
-            finished.append({"id": raw.id, "outcome": questions[stage].failure.value})
-        elif stage + 1 == len(questions):
-            finished.append({"id": raw.id, "outcome": Outcome.KEPT.value})
+    for case, decision in zip(pool, unsafe, strict=True):
+        if decision != questions[case.stage].passes:
+            finished.append({"id": case.raw.id, "outcome": questions[case.stage].failure.value})
+        elif case.stage + 1 == len(questions):
+            finished.append({"id": case.raw.id, "outcome": Outcome.KEPT.value})
         else:
-            going_on.append((raw, stage + 1))
+            going_on.append(replace(case, stage=case.stage + 1))
     return finished, going_on
 
 

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import Float32
 
 from hybrid_rs_jax._files import atomic_file, kind_of, parse_json, path_text, read_text
 from hybrid_rs_jax._tables import SUFFIXES, Table, read_table
 from hybrid_rs_jax._text import as_text, joined
-from hybrid_rs_jax.data.pictures import read_image
+from hybrid_rs_jax.data.dataset import Dataset, first_twin
 from hybrid_rs_jax.errors import BadInputError
 
 __all__ = [
     "MM_SAFETYBENCH_IMAGES",
-    "Dataset",
-    "RawInput",
     "data_files",
     "folder_or_csv",
     "hateful_memes",
@@ -40,93 +33,10 @@ MM_SAFETYBENCH_IMAGES = {
 #: Tables that a folder is looked through for; only where there is none of the first kind, for the second.
 _TABLES = ((".csv", ".jsonl"), SUFFIXES)
 
+#: What a table may say besides.
+_SAID = ("label", "group", "clean_image")
+
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-@dataclass(frozen=True, eq=False)
-class RawInput:
-    """An input before it is encoded for a classifier.
-
-    Attributes:
-      id: its name.
-      text: as it stands in the index.
-      image: pixels in [0, 1]; [1, 1, 0] where the data are texts alone.
-      label, group: what the index says of it, None where it says nothing.
-    """
-
-    id: str
-    text: str
-    image: Float32[np.ndarray, "h w c"]
-    label: str | None = None
-    group: str | None = None
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Texts and pictures: the index is in memory, by columns; a picture is read when its input is.
-
-    Args:
-      folder: that paths of pictures are relative to.
-      ids: names, all different.
-      texts: one per input.
-      images: paths of the picture files; empty ones where the data are texts alone.
-      labels, groups: None where there is none.
-
-    Raises:
-      BadInputError: if an id appears twice.
-    """
-
-    folder: Path
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    images: tuple[str, ...]
-    labels: tuple[str | None, ...]
-    groups: tuple[str | None, ...]
-
-    def __post_init__(self) -> None:
-        twice = _first_twin(self.ids)
-        if twice is not None:
-            raise BadInputError(f"id {self.ids[twice[1]]!r} appears twice; every id must be different.")
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def pictures(self) -> bool:
-        """The inputs have pictures."""
-        return any(self.images)
-
-    def picture(self, index: int) -> Path:
-        """Where the picture of the input at `index` should lie."""
-        return self.folder / self.images[index]
-
-    def read(self, index: int) -> RawInput:
-        """The input at `index`, with its pixels.
-
-        Raises:
-          UnreadableInputError: if the picture cannot be used; a run skips the input and goes on with the rest.
-        """
-        image = read_image(self.picture(index)) if self.pictures else np.zeros((1, 1, 0), np.float32)
-        return RawInput(self.ids[index], self.texts[index], image, self.labels[index], self.groups[index])
-
-    def first(self, limit: int) -> Dataset:
-        """The first inputs of the index, at most `limit` of them."""
-        return self._rows(range(min(max(limit, 0), len(self))))
-
-    def select(self, ids: Collection[str]) -> Dataset:
-        """The inputs with these ids, in the order of the index."""
-        wanted = set(ids)
-        return self._rows([row for row, name in enumerate(self.ids) if name in wanted])
-
-    def digest(self) -> str:
-        """SHA-256 of the index (ids, texts, names of the picture files, labels), not of the pixels."""
-        names = (Path(image).name for image in self.images)
-        rows = [list(row) for row in zip(self.ids, self.texts, names, self.labels, strict=True)]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-    def _rows(self, rows: Sequence[int]) -> Dataset:
-        columns = (self.ids, self.texts, self.images, self.labels, self.groups)
-        return Dataset(self.folder, *(tuple(column[row] for row in rows) for column in columns))  # type: ignore[arg-type]
 
 
 def open_data(path: str | Path) -> Dataset:
@@ -135,7 +45,7 @@ def open_data(path: str | Path) -> Dataset:
     A folder with `processed_questions/` is MM-SafetyBench (with its SD_TYPO images); a table with the column `img`
     and none called `image` is a split of Hateful Memes; any other is a table of inputs, and so is a folder with
     exactly one. A table with neither column holds texts alone. A folder without a table is one of pictures, see
-    `picture_folder`.
+    `picture_folder`. A column `clean_image` names pictures without the text that is written in them, for `curate`.
 
     Args:
       path: a table or a folder.
@@ -157,7 +67,7 @@ def open_data(path: str | Path) -> Dataset:
         return mm_safetybench(path)
     if kind_of(path) == "folder" and not data_files(path, SUFFIXES) and data_files(path, _PICTURES):
         return picture_folder(path)
-    table = read_table(_table_file(path), ("id", "text"), ("image", "img", "label", "group"))
+    table = read_table(_table_file(path), ("id", "text"), ("image", "img", *_SAID))
     return _dataset(table, next((name for name in ("image", "img") if name in table.columns), None))
 
 
@@ -187,7 +97,7 @@ def hateful_memes(folder: str | Path, split: str) -> Dataset:
     if not chosen:
         found = joined([file.stem for file in files]) or "none"
         raise BadInputError(f"{path_text(folder)} has no split {split!r}; found are {found}.")
-    return _dataset(read_table(chosen[0], ("id", "text", "img"), ("label", "group")), "img")
+    return _dataset(read_table(chosen[0], ("id", "text", "img"), _SAID), "img")
 
 
 def mm_safetybench(folder: str | Path, images: str = "SD_TYPO", scenarios: Sequence[str] | None = None) -> Dataset:
@@ -227,9 +137,9 @@ def mm_safetybench(folder: str | Path, images: str = "SD_TYPO", scenarios: Seque
 
 
 def folder_or_csv(path: str | Path) -> Dataset:
-    """A table of inputs (CSV, JSON lines, Parquet) with the columns `id, text, image` and perhaps `label`, `group`.
+    """A table of inputs (CSV, JSON lines, Parquet) with `id, text, image` and perhaps `label, group, clean_image`.
 
-    `image` is a path relative to the table's folder; other columns are passed over.
+    `image` and `clean_image` are paths relative to the table's folder; other columns are passed over.
 
     Args:
       path: the table, or a folder with exactly one in it.
@@ -246,7 +156,7 @@ def folder_or_csv(path: str | Path) -> Dataset:
     ...     folder_or_csv(folder).texts[0]
     'dial seven'
     """
-    return _dataset(read_table(_table_file(Path(path)), ("id", "text", "image"), ("label", "group")), "image")
+    return _dataset(read_table(_table_file(Path(path)), ("id", "text", "image"), _SAID), "image")
 
 
 def picture_folder(folder: str | Path) -> Dataset:
@@ -280,7 +190,7 @@ def picture_folder(folder: str | Path) -> Dataset:
 
 
 def write_index(path: Path, data: Dataset, force: bool = False) -> None:
-    """Write the index as JSON lines (id, text, image, label) that `open_data` reads; image paths relative to it.
+    """Write the index as JSON lines (id, text, image, label, ...) that `open_data` reads; image paths relative to it.
 
     Args:
       path: the file.
@@ -303,8 +213,10 @@ def write_index(path: Path, data: Dataset, force: bool = False) -> None:
             zip(data.ids, data.texts, data.labels, data.groups, strict=True)
         ):
             row: dict[str, str | None] = {"id": name, "text": text}
-            if data.pictures:
-                row["image"] = Path(os.path.relpath(data.picture(index).resolve(), folder)).as_posix()
+            paths = {"image": data.images[index], "clean_image": data.clean_images[index]}
+            for column, image in paths.items():
+                if image:
+                    row[column] = Path(os.path.relpath((data.folder / image).resolve(), folder)).as_posix()
             row |= {"label": label}
             row |= {} if group is None else {"group": group}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -355,24 +267,16 @@ def _dataset(table: Table, image: str | None) -> Dataset:
     if not len(table):
         raise BadInputError(f"{table.path} holds no inputs.")
     ids = table.names("id")
-    twice = _first_twin(ids)
+    twice = first_twin(ids)
     if twice is not None:
         places = f"{table.place(twice[1])}: id {ids[twice[1]]!r} appears again, after {table.place(twice[0])}"
         raise BadInputError(f"{places}; every id must be different.")
     names = [""] * len(ids) if image is None else [name.strip() for name in table.texts(image)]
     if image is not None and "" in names:
         raise BadInputError(f"{table.place(names.index(''))}: {image} must be the path of an image, got an empty text.")
-    columns = (ids, table.texts("text"), names, table.labels("label"), table.labels("group"))
+    clean = [name or "" for name in table.labels("clean_image")]
+    columns = (ids, table.texts("text"), names, table.labels("label"), table.labels("group"), clean)
     return Dataset(table.path.parent, *map(tuple, columns))  # type: ignore[arg-type]
-
-
-def _first_twin(ids: Sequence[str]) -> tuple[int, int] | None:
-    """Rows of the first id that was there before, and of that one."""
-    rows: dict[str, int] = {}
-    for row, name in enumerate(ids):
-        if (earlier := rows.setdefault(name, row)) != row:
-            return earlier, row
-    return None
 
 
 def _questions_folder(path: Path) -> Path | None:

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from hybrid_rs_jax.data.index import Dataset
+from hybrid_rs_jax.data.dataset import Dataset
 from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.data.pictures import fit
 from hybrid_rs_jax.errors import UnreadableInputError

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hybrid_rs_jax.features.base import Encoder
     from hybrid_rs_jax.features.boosted import Boosted
     from hybrid_rs_jax.features.demo import DemoEncoder
-    from hybrid_rs_jax.features.guard import GuardEncoder
+    from hybrid_rs_jax.features.guard import GuardEncoder, GuardTower
     from hybrid_rs_jax.features.host import HostEncoder
     from hybrid_rs_jax.features.prototypes import PrototypeHead
     from hybrid_rs_jax.features.tower import TowerEncoder
@@ -22,6 +22,7 @@ __all__ = [
     "DemoEncoder",
     "Encoder",
     "GuardEncoder",
+    "GuardTower",
     "HostEncoder",
     "PrototypeHead",
     "TowerEncoder",
@@ -32,7 +33,7 @@ _HOMES = {
     "base": "Encoder",
     "boosted": "Boosted",
     "demo": "DemoEncoder",
-    "guard": "GuardEncoder",
+    "guard": "GuardEncoder GuardTower",
     "host": "HostEncoder",
     "prototypes": "PrototypeHead",
     "tower": "TowerEncoder",

@@ -1,4 +1,4 @@
-"""A vision-language guard as an encoder of text and picture together."""
+"""A vision-language guard as an encoder of text and picture together, and its vision tower as one of pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float32
 
 from hybrid_rs_jax.classifiers.vlm import VlmGuard
 
-__all__ = ["GuardEncoder"]
+__all__ = ["GuardEncoder", "GuardTower"]
 
 
 class GuardEncoder:
@@ -53,6 +53,43 @@ class GuardEncoder:
             "name": "hybrid_rs_jax.features.GuardEncoder",
             "layer": "last hidden state where the answers part",
         }
+
+
+class GuardTower:
+    """The vision tower inside of a LLaVA guard: what its projector reads of a picture, as one vector.
+
+    The patches of all views stand side by side, at the guard's own resolution and behind its own image processing; the
+    certified cosine is that of all of them together. Tokens are not looked at.
+
+    Args:
+      guard: whose tower, of a LLaVA network that decides by logits.
+
+    Raises:
+      ValueError: if it has none, or generates its answers.
+    """
+
+    def __init__(self, guard: VlmGuard):
+        self._apply, self._parameters = guard.tower()
+        self.guard = guard
+
+    def __call__(self, tokens: Any, images: Any) -> Float32[Array, "b features"]:
+        """Encode each picture, floats [b, height, width, 3].
+
+        Raises:
+          ValueError: if pictures are not of the guard's size.
+        """
+        if (found := list(np.shape(images)[1:])) != (wanted := [*self.guard.image_size, 3]):
+            raise ValueError(f"images must have shape {['b', *wanted]}, got {['b', *found]}.")
+        return _jitted(self._apply, self._parameters, jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32))
+
+    def functional(self) -> tuple[Callable[..., Array], Any]:
+        """The encoder as a pure function `apply(parameters, tokens, images)`, and the parameters."""
+        return self._apply, self._parameters
+
+    def describe(self) -> dict[str, object]:
+        """The guard, and the layer."""
+        layer = {"name": "hybrid_rs_jax.features.GuardTower", "layer": "what the projector reads"}
+        return self.guard.describe() | layer
 
 
 _jitted: Any = jax.jit(lambda apply, *arguments: apply(*arguments), static_argnums=0)

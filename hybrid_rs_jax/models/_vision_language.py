@@ -120,8 +120,20 @@ class VisionLanguageModel(nnx.Module):
 
     def encode(self, pixels: Float[Array, "tiles height width channels"]) -> Float[Array, "tiles patches hidden"]:
         """Tower and projector: one embedding per patch."""
+        return self.projector(self.tower_features(pixels))
+
+    def tower_features(
+        self, pixels: Float[Array, "tiles height width channels"]
+    ) -> Float[Array, "tiles patches features"]:
+        """What the projector reads: the tower's features, without the class token where the network drops it."""
         features = self.vision_tower(pixels)
-        return self.projector(features[:, 1:] if self.config.drop_first else features)
+        return features[:, 1:] if self.config.drop_first else features
+
+    def from_tower(
+        self, features: Float[Array, "images tiles patches features"], image_size: tuple[int, int] | None = None
+    ) -> Float[Array, "images tokens hidden"]:
+        """`image_features` from the tower's features of all views of each picture, for example smoothed ones."""
+        raise NotImplementedError
 
     def image_tokens(self, image_size: tuple[int, int] | None = None) -> int:
         """Placeholders that a picture of this height and width takes in the text."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -28,6 +28,7 @@ class ImagePreprocessor:
 
     Attributes:
       settings: sizes, crops, means and deviations.
+      alone: a picture's tiles are left out, see `base_view`.
 
     >>> processor = ImagePreprocessor.from_config({"image_processor_type": "SiglipImageProcessor"})
     >>> processor.plan(480, 640)(np.zeros((2, 480, 640, 3), np.float32)).shape
@@ -35,6 +36,7 @@ class ImagePreprocessor:
     """
 
     settings: ImageSettings
+    alone: bool = False
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ImagePreprocessor:
@@ -53,6 +55,19 @@ class ImagePreprocessor:
           ValueError: one sentence, for an unknown processor or an illegal value.
         """
         return cls(parse_settings(content))
+
+    def base_view(self) -> ImagePreprocessor:
+        """The processor as it treats each of several pictures of a prompt: the whole picture, without tiles.
+
+        A border of the mean colour makes it a square. Only LLaVA-OneVision was trained with such prompts.
+
+        Raises:
+          ValueError: for another processor.
+        """
+        if self.settings.family != "LlavaOnevision":
+            raise ValueError(f"views must be checkpoint for the image processor of {self.settings.family}, got base.")
+        border = tuple(int(channel * 255) / 255 for channel in self.settings.mean)
+        return ImagePreprocessor(replace(self.settings, pinpoints=(), border=border), alone=True)
 
     def plan(self, height: int, width: int) -> ImagePlan:
         """Everything about images of `height` x `width` pixels that does not depend on their content.
@@ -75,7 +90,7 @@ class ImagePreprocessor:
         if self.settings.pinpoints:
             tiles = tile_canvas(self.settings, height, width)
             target = best_resolution((height, width), self.settings.pinpoints)
-        return ImagePlan((height, width), target, self.settings, base, tiles)
+        return ImagePlan((height, width), target, self.settings, base, tiles, self.alone)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +104,7 @@ class ImagePlan:
       image_size: (height, width) of the images, which a LLaVA-OneVision network needs to know.
       best_resolution: (height, width) of the canvas that was chosen for the tiles; None without tiles.
       settings: the checkpoint's settings.
+      alone: tiles are left out of what the network would otherwise be shown.
     """
 
     image_size: tuple[int, int]
@@ -96,6 +112,7 @@ class ImagePlan:
     settings: ImageSettings
     _base: Canvas
     _tiles: Canvas | None
+    alone: bool = False
 
     @property
     def grid(self) -> tuple[int, int] | None:

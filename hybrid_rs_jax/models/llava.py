@@ -54,3 +54,9 @@ class Llava(VisionLanguageModel):
         if pixels.shape[1] != 1:
             raise ValueError(f"pixels must hold one view per picture, got {pixels.shape[1]}.")
         return self.encode(pixels[:, 0])
+
+    def from_tower(
+        self, features: Float[Array, "images tiles patches features"], image_size: tuple[int, int] | None = None
+    ) -> Float[Array, "images tokens hidden"]:
+        """One embedding per patch, from the tower's features of the one view."""
+        return self.projector(features[:, 0])

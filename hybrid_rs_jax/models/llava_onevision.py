@@ -109,6 +109,20 @@ class LlavaOnevision(VisionLanguageModel):
         features = self.encode(pixels.reshape(images * views, *pixels.shape[2:]))
         return self.pack(features.reshape(images, views, *features.shape[1:]), image_size)
 
+    def base_features(
+        self, pixels: Float[Array, "images 1 height width channels"]
+    ) -> Float[Array, "images tokens hidden"]:
+        """Encode pictures as each of several in a prompt: the base view and one newline, no tiles."""
+        features = self.encode(pixels[:, 0])
+        newline = jnp.broadcast_to(self.image_newline[...].astype(features.dtype), (len(pixels), 1, features.shape[2]))
+        return jnp.concatenate([features, newline], axis=1)
+
+    def from_tower(
+        self, features: Float[Array, "images tiles patches features"], image_size: tuple[int, int] | None = None
+    ) -> Float[Array, "images tokens hidden"]:
+        """The packed embeddings of a picture, from the tower's features of its views."""
+        return self.pack(self.projector(features), image_size)
+
     def pack(
         self, features: Float[Array, "images views patches hidden"], image_size: tuple[int, int] | None = None
     ) -> Float[Array, "images tokens hidden"]:

@@ -219,7 +219,15 @@ def _value_text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list) and value and all(type(part) is int for part in value):
         return span_text(value)
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        return "; ".join(_fields_text(part) for part in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _fields_text(fields: Mapping[str, object]) -> str:
+    """One of several: `draws conditional, forced 2, sets 4`."""
+    said = {name: up_text(value) if isinstance(value, float) else value for name, value in fields.items()}
+    return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
 
 
 def _round_steps(largest: float) -> np.ndarray:

@@ -304,8 +304,9 @@ def _explain_gap(ax: Any, result: Result) -> None:
     left, right = budgets[first] - 0.5, ax.get_xlim()[1]
     ax.axvspan(left, right, color=_GRID, alpha=0.55, zorder=0, linewidth=0)
     narrow = right - left < 0.3 * (right - ax.get_xlim()[0])
-    x, side = (right, "right") if narrow else ((left + right) / 2, "center")
-    ax.text(x, 0.04, why, transform=ax.get_xaxis_transform(), ha=side, fontsize=8.5, color=_SOFT)
+    place, turn = (0.5, 90) if narrow else (0.04, 0)  # upright within the band: beside it are points
+    look = {"ha": "center", "va": "center" if narrow else "baseline", "rotation": turn}
+    ax.text((left + right) / 2, place, why, transform=ax.get_xaxis_transform(), fontsize=8.5, color=_SOFT, **look)
 
 
 def words_of(result: Result) -> Words:

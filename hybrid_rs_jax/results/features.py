@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from hybrid_rs_jax._text import counted, setting_text
-from hybrid_rs_jax.certificate import FeatureCertificate, certify_features
+from hybrid_rs_jax.certificate import FeatureCertificate, SimilarityTarget, certify_features
+from hybrid_rs_jax.confidence import StagedLooks, plan_from
 from hybrid_rs_jax.confidence.score_law import ScoreLaw, score_edges
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.results.facts import Facts, thawed
@@ -25,9 +26,10 @@ class FeatureRun:
 
     Attributes:
       ids: names of the inputs whose draws are complete, B of them.
-      law: their histograms, [B, bins].
+      law: their histograms, [B, bins], with the plan of looks where they were drawn for a target.
       run: noise, draws, encoder and data of the run.
       reference: "clean" or "pairs".
+      target: what the draws were for; None: their number was fixed.
       skipped: (id, reason) of the inputs that the run gave up; unfinished: ids of those with draws left to do.
     """
 
@@ -35,13 +37,14 @@ class FeatureRun:
     law: ScoreLaw
     run: Run
     reference: str
+    target: SimilarityTarget | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     unfinished: tuple[str, ...] = ()
 
     @property
     def total_variation(self) -> float:
         """Distance between the noise drawn for a score and the ideal one: a pair takes two noisy copies."""
-        return self.run.total_variation * (2 if self.reference == "pairs" else 1)
+        return _total_variation(self.run, self.reference)
 
     def statement(self, certificate: FeatureCertificate) -> str:
         """What is promised, with what the sampler did."""
@@ -75,9 +78,20 @@ def read_feature_run(folder: Path) -> FeatureRun:
             f"{folder} was extended to n = {run.samples:,}: a law is bounded for a number of draws that was fixed "
             "beforehand; draw a new run."
         )
+    with library_sentences():
+        target, plan = _aim(run, settings)
     law = Stream("law", (bins,))
     table = counts.streams.get(law)
-    complete = np.zeros(0, bool) if table is None else table.contiguous & (table.draws == run.samples)
+    complete = np.zeros(0, bool)
+    if table is not None:
+        complete = table.contiguous & (table.draws == run.samples)
+        if target is not None and plan is not None:
+            # at an earlier look only what has reached its target is done; the others have draws left to do
+            early = np.flatnonzero(table.contiguous & np.isin(table.draws, plan.sizes[:-1]))
+            if early.size:
+                stopped = ScoreLaw(table.counts[early], score_edges(bins), plan)
+                delta = _total_variation(run, str(reference))
+                complete[early] = target.reached(stopped, run.smoothing, total_variation=delta)
     names = [] if table is None else [counts.ids[key] for key in table.index.tolist()]
     unfinished = [name for name, done in zip(names, complete.tolist(), strict=True) if not done] + counts.undrawn
     if table is None or not complete.any():
@@ -87,12 +101,35 @@ def read_feature_run(folder: Path) -> FeatureRun:
         )
     return FeatureRun(
         ids=tuple(name for name, done in zip(names, complete.tolist(), strict=True) if done),
-        law=ScoreLaw(table.counts[complete], score_edges(bins)),
+        law=ScoreLaw(table.counts[complete], score_edges(bins), plan),
         run=run,
         reference=str(reference),
+        target=target,
         skipped=tuple(counts.skipped),
         unfinished=tuple(unfinished),
     )
+
+
+def _total_variation(run: Run, reference: str) -> float:
+    return run.total_variation * (2 if reference == "pairs" else 1)
+
+
+def _aim(run: Run, settings: Facts) -> tuple[SimilarityTarget | None, StagedLooks | None]:
+    """What a run was drawn for, and its looks; neither where the number of draws was fixed.
+
+    Raises:
+      ValueError: if the header holds one without the other, or what is none.
+    """
+    described = settings.get("target")
+    plan = None if run.plan is None else plan_from(run.plan)
+    looks = plan if isinstance(plan, StagedLooks) else None
+    if described is None and looks is None:
+        return None, None
+    if not isinstance(described, Facts) or looks is None or looks.max_samples != run.samples:
+        raise ValueError(
+            "A feature run with a target must name its looks, up to its number of draws, and no other one."
+        )
+    return SimilarityTarget.of(described), looks
 
 
 def feature_columns(
@@ -120,7 +157,18 @@ def feature_record(
         for i, name in enumerate(source.ids)
     ]
     facts = {name: thawed(value) for name, value in source.run.facts.items()}
-    kept = ("smoothing", "sigma_unit", "eligible_positions", "seed", "dtype", "classifier", "data", "noise", "features")
+    kept: tuple[str, ...] = (
+        "smoothing",
+        "sigma_unit",
+        "eligible_positions",
+        "seed",
+        "dtype",
+        "classifier",
+        "data",
+        "noise",
+        "features",
+    )
+    kept += ("plan",) if source.target is not None else ()
     statement = {
         "text": source.statement(certificate),
         "similarity": similarity,

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from hybrid_rs_jax._checks import check_whole
 from hybrid_rs_jax._jax import own_settings
+from hybrid_rs_jax.certificate.similarity_target import SimilarityTarget
 from hybrid_rs_jax.classifiers.base import Abilities, for_smoothing
 from hybrid_rs_jax.confidence import FixedSample
 from hybrid_rs_jax.confidence.score_law import BINS, MOST_BINS, ScoreLaw, score_edges
@@ -23,6 +24,7 @@ from hybrid_rs_jax.kernels import CategoricalKernel, Conditional, DeletionKernel
 from hybrid_rs_jax.kernels.conditional import check_forced
 from hybrid_rs_jax.kernels.grid import round_to_grid
 from hybrid_rs_jax.sampling._cosines import Cosines
+from hybrid_rs_jax.sampling._law_stop import LawStop
 from hybrid_rs_jax.sampling._trial import TRIAL_COPIES, Program, traced
 from hybrid_rs_jax.sampling.engine import MOST_COPIES, Row, check_inputs, data_mesh, stream
 
@@ -45,6 +47,7 @@ def sample_features(
     forced: Bool[Array | np.ndarray, "*rows length"] | None = None,
     bins: int = BINS,
     first: int = 0,
+    target: SimilarityTarget | None = None,
     batch_size: int = 2000,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
@@ -52,12 +55,14 @@ def sample_features(
     """Histograms of the score `(1 + cosine)/2` over `n` noisy copies of each input.
 
     The noise of copy `s` of input `i` depends on `(key, i, s)` alone, as in `sample_counts`. A cosine is lowered by
-    more than its rounding, `(2 F + 32) 2^-24` with F features, and counted at the lower edge of its bin.
+    more than its rounding, `(2 F + 32) 2^-24` with F features, and counted at the lower edge of its bin. With a target
+    an input ends at the first look at which its draws so far certify it; the law then knows its looks, and
+    `certify_features` shares the risk over them.
 
     Args:
       encoder: any `Encoder`, which JAX can trace or which is on the host (`on_host = True`).
       tokens, images, smoothing, key, eligible, batch_size, mesh, progress: as for `sample_counts`.
-      n: noisy copies per input, at least 1.
+      n: noisy copies per input, at least 1; with a target at most so many.
       reference: what the feature of a noisy copy is compared with.
         "clean": the feature of the clean input (its pixels rounded to the grid), computed once before the draws.
         "pairs": the feature of a second, independent noisy copy; each of the n draws takes two.
@@ -66,13 +71,16 @@ def sample_features(
       forced: positions that are resampled in every draw, for a `Conditional` kernel; the law then belongs to the budget
         of their number. The second copy of a pair carries the ordinary noise.
       bins: equal in angle, see `score_edges`.
-      first: number of the first copy: laws of the copies `0..m-1` and `m..n-1` add up to that of `0..n-1`.
+      first: number of the first copy: laws of the copies `0..m-1` and `m..n-1` add up to that of `0..n-1`; 0 with a
+        target.
+      target: what the draws are for. Its looks also bound the batches: none is larger than the first look.
 
     Returns:
       The laws, counts int64[inputs, bins].
 
     Raises:
-      ValueError: if shapes differ, a number is out of range, or a feature is zero, not finite, or not a vector.
+      ValueError: if shapes differ, a number is out of range, a feature is zero, not finite, or not a vector, or n draws
+        could not certify the target for any input.
 
     >>> import jax
     >>> encoder = lambda tokens, images: images.reshape(len(images), -1)
@@ -89,7 +97,9 @@ def sample_features(
     always = [None] * len(tokens) if forced is None else list(check_forced(forced, mask))
     if not len(tokens):
         raise ValueError("tokens and images must hold at least one input, got none.")
-    options: dict[str, Any] = {"bins": bins, "batch_size": batch_size, "mesh": mesh}
+    if target is not None and first:
+        raise ValueError(f"first must be 0 with a target, whose looks count all draws, got {first}.")
+    options: dict[str, Any] = {"bins": bins, "batch_size": batch_size, "mesh": mesh, "target": target}
     sampler = FeatureSampler(encoder, smoothing, Row(tokens[0], images[0], mask[0], 0), first + n, reference, **options)
     fixed = None if isinstance(reference, str) else sampler.fixed(reference, len(tokens))
     counts, classified = np.zeros((len(tokens), sampler.bins), np.int64), 0
@@ -100,16 +110,19 @@ def sample_features(
             classified += count
             if progress is not None:
                 progress(classified)
-    return ScoreLaw(counts, sampler.edges)
+    return ScoreLaw(counts, sampler.edges, sampler.stop.plan)
 
 
 class FeatureSampler:
     """Draws of one input after the other, by one compiled program.
 
     Args:
-      encoder, smoothing, reference, bins, batch_size, mesh: as for `sample_features`.
+      encoder, smoothing, reference, bins, batch_size, mesh, target: as for `sample_features`.
       row: an input that shows the shapes of all.
       end: copies of each input are numbered 0..end-1.
+
+    Attributes:
+      stop: when an input ends.
     """
 
     def __init__(
@@ -123,6 +136,7 @@ class FeatureSampler:
         bins: int = BINS,
         batch_size: int = 2000,
         mesh: Mesh | None = None,
+        target: SimilarityTarget | None = None,
     ):
         if isinstance(reference, str) and reference not in ("clean", "pairs"):
             raise ValueError(f"reference must be 'clean', 'pairs' or an array of vectors, got {reference!r}.")
@@ -130,8 +144,10 @@ class FeatureSampler:
         self.edges = score_edges(self.bins)
         self._clean = isinstance(reference, str) and reference == "clean"
         self._pairs = isinstance(reference, str) and reference == "pairs"
-        self._mesh, self._plan = data_mesh() if mesh is None else mesh, FixedSample(end)
-        self._batch = min(check_whole("batch_size", batch_size, 1, MOST_COPIES), end)
+        self._mesh = data_mesh() if mesh is None else mesh
+        delta = smoothing.total_variation(row.image.size) * (2 if self._pairs else 1)
+        self.stop = LawStop(end, self.bins, target, smoothing, delta)
+        self._batch = min(check_whole("batch_size", batch_size, 1, MOST_COPIES), self.stop.looks[0])
         self._plain, self._smoothing = smoothing, doubled(smoothing) if self._pairs else smoothing
         encoder = for_smoothing(encoder, smoothing)
         self._encoder = encoder
@@ -165,14 +181,19 @@ class FeatureSampler:
         key: Key[Array, ""],
         fixed: np.ndarray | None = None,
         lost: Callable[[int], None] | None = None,
+        before: np.ndarray | None = None,
     ) -> Generator[tuple[int, np.ndarray, int], None, None]:
-        """Copies `row.drawn .. end - 1` of an input as they come: (number of the first one, counts per bin, copies).
+        """Copies `row.drawn, ...` of an input until it ends: (number of the first one, counts per bin, copies).
 
-        `lost` is told at the end how many draws were at the encoder, and not given any more.
+        `lost` is told at the end how many draws were at the encoder, and not given any more. `before`: counts of the
+        copies before `row.drawn`, which a target needs.
 
         Raises:
           ValueError: if a feature is zero or not finite.
         """
+        counts = np.zeros(self.bins, np.int64) if before is None else np.array(before, np.int64)
+        if self.stop.ended(counts):
+            return
         if self._clean:
             fixed = unit_features(self._clean_feature(row))
         if self._pairs:
@@ -186,10 +207,23 @@ class FeatureSampler:
         else:
             assert fixed is not None
             self._cosines.towards(fixed)
+        for look in self.stop.looks:
+            if look <= row.drawn:
+                continue
+            for found in self._until(look, row, key, lost):
+                counts += found[1]
+                yield found
+            if self.stop.ended(counts):
+                return
+            row = dataclasses.replace(row, drawn=look)
+
+    def _until(
+        self, look: int, row: Row, key: Key[Array, ""], lost: Callable[[int], None] | None
+    ) -> Generator[tuple[int, np.ndarray, int], None, None]:
+        """Copies `row.drawn .. look - 1` as they come."""
         options: dict[str, Any] = {"classes": self.bins + 1, "batch_size": self._batch, "mesh": self._mesh}
-        votes_so_far = np.zeros(self.bins + 1, np.int64)
-        begun = dataclasses.replace(row, votes=votes_so_far)
-        drawn = stream(self._cosines, [begun], 1, self._smoothing, self._plan, key, **options, lost=lost)
+        begun = dataclasses.replace(row, votes=np.zeros(self.bins + 1, np.int64))
+        drawn = stream(self._cosines, [begun], 1, self._smoothing, FixedSample(look), key, **options, lost=lost)
         for part in drawn:
             for start, count, votes in zip(part.first, part.count, part.votes, strict=True):
                 if votes[-1]:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from hybrid_rs_jax.certificate.similarity_target import SimilarityTarget
 from hybrid_rs_jax.confidence.score_law import BINS
 from hybrid_rs_jax.data.inputs import Input, Inputs
 from hybrid_rs_jax.errors import UnreadableInputError
@@ -33,6 +34,7 @@ def sample_features_run(
     reference: str = "clean",
     *,
     bins: int = BINS,
+    target: SimilarityTarget | None = None,
     batch_size: int = 2000,
     mesh: Mesh | None = None,
     report: Callable[[Progress], None] | None = None,
@@ -43,7 +45,7 @@ def sample_features_run(
       ledger: open for writing; what it holds already is not drawn again.
       inputs: the whole data set; the noise of an input is keyed by its index in it.
       indices: which inputs to draw.
-      encoder, smoothing, n, key, reference, bins, batch_size, mesh: as for `sample_features`.
+      encoder, smoothing, n, key, reference, bins, target, batch_size, mesh: as for `sample_features`.
       report: called after each batch.
 
     Returns:
@@ -56,14 +58,15 @@ def sample_features_run(
     """
     law = Stream("law", (bins,))
     tallies = ledger.tallies()
-    drawn = {index: tallies[index, law].end for index in indices if (index, law) in tallies}
-    progress = Progress(len(indices), finished=sum(count >= n for count in drawn.values()))
-    progress.settled = sum(min(count, n) for count in drawn.values())
+    before = {index: tallies[index, law] for index in indices if (index, law) in tallies}
+    progress = Progress(len(indices), settled=sum(min(row.end, n) for row in before.values()))
     sampler: FeatureSampler | None = None
     try:
         for index in indices:
-            first = drawn.get(index, 0)
+            known = before.get(index)
+            first = 0 if known is None else known.end
             if first >= n:
+                progress.finished += 1
                 continue
             try:
                 row, encoded, rounded = _row(inputs, index, smoothing, first)
@@ -75,10 +78,12 @@ def sample_features_run(
             progress.rounded = max(progress.rounded, rounded)
             ledger.register([(inputs.ids[index], index, encoded.digest())])
             if sampler is None:
-                options = {"bins": bins, "batch_size": batch_size}
-                sampler = FeatureSampler(encoder, smoothing, row, n, reference, mesh=mesh, **options)
-            _draw(ledger, sampler, row, key, law, progress, report)
+                given = (encoder, smoothing, row, n, reference)
+                sampler = FeatureSampler(*given, bins=bins, batch_size=batch_size, mesh=mesh, target=target)
+            drawn = _draw(ledger, sampler, row, key, law, progress, report, None if known is None else known.counts)
             progress.finished += 1
+            progress.saved += n - drawn
+            progress.settled += n - drawn
     except KeyboardInterrupt as interrupt:
         raise InterruptedRun(progress) from interrupt
     return progress
@@ -92,18 +97,24 @@ def _draw(
     law: Stream,
     progress: Progress,
     report: Callable[[Progress], None] | None,
-) -> None:
-    """The missing draws of one input; what was counted is written even if this ends before them."""
+    counts: tuple[int, ...] | None,
+) -> int:
+    """The missing draws of one input, and how many it has then; what was counted is written even if this ends early.
+
+    `counts` are those of the draws before.
+    """
 
     def lost(draws: int) -> None:
         progress.lost = draws
 
     waiting: list[CountRow] = []
     written = time.monotonic()
-    drawn = sampler.draws(row, key, lost=lost)
+    drawn = sampler.draws(row, key, lost=lost, before=None if counts is None else np.array(counts))
+    end = row.drawn
     try:
         for first, votes, count in drawn:
             waiting.append(CountRow(row.index, law, first, count, tuple(votes.tolist())))
+            end = first + count
             progress.drawn += count
             progress.classified += count
             progress.settled += count
@@ -116,6 +127,7 @@ def _draw(
     finally:
         drawn.close()
         ledger.append(waiting)
+    return end
 
 
 def _row(inputs: Inputs, index: int, smoothing: HybridSmoothing, first: int) -> tuple[Row, Input, float]:

@@ -7,6 +7,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
@@ -145,6 +146,7 @@ def sample_run(
         places = {index: place for place, index in enumerate(indices)}
         tasks = [sorted(chain(*tasks), key=lambda task: places[task.index])]
     plans = [group.plan for group in groups]
+    drawn = partial(stream, classifier, classes=classes, batch_size=batch_size, mesh=mesh, texts=texts)
     with _Writer(ledger, inputs.ids) as writer:
         for left in tasks:
             taken: list[_Task] = []
@@ -156,19 +158,7 @@ def sample_run(
                 progress.lost = draws
 
             rules = [plans[number] for number in own]
-            engine = stream(
-                classifier,
-                rows,
-                len(left),
-                noise,
-                rules,
-                key,
-                classes=classes,
-                batch_size=batch_size,
-                mesh=mesh,
-                texts=texts,
-                lost=lost,
-            )
+            engine = drawn(rows, len(left), noise, rules, key, lost=lost)
             _count(engine, taken, plans, writer, progress, report)
     return progress
 

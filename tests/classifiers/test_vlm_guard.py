@@ -390,3 +390,41 @@ def test_the_description_tells_guards_apart(onevision, policy, guard, tmp_path):
 def test_batches_of_another_shape_are_refused(tokens, images, sentence, guard):
     with pytest.raises(ValueError, match=sentence):
         guard(tokens, images)
+
+
+def test_the_base_view_alone_halves_the_picture_and_is_what_torch_computes_from_its_features(tmp_path):
+    """The form in which LLaVA-OneVision is shown each of several pictures, here with one."""
+    network = make_checkpoint(tmp_path)
+    (tmp_path / "policy.txt").write_text(POLICY)
+    chosen = {"policy": tmp_path / "policy.txt", "text_length": 12}
+    whole, alone = (VlmGuard.from_pretrained(tmp_path, **chosen, views=views) for views in ("checkpoint", "base"))
+    assert (whole.prompt.image_tokens, alone.prompt.image_tokens) == (36, 17)
+    assert "views" not in whole.describe()
+    assert alone.describe()["views"] == "base"
+    rows = [alone.encode(text, picture(seed=seed)) for seed, text in enumerate(("the key", "open the door", ""))]
+    margins = np.asarray(
+        alone.margin(*(np.stack([getattr(row, name) for row in rows]) for name in ("tokens", "image")))
+    )
+    layout = alone.prompt.layout
+    for row, margin in zip(rows, margins, strict=True):
+        views = np.moveaxis(np.asarray(layout.pixels(row.image[None])), -1, -3)
+        twice = torch.tensor(np.concatenate([views, views]))
+        with torch.no_grad():
+            several = {"batch_num_images": torch.tensor([2])}
+            features = network.model.get_image_features(twice, torch.tensor([[28, 28]] * 2), **several).pooler_output[0]
+            words = alone.alphabet.tokens(row.tokens)
+            ends = [*layout.before], [*layout.between, *words, *layout.after, *layout.beginning]
+            before, behind = (network.get_input_embeddings()(torch.tensor([part]))[0] for part in ends)
+            logits = network(inputs_embeds=torch.cat([before, features, behind])[None]).logits[0, -1]
+        unsafe, safe = (torch.logsumexp(logits[list(ids)], 0) for ids in (layout.unsafe, layout.safe))
+        assert float(unsafe - safe) == pytest.approx(float(margin), abs=2e-5)
+    there = alone.decide_unfitted(np.stack([row.tokens for row in rows]), np.stack([row.image for row in rows]))
+    np.testing.assert_array_equal(
+        there, whole(*(np.stack([getattr(row, name) for row in rows]) for name in ("tokens", "image")))
+    )
+
+
+def test_other_networks_have_no_base_view(tmp_path):
+    make_checkpoint(tmp_path, "llava")
+    with pytest.raises(ValueError, match="views must be checkpoint for the image processor of CLIP, got base"):
+        VlmGuard.from_pretrained(tmp_path, views="base")

@@ -148,6 +148,7 @@ REFUSED = {
         [*CERTIFY, "--kernel", "gaussian"],
         "--kernel must be uniform, absorbing, categorical, deletion or none, got gaussian",
     ),
+    "kernel nearly known": ([*CERTIFY, "--kernel", "unifrm"], "or none, got unifrm (did you mean uniform?)."),
     "uniform alone": ([*CERTIFY, "--kernel", "uniform"], "--kernel uniform needs --beta and --vocab-size"),
     "absorbing alone": ([*CERTIFY, "--kernel", "absorbing"], "needs --beta"),
     "categorical alone": ([*CERTIFY, "--kernel", "categorical", "--beta", ".2"], "needs --cardinalities"),

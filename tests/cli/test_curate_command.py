@@ -88,6 +88,36 @@ def test_every_input_meets_the_outcome_of_its_questions(curate, expected, tmp_pa
     assert len(set(expected.values())) > 2, "the questions part the inputs"
 
 
+def test_a_column_of_pictures_without_text_answers_the_question_about_the_picture_alone(
+    curate, data, expected, tmp_path, capsys
+):
+    """Every input gets the picture of one whose picture is safe, and of one whose picture is not."""
+    stages = {what: [name for name, found in expected.items() if found is what] for what in Outcome}
+    passed = [
+        name for name, what in expected.items() if what in (Outcome.KEPT, Outcome.PAIR_SAFE, Outcome.NOISE_UNSAFE)
+    ]
+    if not (stages[Outcome.IMAGE_UNSAFE] and passed):
+        pytest.skip("the random network calls all pictures alone the same")
+    unsafe, safe = stages[Outcome.IMAGE_UNSAFE][0], passed[0]
+    lines = data.read_text().splitlines()
+    swapped = {unsafe: safe.split()[1], safe: unsafe.split()[1]}
+    rows = [
+        f"{line},{swapped.get(line.split(',')[0], '')}{'.png' if line.split(',')[0] in swapped else ''}"
+        for line in lines[1:]
+    ]
+    (data.parent / "clean.csv").write_text("\n".join([f"{lines[0]},clean_image", *rows]) + "\n")
+    curate[curate.index("--data") + 1] = str(data.parent / "clean.csv")
+    assert main(curate) == 0
+    assert "Of 2 of them the picture alone was the one without its text" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "kept.jsonl.journal").read_text().splitlines()]
+    found = {line["id"]: line["outcome"] for line in lines[1:]}
+    assert found[safe] == Outcome.IMAGE_UNSAFE
+    assert found[unsafe] != Outcome.IMAGE_UNSAFE
+    assert {name: what for name, what in found.items() if name not in swapped} == {
+        name: what for name, what in expected.items() if name not in swapped
+    }
+
+
 def test_an_interrupted_run_goes_on_and_ends_the_same(curate, expected, tmp_path, capsys):
     journal = tmp_path / "kept.jsonl.journal"
     assert main(curate) == 0

@@ -6,9 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-from vlm_checkpoint import POLICY, make_checkpoint, write_data
+from vlm_checkpoint import POLICY, make_checkpoint, picture, write_data
 
+from hybrid_rs_jax.classifiers import VlmGuard
 from hybrid_rs_jax.cli import main
+from hybrid_rs_jax.data import open_data
 from hybrid_rs_jax.results.count_files import read_counts
 
 TEXTS = ["open the door", "what is it?", "x" * 300, "<image> hi", "the key"]
@@ -58,6 +60,76 @@ def test_doctor_says_what_a_run_would_meet(flags, capsys):
     assert re.search(r"speed: [\d,.]+ copies/s in batches of 4", said)
     assert re.search(r"memory: at most [\d.]+ GB on the host", said)
     assert re.search(r"planned run: 5 inputs x 2,000 draws: 10,000 copies, about [\d.,]+ \w+", said)
+
+
+def unlike(folder, sizes):
+    """Inputs with pictures of these sizes, as a table."""
+    from PIL import Image
+
+    lines = ["id,text,image"]
+    for number, (height, width) in enumerate(sizes):
+        pixels = (255 * picture(height, width, number)).round().astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        lines.append(f"row {number},how?,{number}.png")
+    (folder / "data.csv").write_text("\n".join(lines) + "\n")
+    return folder / "data.csv"
+
+
+SIZES = [(20, 70), (90, 30), (20, 70), (56, 56)]
+
+
+@pytest.mark.parametrize("family", ["onevision", pytest.param("llava", marks=pytest.mark.slow)])
+def test_doctor_counts_the_decisions_that_differ_at_the_pictures_own_sizes(family, tmp_path, capsys):
+    """Held against guards that are made for each size from the start."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    make_checkpoint(folder, family, seed=6)
+    (tmp_path / "policy.txt").write_text(POLICY)
+    data = unlike(tmp_path, SIZES)
+    chosen = {"policy": tmp_path / "policy.txt", "text_length": 20, "labels": ("p", "I"), "answer": "{label}"}
+    texts, differing = open_data(data), []
+    here = VlmGuard.from_pretrained(folder, **chosen)
+    there = {size: VlmGuard.from_pretrained(folder, **chosen, image_size=size) for size in set(SIZES)}
+    for index, size in enumerate(SIZES):
+        raw = texts.read(index)
+        fitted, own = (guard.encode(raw.text, raw.image) for guard in (here, there[size]))
+        assert own.image.shape[:2] == size
+        votes = [
+            bool(guard(each.tokens[None], each.image[None])[0]) for guard, each in ((here, fitted), (there[size], own))
+        ]
+        if votes[0] != votes[1]:
+            differing.append((raw.id, votes))
+    flags = ["--policy", str(chosen["policy"]), "--text-length", "20", "--labels", "p,I", "--answer", "{label}"]
+    assert main(["doctor", "--model", str(folder), "--data", str(data), *flags, "--batch-size", "2"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"own sizes: {len(differing)} of 4 inputs decided otherwise than at 28x28 when shown at their own size" in said
+    )
+    how = {"onevision": "cut into tiles by their shape", "llava": "resized by the shorter edge and cropped"}
+    assert how[family] in said
+    for name, (fitted, own) in differing:
+        assert f"{name} ({('Safe', 'Unsafe')[fitted]} here, {('Safe', 'Unsafe')[own]} there)" in said
+    if family == "onevision":
+        assert 0 < len(differing) < 4, "the sizes matter, for some"
+
+
+def test_doctor_says_where_a_picture_cannot_be_shown_at_its_own_size(flags, tmp_path, capsys):
+    """A narrow strip: fitted it is a picture like any other, by itself the image processing refuses it."""
+    flags[flags.index("--data") + 1] = str(unlike(tmp_path, [(1, 60), (28, 28)]))
+    assert main(["doctor", *flags, "--batch-size", "2"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "own sizes: 0 of 1 input decided otherwise" in said
+    assert "1 input could not be shown so: The edges of an image may differ by a factor of" in said
+
+
+def test_doctor_compares_nothing_where_the_pictures_have_the_certified_size(flags, tmp_path, capsys):
+    flags[flags.index("--data") + 1] = str(unlike(tmp_path, [(28, 28), (28, 28)]))
+    assert main(["doctor", *flags, "--batch-size", "2"]) == 0
+    assert "have the certified size already" in " ".join(capsys.readouterr().out.split())
+    assert main(["doctor", *flags, "--batch-size", "2", "--views", "base"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "picture of 28x28 pixels as 17" in said
+    assert "of 2 inputs decided otherwise than at 28x28 when shown at their own size, cut into tiles" in said
 
 
 def test_doctor_refuses_weights_that_are_no_numbers(checkpoint, flags, tmp_path, capsys):

@@ -118,6 +118,38 @@ def test_what_was_interrupted_goes_on_and_ends_as_if_it_had_not_been(own, capsys
     assert np.array_equal(*parts)
 
 
+def test_a_run_for_a_target_stops_at_looks_of_its_header_and_goes_on_where_it_was_interrupted(own, capsys):
+    import own_encoder
+
+    own_encoder.calls = 0
+    begun = [*own[:-4], "--samples", "400", "--batch-size", "40", "--encoder", "own_encoder:breaks"]
+    command = [*begun, "--target", "cosine=0.5,eps=0.119", "--alpha", "0.02"]
+    assert main([*command, "--out", "broken"]) == 130
+    with Ledger.open(Path("broken")) as ledger:
+        kept = ledger.counts().draws
+    assert kept > 0
+    own_encoder.calls = -(10**9)
+    assert main([*command, "--out", "broken", "--resume"]) == 0
+    assert main([*command, "--out", "whole"]) == 0
+    found, mended = (read_feature_run(Path(name)) for name in ("whole", "broken"))
+    assert np.array_equal(mended.law.counts, found.law.counts)
+    assert found.target.describe() == {"similarity": 0.5, "epsilon": 0.119, "d": 0, "alpha": 0.02}
+    assert found.law.plan.sizes == (100, 200, 400)
+    assert found.law.n.min() == 200
+    assert set(found.law.n.tolist()) <= {200, 400}
+    capsys.readouterr()
+    assert main(["features", "certify", "whole", "--epsilon", "0.119", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["statement"]["alpha"] == 0.02
+    assert record["statement"]["plan"]["sizes"] == [100, 200, 400]
+    assert record["statement"]["features"]["target"] == found.target.describe()
+    assert "one of the looks 100, 200, 400, fixed before the draws" in record["statement"]["text"]
+    for row in record["certificates"]:
+        assert row["n"] == 400 or row["similarity"][0][0] >= 0.5
+    assert main([*begun, "--target", "cosine=0.6,eps=0.119", "--out", "whole", "--resume"]) == 2
+    assert "cannot be continued" in capsys.readouterr().err
+
+
 def test_shards_are_merged_into_the_run_that_one_machine_would_have_made(own):
     command = [*own, "--encoder", "own_encoder:encode"]
     assert main([*command, "--out", "all"]) == 0
@@ -150,6 +182,12 @@ def test_pairs_subtract_the_noise_of_both_copies(own, capsys):
         ),
         (["--encoder", "own_encoder:number"], "must be an encoder, called with (tokens, images), got 0."),
         (["--encoder", "own_encoder:encode", "--bins", "1"], "--bins must be an integer in 2..65536, got 1."),
+        (["--encoder", "own_encoder:encode", "--target", "eps=1"], "--target must look like cosine=0.5,eps=0.25"),
+        (
+            ["--encoder", "own_encoder:encode", "--target", "cosine=0.5,eps=9"],
+            "90 draws certify a cosine of 0.5 at eps",
+        ),
+        (["--encoder", "own_encoder:encode", "--alpha", "0.1"], "--alpha belongs to --target here"),
         (["--encoder", "own_encoder:encode", "--reference", "noisy"], "--reference must be clean or pairs, got noisy."),
         (["--encoder", "."], "holds no config.json"),
     ],

@@ -2,13 +2,16 @@
 
 from typing import get_args, get_type_hints
 
+import numpy as np
 import pytest
 from guard_families import make_gemma, make_qwen
 from vlm_checkpoint import POLICY, write_data
 
 from hybrid_rs_jax.classifiers.vlm.profiles import PROFILES
 from hybrid_rs_jax.cli import main
+from hybrid_rs_jax.cli._sources import open_guard
 from hybrid_rs_jax.cli.options import GuardOptions
+from hybrid_rs_jax.data import open_data
 from hybrid_rs_jax.sampling.ledger import Ledger
 
 
@@ -61,3 +64,33 @@ def test_doctor_shows_the_prompt_and_where_the_noise_acts(folders, capsys):
     assert "[picture, 4 positions, noise on its pixels]<end_of_image>" in said
     assert "[text of up to 16 tokens, noise behind the trusted text] /no_categories<end_of_turn>" in said
     assert "labels: unsafe goes on with ' unsafe', safe with ' safe'" in said
+
+
+@pytest.mark.parametrize("name", ["gemma", pytest.param("QwenGuard", marks=pytest.mark.slow)])
+def test_doctor_shows_a_guard_pictures_of_their_own_size_as_its_processor_does(folders, capsys, name):
+    """Pictures of 40 x 32 pixels: Gemma 3 squeezes them, Qwen2.5-VL rounds them; where pan and scan stands is said."""
+    flags = {"text_length": 16, "image_size": (32, 32), "policy": str(folders / "policy.txt"), "profile": "generic"}
+    guards = [open_guard(str(folders / name), GuardOptions(**flags | {"image_size": s})) for s in ((32, 32), (40, 32))]
+    texts, votes = open_data(folders / "data.csv"), []
+    for guard in guards:
+        rows = [guard.encode(raw.text, raw.image) for raw in map(texts.read, range(2))]
+        votes.append(
+            np.asarray(guard(*(np.stack([getattr(row, part) for row in rows]) for part in ("tokens", "image"))))
+        )
+    asked = [
+        "--text-length",
+        "16",
+        "--image-size",
+        "32x32",
+        "--policy",
+        str(folders / "policy.txt"),
+        "--profile",
+        "generic",
+    ]
+    data = ["--data", str(folders / "data.csv"), "--batch-size", "2"]
+    assert main(["doctor", "--model", str(folders / name), *data, *asked]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"own sizes: {(votes[0] != votes[1]).sum()} of 2 inputs decided otherwise than at 32x32" in said
+    assert {"gemma": "squeezed into one view (pan and scan", "QwenGuard": "rounded to multiples of 8 pixels"}[
+        name
+    ] in said

@@ -81,6 +81,28 @@ def test_inputs_are_sorted_by_the_first_question_that_they_fail(batch_size):
     assert result.reasons == {"7": "Its image is torn.", "15": "Its image is torn."}
 
 
+def test_the_picture_alone_is_the_one_without_its_text_where_there_is_one():
+    """The pair keeps its picture; a clean picture that cannot be read leaves the input out."""
+    judge, clean = Judge(), {"3": np.full((5, 4, 3), 0.7, np.float32), "0": np.full((2, 3, 3), 0.1, np.float32)}
+
+    def clean_image(index):
+        if IDS[index] == "8":
+            raise UnreadableInputError("Its clean image is torn.")
+        return clean.get(IDS[index])
+
+    result = curate(INPUTS, judge, noise=noise, clean_image=clean_image, batch_size=3)
+    changed = {name for name, outcome in result.outcomes.items() if outcome != EXPECTED[name]}
+    assert changed == {"0", "3", "8"}
+    assert result.outcomes["3"] is Outcome.PAIR_SAFE
+    assert result.outcomes["0"] is Outcome.IMAGE_UNSAFE
+    assert result.reasons["8"] == "Its clean image is torn."
+    shown = [image.shape for batch in judge.batches for text, image in batch if image is not None and text is None]
+    assert shown.count((5, 4, 3)) == 1
+    assert (5, 4, 3) not in [
+        image.shape for batch in judge.batches for text, image in batch if text is not None and image is not None
+    ]
+
+
 def test_batches_are_full_until_the_data_end_and_no_question_is_asked_in_vain():
     judge = Judge()
     curate(INPUTS, judge, noise=noise, batch_size=4)

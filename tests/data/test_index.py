@@ -191,6 +191,25 @@ def test_an_index_that_is_written_reads_back(table, tmp_path):
         write_index(tmp_path / "elsewhere" / "kept.jsonl", kept)
 
 
+def test_pictures_without_their_text_are_kept_beside_the_others(tmp_path):
+    for i in range(3):
+        picture(tmp_path / f"{i}.png", 50 + i)
+    (tmp_path / "in.csv").write_text("id,text,image,clean_image\na,one,0.png,1.png\nb,two,2.png,\nc,six,2.png,no.png\n")
+    data = open_data(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    write_index(tmp_path / "elsewhere" / "kept.jsonl", data)
+    for found in (data, open_data(tmp_path / "elsewhere" / "kept.jsonl")):
+        assert round(255 * float(found.clean_image(0).mean())) == 51
+        assert (found.clean_image(1), shade(found.read(0)), shade(found.read(2))) == (None, 50, 52)
+        with pytest.raises(UnreadableInputError, match=r"no\.png does not exist"):
+            found.clean_image(2)
+        assert found.select(["b", "c"]).clean_images[0] == ""
+    (tmp_path / "plain.csv").write_text("id,text,image\na,one,0.png\nb,two,2.png\nc,six,2.png\n")
+    plain = open_data(tmp_path / "plain.csv")
+    assert plain.clean_image(0) is None
+    assert plain.digest() != data.digest(), "another question is asked"
+
+
 def test_images_that_cannot_be_used_are_skipped_and_the_rest_goes_on(table):
     (table.parent / "pictures" / "0.png").unlink()
     (table.parent / "pictures" / "1.png").write_bytes(b"\x89PNG\r\n")

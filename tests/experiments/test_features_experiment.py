@@ -45,7 +45,7 @@ def test_a_small_run_trains_boosters_certifies_cosines_and_decisions_and_is_left
     flags = ["--out", str(out), *data, "--gsb", *map(str, boosters), "--inputs", "4", "--samples", "60"]
     assert features.main(flags) == 0
     result = json.loads((out / "result.json").read_text())
-    names = ("plain", "denoised", "mapper", "denoiser", "both")
+    names = ("plain", "denoised", "mapper", "denoiser", "both", "foreign-denoiser", "foreign-both")
     assert [(row["encoder"], row["sigma"]) for row in result["rows"]] == 2 * [
         (name, sigma) for sigma in features.SIGMAS for name in names
     ]

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
 import _common as common
 import mmcert
+from _subject import open_subject, parsed
 from mmcert import Setting, Subsampling
 
 FLAGS = ["--samples", "30", "--inputs", "3"]
@@ -135,26 +136,27 @@ def test_more_changes_than_elements_are_refused(changed, text):
 @pytest.mark.parametrize(("region", "patch", "ratio"), [("all", 2, 0.5), ("suffix", 4, 0.5), ("all", 1, 0.2)])
 def test_copies_keep_exactly_so_many_elements_each_equally_likely(region, patch, ratio):
     setting = Setting(region, patch, ratio, ratio)
-    subsampling, copies = setting.subsampling, 4000
+    mask = setting.mask(demo.suffix_mask())
+    subsampling, copies = setting.subsampling(demo.suffix_mask()), 4000
     tokens, image = np.arange(1, 17, dtype=np.int32), np.ones((8, 8, 1), np.float32)
     keys = jax.random.split(jax.random.key(0), copies)
 
     def copy(key):
         kept = np.int32(subsampling.kept_tokens), np.int32(subsampling.kept_patches)
-        return mmcert.subsampled(key, tokens, image, setting.mask, patch, *kept)
+        return mmcert.subsampled(key, tokens, image, mask, 8 // patch, *kept)
 
     noisy, images = (np.asarray(part) for part in jax.jit(jax.vmap(copy))(keys))
     kept = noisy == tokens
     assert set(np.unique(noisy[~kept])) == {demo.PAD}
-    assert kept[:, ~setting.mask].all()
-    assert set(kept[:, setting.mask].sum(axis=1)) == {subsampling.kept_tokens}
+    assert kept[:, ~mask].all()
+    assert set(kept[:, mask].sum(axis=1)) == {subsampling.kept_tokens}
     blocks = images.reshape(copies, 8 // patch, patch, 8 // patch, patch).transpose(0, 1, 3, 2, 4)
     blocks = blocks.reshape(copies, subsampling.patches, -1)
     whole = blocks.all(axis=2)
     assert np.all(whole | ~blocks.any(axis=2))
     assert set(whole.sum(axis=1)) == {subsampling.kept_patches}
     for found, share in (
-        (kept[:, setting.mask].mean(axis=0), subsampling.kept_tokens / subsampling.tokens),
+        (kept[:, mask].mean(axis=0), subsampling.kept_tokens / subsampling.tokens),
         (whole.mean(axis=0), subsampling.kept_patches / subsampling.patches),
     ):
         np.testing.assert_array_less(abs(found - share), 5 * np.sqrt(share * (1 - share) / copies))
@@ -164,15 +166,36 @@ def test_token_and_patch_draws_are_independent_of_each_other():
     setting, copies = Setting("all", 2, 0.5, 0.5), 4000
     tokens, image = np.arange(1, 17, dtype=np.int32), np.ones((8, 8, 1), np.float32)
     keys = jax.random.split(jax.random.key(1), copies)
-    copy = lambda key: mmcert.subsampled(key, tokens, image, setting.mask, 2, np.int32(8), np.int32(8))
+    mask = setting.mask(demo.suffix_mask())
+    copy = lambda key: mmcert.subsampled(key, tokens, image, mask, 4, np.int32(8), np.int32(8))
     noisy, images = (np.asarray(part) for part in jax.jit(jax.vmap(copy))(keys))
     both = ((noisy[:, 0] != 0) & (images[:, 0, 0, 0] != 0)).mean()
     assert abs(both - 0.25) < 5 * np.sqrt(0.1875 / copies)
 
 
 def test_kept_numbers_are_the_rounded_ratios_and_never_none():
-    assert Setting("all", 2, 0.05, 0.5).subsampling == Subsampling(16, 1, 16, 8)
-    assert Setting("suffix", 1, 0.05, 0.05).subsampling == Subsampling(8, 1, 64, 3)
+    suffix = demo.suffix_mask()
+    assert Setting("all", 2, 0.05, 0.5).subsampling(suffix) == Subsampling(16, 1, 16, 8)
+    assert Setting("suffix", 1, 0.05, 0.05).subsampling(suffix) == Subsampling(8, 1, 64, 3)
+    full = np.zeros(16, bool)
+    assert Setting("suffix", 4, 0.5, 0.5).subsampling(full) == Subsampling(0, 0, 4, 2), "a text without room behind it"
+
+
+def test_no_more_elements_are_changed_than_there_are():
+    assert Subsampling(1, 1, 4, 2).attack(2, None) == (1, 4)
+    assert Subsampling(8, 4, 4, 2).attack(2, 1) == (2, 1)
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [(12, 9, 4), (28, 28, 8), (5, 16, 4)])
+def test_patches_of_a_picture_of_any_size_are_blocks_of_about_the_same_size(height, width, grid):
+    tokens, image = np.ones(3, np.int32), np.ones((height, width, 3), np.float32)
+    keep = grid * grid - 1
+    _, shown = mmcert.subsampled(jax.random.key(0), tokens, image, np.ones(3, bool), grid, np.int32(3), np.int32(keep))
+    rows, columns, _ = np.nonzero(np.asarray(shown) == 0)
+    sides = [np.unique(part) for part in (rows, columns)]
+    assert len(rows) == 3 * sides[0].size * sides[1].size, "one whole block is black"
+    for found, side in zip(sides, (height, width), strict=True):
+        assert side // grid <= found.size <= -(-side // grid)
 
 
 # the result
@@ -188,9 +211,10 @@ def test_certified_shares_follow_from_the_counts(finished, record):
     for setting, row in zip(ROWS, record["rows"], strict=True):
         with np.load(finished / f"counts-{setting.name}.npz") as file:
             p_a = np.asarray(hrs.clopper_pearson(file["successes"], 30, 0.01))
+        subsampling = setting.subsampling(demo.suffix_mask())
         for threat, share, need in zip(mmcert.THREATS, row["certified"], row["required_p_a"], strict=True):
             patches = 16 if threat[1] is None else threat[1]
-            assert need == pytest.approx(1 - float(setting.subsampling.overlap(threat[0], patches)) + common.TAU)
+            assert need == pytest.approx(1 - float(subsampling.overlap(threat[0], patches)) + common.TAU)
             assert share == np.mean(p_a > need)
 
 
@@ -208,18 +232,23 @@ def test_a_figure_is_written(finished):
 def test_a_second_call_draws_nothing_and_gives_the_same_result(finished, record, tmp_path, monkeypatch):
     for path in finished.glob("counts-*.npz"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(mmcert, "votes", None)
+    monkeypatch.setattr(mmcert, "Votes", None)
     monkeypatch.setattr(mmcert, "draw_figure", lambda *_: None)
     assert mmcert.main(["--out", str(tmp_path), *FLAGS]) == 0
     assert json.loads((tmp_path / "result.json").read_text()) == record
 
 
-def test_more_copies_extend_the_same_sample(monkeypatch):
-    inputs, setting = demo.held_out_unsafe(2), ROWS[1]
-    guard = DemoGuard.load()
+def test_more_copies_extend_the_same_sample(monkeypatch, tmp_path):
     monkeypatch.setattr(common, "BATCH", 30)
-    few, many = (mmcert.votes(guard, inputs, setting, n, 0) for n in (30, 45))
-    assert np.all((few <= many) & (many <= few + 15))
+    few, many = (flags("--samples", str(n), "--inputs", "2", "--out", str(tmp_path)) for n in (30, 45))
+    subject = open_subject(few)
+    for number in range(2):
+        votes = [mmcert.Votes(subject, ROWS[1], args)(number) for args in (few, many)]
+        assert votes[0] <= votes[1] <= votes[0] + 15
+
+
+def flags(*given):
+    return parsed(mmcert.parser(), given)
 
 
 def test_a_finished_result_is_never_overwritten(finished, capsys):

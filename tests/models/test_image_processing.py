@@ -333,3 +333,19 @@ def test_illegal_image_sizes_raise_one_sentence_with_the_size(size):
 def test_images_of_another_size_than_the_plan_raise_one_sentence(plan):
     with pytest.raises(ValueError, match=r"^[^\n]*\(batch, 40, 30, 3\)[^\n]*\(1, 30, 40, 3\)\.$"):
         plan(np.zeros((1, 30, 40, 3), np.float32))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 25), (25, 61)])
+def test_the_base_view_is_what_the_library_makes_of_each_of_several_pictures(pair, size):
+    theirs, ours = pair
+    if ours.settings.family != "LlavaOnevision":
+        with pytest.raises(ValueError, match="views must be checkpoint for the image processor of"):
+            ours.base_view()
+        return
+    picture = photograph(*size)
+    both = [Image.fromarray(picture), Image.fromarray(photograph(30, 30))]
+    expected = np.asarray(theirs([both], return_tensors="np")["pixel_values"][0])
+    expected = np.moveaxis(expected.reshape(-1, *expected.shape[-3:])[:1], -3, -1)
+    plan = ours.base_view().plan(*size)
+    assert (plan.views, plan.alone, plan.views_are_identical) == (1, True, False)
+    np.testing.assert_allclose(our_pixels(plan, picture), expected, rtol=0, atol=3 / 255 / min(ours.settings.std))

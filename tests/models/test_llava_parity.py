@@ -214,3 +214,15 @@ def test_the_whole_network_compiles_once_for_all_pictures_and_texts(llava):
     )
     assert len(traces) == 1
     assert np.abs(first - second).max() > 0.1
+
+
+@without_gradients
+def test_the_base_view_alone_is_what_torch_makes_of_each_of_several_pictures(onevision):
+    reference, model = onevision
+    views = pixels(2, 1)
+    sizes = torch.tensor([[28, 28], [50, 90]])
+    several = {"batch_num_images": torch.tensor([2])}
+    expected = torch.stack(reference.model.get_image_features(tensor(views), sizes, **several).pooler_output)
+    found = model.base_features(jnp.asarray(views))
+    assert found.shape[1] == model.config.vision.image_size**2 // model.config.vision.patch_size**2 + 1
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=2e-5)

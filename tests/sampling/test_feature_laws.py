@@ -74,6 +74,24 @@ def test_batches_devices_and_parts_do_not_change_the_law(reference):
     assert np.array_equal((parts[0] + parts[1]).counts, whole.counts)
 
 
+def test_an_input_ends_at_the_first_look_that_certifies_its_target_with_the_draws_of_a_fixed_run():
+    shown = np.stack([IMAGES[0], 0.02 * IMAGES[0]])  # a dark picture has small features, which the noise turns
+    given, target = (flat, TOKENS[:2], shown, PIXELS), hrs.SimilarityTarget(0.5, 0.1)
+    law = hrs.sample_features(*given, 400, KEY, target=target)
+    assert law.plan == target.looks(400)
+    assert law.n[0] < law.n[1] == 400
+    again = hrs.sample_features(*given, 400, KEY, target=target, batch_size=7, mesh=data_mesh(2))
+    assert np.array_equal(again.counts, law.counts)
+    fixed = hrs.sample_features(*given, int(law.n[0]), KEY)
+    assert np.array_equal(fixed.counts[0], law.counts[0])
+    certificate = hrs.certify_features(law, PIXELS, target.alpha, total_variation=PIXELS.total_variation(16))
+    assert (certificate.similarity(0.1)[:, 0] >= 0.5).tolist() == [True, False]
+    with pytest.raises(ValueError, match="first must be 0 with a target"):
+        hrs.sample_features(*given, 400, KEY, target=target, first=3)
+    with pytest.raises(ValueError, match=r"50 draws certify a cosine of 0\.5 at eps = 0\.9"):
+        hrs.sample_features(*given, 50, KEY, target=hrs.SimilarityTarget(0.5, 0.9))
+
+
 def test_a_host_encoder_gives_the_law_of_the_same_encoder_in_jax_up_to_rounding():
     ours = hrs.sample_features(flat, TOKENS, IMAGES, PIXELS, 200, KEY)
     host = hrs.sample_features(HostEncoder(flat), TOKENS, IMAGES, PIXELS, 200, KEY)

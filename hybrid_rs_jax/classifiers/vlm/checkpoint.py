@@ -60,7 +60,8 @@ class Checkpoint:
         """
         pixels, vision = None, self.sizes.vision
         if with_image:
-            pixels = self.preprocessor.plan(*(settings.image_size or (vision.image_size,) * 2))
+            processor = self.preprocessor if settings.views == "checkpoint" else self.preprocessor.base_view()
+            pixels = processor.plan(*(settings.image_size or (vision.image_size,) * 2))
             if not vision.takes(pixels.view_size):
                 raise ValueError(
                     f"The image processing in {self.folder} makes views of {pixels.view_size[0]} x "

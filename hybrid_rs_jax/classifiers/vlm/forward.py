@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from hybrid_rs_jax.classifiers.vlm.prompt import PAD, Alphabet, PromptLayout
 from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings
+from hybrid_rs_jax.models import ImagePlan
 
 __all__ = ["CompiledPrompt", "Forward", "compile_prompt"]
 
@@ -72,6 +73,42 @@ class Forward:
         whole = jnp.concatenate([symbols[..., :-1].astype(behind.dtype), behind], axis=1)
         return self._margins(parameters, jnp.take_along_axis(whole, order[..., None], axis=1), lengths, images)
 
+    def tower(
+        self, parameters: Any, tokens: Int32[Array, "batch length"], images: Float32[Array, "batch height width 3"]
+    ) -> Float32[Array, "batch features"]:
+        """The tower's features of all views of each picture side by side, as the projector reads them.
+
+        Tokens are not looked at.
+        """
+        assert self.layout.pixels is not None
+        network = nnx.merge(self.graph, parameters["network"])
+        views = self.layout.pixels.distinct(images)
+        features = network.tower_features(views.reshape(-1, *views.shape[2:]))
+        return features.reshape(len(images), -1).astype(jnp.float32)
+
+    def of_tower(
+        self,
+        parameters: Any,
+        tokens: Int32[Array, "pictures texts length"],
+        features: Float32[Array, "pictures features"],
+    ) -> Float32[Array, "pictures texts"]:
+        """Margins of several texts with each picture, given the tower's features in the place of its pixels."""
+        assert self.layout.pixels is not None
+        network = nnx.merge(self.graph, parameters["network"])
+        decoder, (pictures, texts, length) = network.language_model, tokens.shape
+        words, lengths = shown_words(parameters["alphabet"], tokens.reshape(pictures * texts, length), self._tail())
+        size = jax.eval_shape(self.layout.pixels.distinct, self._blank(pictures)).shape[:2]
+        width = network.config.vision.hidden_size * len(network.config.vision.feature_layers)
+        grid = features.reshape(*size, -1, width).astype(network.dtype)
+        shown = network.from_tower(grid, self.layout.pixels.image_size)
+        cache = decoder.extend(self._around(network, shown, pictures), parameters["prefix"])
+        hidden = decoder.last_hidden(decoder.embed(words), lengths, cache)
+        return self._compared(decoder, hidden).reshape(pictures, texts)
+
+    def _blank(self, pictures: int) -> jax.ShapeDtypeStruct:
+        assert self.layout.pixels is not None
+        return jax.ShapeDtypeStruct((pictures, *self.layout.pixels.image_size, 3), jnp.float32)
+
     def next_token(
         self,
         parameters: Any,
@@ -100,8 +137,12 @@ class Forward:
         self, parameters: Any, spoken: Float[Array, "rows total hidden"], lengths: Array, images: Array
     ) -> Float32[Array, " rows"]:
         """Margins of embedded texts with their tails."""
-        layout, decoder = self.layout, nnx.merge(self.graph, parameters["network"]).language_model
-        hidden = self._last_hidden(parameters, spoken, lengths, images)
+        decoder = nnx.merge(self.graph, parameters["network"]).language_model
+        return self._compared(decoder, self._last_hidden(parameters, spoken, lengths, images))
+
+    def _compared(self, decoder: Any, hidden: Float[Array, "rows hidden"]) -> Float32[Array, " rows"]:
+        """Margins at the hidden states where the two answers part."""
+        layout = self.layout
         logits = _label_logits(decoder, hidden, (*layout.unsafe, *layout.safe))
         unsafe, safe = logits[:, : len(layout.unsafe)], logits[:, len(layout.unsafe) :]
         return jax.nn.logsumexp(unsafe, axis=1) - jax.nn.logsumexp(safe, axis=1)
@@ -133,6 +174,14 @@ class Forward:
 
     def _front(self, network: Any, images: Array, rows: int) -> Float[Array, "rows length hidden"]:
         """Embeddings of what stands before the user's text and is not in the cache of the prompt."""
+        pixels = self.layout.pixels
+        shown = None if pixels is None else _picture(network, pixels, images)
+        return self._around(network, shown, rows)
+
+    def _around(
+        self, network: Any, shown: Float[Array, "rows tokens hidden"] | None, rows: int
+    ) -> Float[Array, "rows length hidden"]:
+        """The same, given the embeddings that stand for the pictures."""
         decoder, layout = network.language_model, self.layout
 
         def constant(ids: tuple[int, ...]) -> Array:
@@ -140,9 +189,8 @@ class Forward:
             return jnp.broadcast_to(embedded, (rows, *embedded.shape[1:]))
 
         parts = [] if self.cached else [constant(layout.before)]
-        if layout.pixels is not None:
-            features = network.image_features(layout.pixels.distinct(images), layout.pixels.image_size)
-            parts.append(features.astype(decoder.dtype))
+        if shown is not None:
+            parts.append(shown.astype(decoder.dtype))
         return jnp.concatenate([*parts, constant(layout.between)], axis=1)
 
     def hidden(
@@ -287,7 +335,11 @@ def _picture_length(network: Any, pixels: Any) -> int:
     """Embeddings that a picture gives, found without computing them."""
     height, width = pixels.image_size
     blank = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    features = jax.eval_shape(
-        lambda network, images: network.image_features(pixels.distinct(images), pixels.image_size), network, blank
-    )
+    features = jax.eval_shape(lambda network, images: _picture(network, pixels, images), network, blank)
     return features.shape[1]
+
+
+def _picture(network: Any, pixels: ImagePlan, images: Array) -> Float[Array, "pictures length hidden"]:
+    """Embeddings of pictures, with their tiles or, where the plan leaves these out, of the whole picture alone."""
+    views = pixels.distinct(images)
+    return network.base_features(views) if pixels.alone else network.image_features(views, pixels.image_size)

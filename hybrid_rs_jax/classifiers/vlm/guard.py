@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from hybrid_rs_jax._text import as_text
 from hybrid_rs_jax.classifiers._votes import votes_from_margins
+from hybrid_rs_jax.classifiers.vlm._arrays import check_pairs, float_pixels
 from hybrid_rs_jax.classifiers.vlm._ties import tie_tolerance
 from hybrid_rs_jax.classifiers.vlm.checkpoint import Checkpoint
 from hybrid_rs_jax.classifiers.vlm.forward import CompiledPrompt, compile_prompt
@@ -24,7 +25,8 @@ from hybrid_rs_jax.classifiers.vlm.settings import GuardSettings, first_label
 from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.data.pictures import fit
 from hybrid_rs_jax.kernels.grid import check_pictures
-from hybrid_rs_jax.models import from_pretrained
+from hybrid_rs_jax.models import ImagePreprocessor, from_pretrained
+from hybrid_rs_jax.models._vision_language import VisionLanguageModel
 
 __all__ = ["VlmGuard"]
 
@@ -113,6 +115,11 @@ class VlmGuard:
         return self._checkpoint.tokens.tokenizer
 
     @property
+    def preprocessor(self) -> ImagePreprocessor:
+        """The checkpoint's image processing."""
+        return self._checkpoint.preprocessor
+
+    @property
     def sizes(self) -> Any:
         """Sizes of the network, from config.json."""
         return self._checkpoint.sizes
@@ -145,7 +152,7 @@ class VlmGuard:
         eligible = np.ones(self.text_length, bool)
         if self.settings.threat == "suffix":
             eligible[: len(kept)] = False
-        return Input(tokens, self._fitted(_pixels(image)), eligible)
+        return Input(tokens, self._fitted(float_pixels(image)), eligible)
 
     def must_stay(self, given: Input) -> Bool[np.ndarray, " length"]:
         """Positions of the text that an attacker must leave as they are for the guarantee of this input to hold.
@@ -208,6 +215,29 @@ class VlmGuard:
                 unsafe[rows] = self._decide([pairs[number] for number in rows], shown)
         return unsafe
 
+    def decide_unfitted(self, tokens: Any, images: Any) -> Bool[np.ndarray, " b"]:
+        """Decide for pictures of one size as they are, not fitted to the certified one; no certificate is for these.
+
+        The checkpoint's own image processing cuts, pads or rounds them by their shape, as where it is deployed,
+        whatever `views` is. A size is compiled whenever it is asked for, and its pictures are decided one by one, since
+        they may be large.
+
+        Args:
+          tokens: symbols, integers [b, text_length] in 0..vocab_size-1.
+          images: floats [b, height, width, 3] of any height and width.
+
+        Raises:
+          ValueError: as a call does; also if pictures of this size make too long a prompt, or none.
+        """
+        height, width = np.shape(images)[1:3]
+        settings = dataclasses.replace(self.settings, image_size=(height, width), views="checkpoint")
+        layout = self._checkpoint.layout(settings)
+        self._check(tokens, images, (height, width))
+        prompt = compile_prompt(self._network, layout, self.alphabet, settings, self.mesh)
+        return np.array(
+            [bool(self._decisions(prompt, *pair)[0]) for pair in zip(tokens[:, None], images[:, None], strict=True)]
+        )
+
     def functional(self) -> tuple[Callable[..., Array], Any]:
         """The margin as a pure function `apply(parameters, tokens, images)`, and its parameters; one object per guard.
 
@@ -217,6 +247,47 @@ class VlmGuard:
         if self.on_host:
             raise ValueError("decision must be logit_mass for a function of the margin, got generate.")
         return self.prompt.forward, self.prompt.parameters
+
+    def tower(self) -> tuple[Callable[..., Array], Any]:
+        """The vision tower's features as a pure function `apply(parameters, tokens, images)`, and its parameters.
+
+        A feature is what the projector reads, of all views of a picture side by side; tokens are not looked at.
+
+        Raises:
+          ValueError: if the network is no LLaVA network, answers are generated, or no picture is shown, or not all of
+            its views.
+        """
+        if self.settings.views != "checkpoint":
+            raise ValueError(f"views must be checkpoint for a tower that is smoothed, got {self.settings.views}.")
+        if self.on_host or self.prompt.layout.pixels is None or not isinstance(self._network, VisionLanguageModel):
+            raise ValueError(
+                "Only a LLaVA network that decides by logits and is shown a picture has a tower to be smoothed, got a "
+                f"{type(self._network).__name__} with decision {self.settings.decision}."
+            )
+        return self.prompt.forward.tower, self.prompt.parameters
+
+    def margin_of_tower(self, tokens: Any, features: Any) -> Float32[Array, "b texts"]:
+        """Margins of several texts with each picture, given the tower's features in the place of its pixels.
+
+        Args:
+          tokens: symbols, integers [b, texts, text_length] in 0..vocab_size-1.
+          features: floats [b, features], as `tower` gives them.
+
+        Raises:
+          ValueError: as `tower`, or if shapes do not fit.
+        """
+        apply, parameters = self.tower()
+        tokens, features = jnp.asarray(tokens, jnp.int32), jnp.asarray(features, jnp.float32)
+        count, length = len(features), self.text_length
+        pictures = jax.ShapeDtypeStruct((count, *self.image_size, 3), jnp.float32)
+        wanted = jax.eval_shape(apply, parameters, jnp.zeros((count, length), jnp.int32), pictures).shape
+        fits = tokens.ndim == 3 and (tokens.shape[0], tokens.shape[2]) == (count, length)
+        if features.shape != wanted or not fits:
+            raise ValueError(
+                f"tokens and features must have shapes [{count}, texts, {length}] and {list(wanted)}, got "
+                f"{list(tokens.shape)} and {list(features.shape)}."
+            )
+        return _of_tower(self.prompt.forward, parameters, tokens, features)
 
     def embedded(self) -> tuple[Callable[..., Array], Any, Float[Array, "symbols width"]]:
         """`(margin, parameters, table)` for `hybrid_rs_jax.attacks`: gradients reach the text through its embeddings.
@@ -249,11 +320,12 @@ class VlmGuard:
         """Pairs with, or without, a picture, padded to a power of two, so that few programs are compiled."""
         blank = np.full((*self.image_size, 3), 0.5, np.float32)
         tokens = [text if isinstance(text, np.ndarray) else self.symbols(text or "") for text, _ in pairs]
-        images = [blank if image is None else self._fitted(_pixels(image)) for _, image in pairs]
+        images = [blank if image is None else self._fitted(float_pixels(image)) for _, image in pairs]
         more = (1 << (len(pairs) - 1).bit_length()) - len(pairs)
-        stacked = [np.stack(part + part[-1:] * more) for part in (tokens, images)]
-        self._check(*stacked)
-        return np.asarray(self._decisions(self.prompt if shown else self.text_prompt, *stacked))[: len(pairs)]
+        symbols, pixels = (np.stack(part + part[-1:] * more) for part in (tokens, images))
+        self._check(symbols, pixels)
+        prompt = self.prompt if shown else self.text_prompt
+        return np.asarray(self._decisions(prompt, symbols, pixels))[: len(pairs)]
 
     def _decisions(self, prompt: CompiledPrompt, tokens: Any, images: Any) -> Any:
         if not self.on_host:
@@ -307,35 +379,14 @@ class VlmGuard:
             "image_size": list(self.image_size),
             "pixels": "float, not clipped",
             "dtype": settings.dtype,
+            **({"views": settings.views} if settings.views != "checkpoint" else {}),
             **({"profile": settings.profile} if settings.profile != "generic" else {}),
             **({"template_options": dict(settings.template_options)} if settings.template_options else {}),
             **({"generated_tokens": settings.generated_tokens} if self.on_host else {}),
         }
 
-    def _check(self, tokens: Any, images: Any) -> None:
-        if np.ndim(tokens) != 2 or np.shape(tokens)[1] != self.text_length:
-            raise ValueError(f"tokens must have shape [batch, {self.text_length}], got {list(np.shape(tokens))}.")
-        wanted = [np.shape(tokens)[0], *self.image_size, 3]
-        if list(np.shape(images)) != wanted:
-            raise ValueError(f"images must have shape {wanted}, got {list(np.shape(images))}.")
-        if not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
-            raise ValueError(f"tokens must be integers, got {jnp.result_type(tokens)}.")
-        if not isinstance(tokens, jax.core.Tracer):
-            values = np.asarray(tokens)
-            outside = values[(values < 0) | (values >= self.vocab_size)]
-            if outside.size:
-                raise ValueError(f"tokens must lie in the noise alphabet 0..{self.vocab_size - 1}, got {outside[0]}.")
+    def _check(self, tokens: Any, images: Any, size: tuple[int, int] | None = None) -> None:
+        check_pairs(tokens, images, self.text_length, self.vocab_size, size or self.image_size)
 
 
-def _pixels(image: Any) -> Float32[np.ndarray, "h w 3"]:
-    """Finite float32 pixels with channels last."""
-    pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise ValueError(f"image must have shape [height, width, 3], got {list(pixels.shape)}.")
-    if not jnp.issubdtype(pixels.dtype, jnp.floating):
-        raise ValueError(f"image must hold floats in [0, 1], got {pixels.dtype}; divide 8-bit pixels by 255.")
-    with np.errstate(over="ignore"):
-        pixels = pixels.astype(np.float32)
-    if not np.isfinite(pixels).all():
-        raise ValueError(f"image must hold finite numbers of float32, got {pixels[~np.isfinite(pixels)][0]}.")
-    return pixels
+_of_tower: Any = jax.jit(lambda forward, *arguments: forward.of_tower(*arguments), static_argnums=0)

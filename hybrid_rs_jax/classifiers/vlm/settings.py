@@ -26,6 +26,7 @@ TEXT, LABEL = "{text}", "{label}"
 
 _LEGAL = {
     "template": ("checkpoint", "policy_first"),
+    "views": ("checkpoint", "base"),
     "decision": ("logit_mass", "generate"),
     "threat": ("suffix", "l0"),
     "dtype": ("float32", "bfloat16"),
@@ -53,6 +54,9 @@ class GuardSettings:
         marks the place of the user's text in it, and without it the text comes last.
       template: "checkpoint" keeps the order of the chat template. "policy_first" puts the policy before the picture,
         which no template of LLaVA does: its keys and values are computed once and kept among the parameters.
+      views: "checkpoint" shows of a picture what the checkpoint's image processing makes of it. "base" leaves out the
+        tiles, as LLaVA-OneVision does it with several pictures in a prompt: at one tile, which repeats the whole
+        picture, half of the positions. It is another base classifier, which decides otherwise now and then.
       decision: "logit_mass" compares the masses of the answers' next tokens, one forward pass per copy. "generate"
         decodes greedily and looks for the first label; neither label counts as Safe. For comparison.
       threat: positions that carry noise: "suffix" all behind the trusted text, "l0" the whole region.
@@ -78,6 +82,7 @@ class GuardSettings:
 
     policy: str | os.PathLike[str] = "combination"
     template: str = "checkpoint"
+    views: str = "checkpoint"
     decision: str = "logit_mass"
     threat: str = "suffix"
     text_length: int = 64

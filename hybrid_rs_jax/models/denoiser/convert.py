@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import pickle
 import re
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from flax import nnx
 
 from hybrid_rs_jax._files import check_target_folder
 from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.models._torch_files import read_pt
 from hybrid_rs_jax.models.denoiser.config import UNetConfig
 from hybrid_rs_jax.models.denoiser.folder import stored_shapes, write_folder
 from hybrid_rs_jax.models.denoiser.schedule import SCHEDULES, Diffusion
@@ -223,31 +222,6 @@ def _get(tensors: Tensors, name: str) -> np.ndarray:
     if name not in tensors:
         raise ValueError(f"The file must hold a U-Net of guided-diffusion, but {name} is missing.")
     return tensors[name]
-
-
-def read_pt(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a state dict.
-
-    Raises:
-      BadInputError: if torch is not installed, or the file is no state dict or would have to run code.
-    """
-    try:
-        import torch
-    except ImportError as error:
-        raise BadInputError('Converting needs PyTorch: pip install "hybrid-rs-jax[parity]".') from error
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise BadInputError(f"{path} does not exist.") from error
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        # torch's own text advises to let the file run its code
-        raise BadInputError(
-            f"{path} is no whole file of PyTorch, or holds more than arrays; it is left alone."
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise BadInputError(f"{path} must hold tensors by their names, got {type(state).__name__} with other things.")
-    return {str(name): value.float().numpy() for name, value in state.items()}
 
 
 def _parser() -> argparse.ArgumentParser:
