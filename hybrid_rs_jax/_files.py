@@ -23,6 +23,7 @@ from hybrid_rs_jax.errors import BadInputError
 __all__ = [
     "atomic_file",
     "atomic_folder",
+    "beginning",
     "check_target",
     "check_target_folder",
     "csv_text",
@@ -33,6 +34,7 @@ __all__ = [
     "parse_json",
     "path_text",
     "read_text",
+    "refuse_device",
     "require_pyarrow",
     "write_csv",
     "write_json",
@@ -64,6 +66,19 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["file", "folder", "other"] 
     if stat.S_ISREG(mode):
         return "file"
     return "folder" if stat.S_ISDIR(mode) else "other"
+
+
+def refuse_device(path: str | os.PathLike[str]) -> None:
+    """Raise one sentence if `path` is a device: /dev/zero never ends, and would be read until the memory is full.
+
+    A pipe may be read, and a file that is not there is left to whoever opens it.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise BadInputError(f"{path_text(path)} is a device; give a file or a pipe.")
 
 
 def path_text(path: str | os.PathLike[str]) -> str:
@@ -169,8 +184,23 @@ def free_folder(name: str) -> Path:
     return path
 
 
+def beginning(path: Path, size: int) -> str:
+    """How a regular file begins, to tell what it is; nothing of anything else: a pipe can be read only once.
+
+    What cannot be read begins with nothing, either: its reader has the sentence.
+    """
+    if kind_of(path) != "file":
+        return ""
+    try:
+        with path.open("rb") as file:
+            return file.read(size).decode("utf-8-sig", "replace")
+    except OSError:
+        return ""
+
+
 def read_text(path: Path) -> str:
     """The text of a file, or one sentence why there is none."""
+    refuse_device(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from hybrid_rs_jax._cells import label_text, plain_integers, whole_number
-from hybrid_rs_jax._files import kind_of, parse_json, path_text, require_pyarrow
+from hybrid_rs_jax._files import kind_of, parse_json, path_text, refuse_device, require_pyarrow
 from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.errors import BadInputError
 
@@ -137,6 +137,8 @@ class Table:
             text = cell.strip() if isinstance(cell, str) else "" if number is None else str(number)
             if not text:
                 self._refuse(row, f"{name} must be a name or an integer", cell)
+            if "\0" in text:  # which CSV cannot hold
+                self._refuse(row, f"{name} must hold no zero character", json.dumps(cell))
             found.append(text)
         return found
 
@@ -197,6 +199,7 @@ def _content(path: Path) -> bytes:
         raise BadInputError(f"{path_text(path)} does not exist.")
     if kind == "folder":
         raise BadInputError(f"{path_text(path)} is a folder, not a table.")
+    refuse_device(path)
     try:
         content = path.read_bytes()  # of a pipe, too
     except OSError as error:

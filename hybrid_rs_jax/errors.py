@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-__all__ = ["BadInputError", "LedgerError", "UnreadableInputError", "library_sentences"]
+__all__ = ["BadInputError", "LedgerError", "UnreadableInputError", "library_sentences", "raised_by", "who_raised"]
+
+_RAISED_BY = "This was raised by "
 
 
 class BadInputError(ValueError):
@@ -39,3 +41,50 @@ def library_sentences() -> Iterator[None]:
         yield
     except ValueError as error:
         raise BadInputError(str(error)) from error
+
+
+@contextlib.contextmanager
+def raised_by(whom: str) -> Iterator[None]:
+    """Around a call of code that is not ours: its errors stay what they are, with a note that says whose they are.
+
+    Args:
+      whom: what was called, as in "the classifier my_filter.classify".
+
+    Returns:
+      A context.
+
+    Raises:
+      Exception: what the called code raises.
+
+    >>> try:
+    ...     with raised_by("the classifier f"):
+    ...         {}["x"]
+    ... except KeyError as error:
+    ...     print(who_raised(error))
+    the classifier f
+    """
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{_RAISED_BY}{whom}.")
+        raise
+
+
+def who_raised(error: BaseException | None) -> str | None:
+    """Whose code raised an error or what led to it, by the note of `raised_by`; None: nobody's but ours.
+
+    Args:
+      error: what was caught.
+
+    Returns:
+      What was called, as `raised_by` was told.
+
+    >>> who_raised(KeyError("x")) is None
+    True
+    """
+    while error is not None:
+        for note in getattr(error, "__notes__", ()):
+            if note.startswith(_RAISED_BY):
+                return str(note.removeprefix(_RAISED_BY).removesuffix("."))
+        error = error.__cause__ or error.__context__
+    return None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_rs_jax import _files as files
+from hybrid_rs_jax._tables import read_table
 from hybrid_rs_jax.errors import BadInputError
 
 PACKAGE = Path(files.__file__).parent
@@ -66,6 +67,23 @@ def test_a_path_that_cannot_be_looked_up_is_one_short_sentence(name, sentence):
     for ask in (lambda path: files.check_target(path, ("", ".csv")), files.check_target_folder, files.read_text):
         with pytest.raises(BadInputError, match=rf"{sentence}\.$"):
             ask(Path(name))
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/full", os.devnull])
+def test_a_device_is_not_read_since_it_may_never_end(device):
+    if files.kind_of(device) != "other":
+        pytest.skip(f"this system has no {device}")
+    for ask in (files.read_text, lambda path: read_table(path, ("id",))):
+        with pytest.raises(BadInputError, match=rf"^{device} is a device; give a file or a pipe\.$"):
+            ask(Path(device))
+
+
+def test_only_a_regular_file_is_looked_into_before_it_is_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"\xef\xbb\xbfab\xff")
+    os.mkfifo(tmp_path / "pipe")
+    assert files.beginning(tmp_path / "file", 5) == "ab"
+    assert files.beginning(tmp_path / "file", 9) == "ab\ufffd"
+    assert [files.beginning(tmp_path / name, 9) for name in ("pipe", "missing", ".")] == ["", "", ""]
 
 
 def test_links_that_go_round_in_a_circle_are_named(tmp_path):

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
+import socket
+import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-__all__ = ["MOST_AT_ONCE", "Question", "Threads", "check_url", "png_text"]
+__all__ = ["HOPELESS", "LONGEST_QUOTE", "MOST_AT_ONCE", "Question", "Threads", "cause_text", "check_url"]
+__all__ += ["checked_key", "png_text"]
 
 #: One pair and the event that says whether its batch was given up: True for Unsafe.
 Question = Callable[[np.ndarray, np.ndarray, threading.Event], bool]
 #: Requests to one address at the same time, unless said otherwise.
 MOST_AT_ONCE = 8
+#: Letters of a server that a sentence quotes.
+LONGEST_QUOTE = 200
+#: Why an address that was never reached will not be: no TLS, no such name.
+HOPELESS = (ssl.SSLError, socket.gaierror)
 
 
 class Threads:
@@ -99,7 +106,34 @@ def check_url(url: str, name: str, example: str) -> None:
     try:
         parts = urlsplit(url)
         legal = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        legal = legal and url.isascii() and url.isprintable() and " " not in url
+        legal = legal and all(0 < len(label) < 64 for label in (parts.hostname or "").removesuffix(".").split("."))
     except ValueError:
         legal = False
     if not legal:
         raise ValueError(f"{name} must be an address like {example!r}, got {url!r}.")
+
+
+def checked_key(api_key: str | None) -> str | None:
+    """A key that a header can hold, without what an editor leaves around it; None for an empty one.
+
+    Raises:
+      ValueError: for anything else, which the sentence does not show.
+    """
+    key = (api_key or "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError("api_key must be printable ASCII without spaces; what was given is not shown.")
+    return key or None
+
+
+def cause_text(error: BaseException) -> str:
+    """Why a connection failed, by its innermost cause, in the words of a sentence."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not accepted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return f"there is no TLS at this address ({error.reason or error}), perhaps it is http and not https"
+    if isinstance(error, socket.gaierror):
+        return f"the host's name is not known ({error.strerror})"
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens at this address (connection refused)"
+    return f"{' '.join(str(error).split())[:LONGEST_QUOTE]} ({type(error).__name__})".lstrip()

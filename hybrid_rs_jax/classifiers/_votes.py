@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["foreign_label", "foreign_margin", "refusal", "votes_from_labels", "votes_from_margins"]
+__all__ = ["foreign_label", "foreign_margin", "refusal", "returned_array", "votes_from_labels", "votes_from_margins"]
 
 
 def votes_from_margins(margins: Any, place: Callable[[int], str] | None = None) -> np.ndarray:
@@ -24,12 +24,14 @@ def votes_from_margins(margins: Any, place: Callable[[int], str] | None = None) 
       bool, of the shape of `margins`.
 
     Raises:
-      ValueError: at the first margin that is not finite, or if they are no floats.
+      ValueError: at the first margin that is not finite, or if they are no real numbers.
 
     >>> votes_from_margins(np.array([0.5, -1.0, 0.0])).tolist()
     [True, False, False]
     """
-    found = np.asarray(margins)
+    found = returned_array(margins)
+    if found.dtype.kind == "c":
+        raise ValueError(f"A classifier's margins must be real numbers, got dtype {found.dtype}.")
     values = found if found.dtype.kind == "f" else found.astype(np.float32)  # bfloat16 is no kind of NumPy's own
     _refuse_first(found, foreign_margin(values), None, place)
     return np.asarray(values > 0)
@@ -52,12 +54,31 @@ def votes_from_labels(labels: Any, classes: int | None = None, place: Callable[[
     >>> votes_from_labels([1, 0, True]).tolist()
     [True, False, True]
     """
-    found = np.asarray(labels)
+    found = returned_array(labels)
     if found.dtype.kind not in "biu" or (classes is not None and found.dtype.kind == "b"):
         wanted = "bools or the integers 0 and 1" if classes is None else "integers, the classes"
         raise ValueError(f"A classifier must return {wanted}, got dtype {found.dtype}.")
     _refuse_first(found, foreign_label(found, classes), classes, place)
     return found.astype(bool if classes is None else np.int32)
+
+
+def returned_array(returned: Any) -> np.ndarray:
+    """What a classifier returned, as an array, unless some of it is missing.
+
+    Raises:
+      ValueError: for lists of unequal length, and where a mask hides something: it would come back as what lies under
+        the mask.
+
+    >>> returned_array([True, False]).shape
+    (2,)
+    """
+    if np.ma.is_masked(returned):
+        raise ValueError("A classifier must decide about each pair, got an array in which some are masked.")
+    try:
+        return np.asarray(returned)
+    except ValueError:
+        kind = type(returned).__name__
+        raise ValueError(f"A classifier must return an array of decisions, got a {kind} of unequal parts.") from None
 
 
 def foreign_margin(margins: Any) -> Any:

@@ -34,9 +34,10 @@ class BaseClassifier(Protocol):
         True: the classifier is Python, not JAX. It is then called from worker threads with NumPy arrays, int32
         [b, l] and float32 [b, h, w, c], and returns a NumPy array [b]. False: it is JAX, and is traced into one
         compiled step together with the noise; the run is refused where that would change its decisions. Missing: it
-        is tried. What JAX cannot trace, what does not depend on its arguments once traced, or what decides otherwise
-        when it is called again (NumPy randomness, a counter, a global that changes) is called on the host, and a log
-        line says so.
+        is tried. What JAX cannot trace, what does not depend on its arguments once traced, and what draws random
+        numbers outside of JAX, reads otherwise when traced again or decides otherwise when called (a clock, a counter,
+        a global that changes) is called on the host, and a log line says so. What hangs on the rest of the batch
+        (batch statistics, a random key that is the same in each call) is refused.
     ``max_in_flight: int``
         For ``on_host``: so many calls at most run at the same time; 1 where it is missing.
     ``cancel()``

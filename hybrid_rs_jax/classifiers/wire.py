@@ -8,6 +8,7 @@ import math
 import os
 import random
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -17,13 +18,22 @@ from typing import Any
 import numpy as np
 
 from hybrid_rs_jax._files import parse_json
-from hybrid_rs_jax.classifiers._asking import MOST_AT_ONCE, Threads, check_url, png_text
+from hybrid_rs_jax.classifiers._asking import (
+    HOPELESS,
+    LONGEST_QUOTE,
+    MOST_AT_ONCE,
+    Threads,
+    cause_text,
+    check_url,
+    checked_key,
+    png_text,
+)
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
 from hybrid_rs_jax.classifiers.chat.endpoint import RESUME, ChatError
 
 __all__ = ["WireClassifier"]
 
-_LONGEST_ANSWER, _LONGEST_QUOTE = 1 << 20, 200
+_LONGEST_ANSWER = 1 << 20
 _AGAIN = (408, 409, 425, 429)
 
 
@@ -37,8 +47,9 @@ class WireClassifier:
     does belong to the base classifier. An answer may be random; it must depend on its own pair alone, and the service
     must stay the same for the whole run.
 
-    Status 408, 409, 425, 429 and 5xx, time-outs and broken connections are tried again after a wait that doubles (a
-    Retry-After in seconds is obeyed); anything else, a redirect included, ends the run at once, which can be resumed.
+    Status 408, 409, 425, 429 and 5xx, time-outs, broken connections and answers that were cut short are tried again
+    after a wait that doubles (a Retry-After in seconds is obeyed); anything else, a redirect included, ends the run at
+    once, which can be resumed. So does an address that was never reached and has no TLS or no known name.
 
     Args:
       url: address of the service, without user name, password or query.
@@ -47,7 +58,7 @@ class WireClassifier:
       api_key: sent as `Authorization: Bearer`; None takes the environment variable HYBRID_RS_API_KEY, if there is one.
       concurrency: most requests at once, at least 1.
       attempts: most attempts per request, at least 1.
-      timeout: seconds until an attempt has failed.
+      timeout: seconds without a sign of the service, or for its answer's body, until an attempt has failed.
       backoff: seconds before the first repetition; longest_wait: no wait is longer.
 
     Raises:
@@ -86,9 +97,10 @@ class WireClassifier:
         self.url, self.threshold = url, threshold
         self._decode, self._attempts, self._timeout = decode, attempts, timeout
         self._backoff, self._longest_wait = backoff, longest_wait
-        key = os.environ.get("HYBRID_RS_API_KEY") if api_key is None else api_key
+        key = checked_key(os.environ.get("HYBRID_RS_API_KEY") if api_key is None else api_key)
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._open = urllib.request.build_opener(_NoRedirect).open
+        self._was_reached = False
         self._threads = Threads(concurrency, "wire")
 
     def __call__(self, tokens: Any, images: Any) -> np.ndarray:
@@ -141,16 +153,47 @@ class WireClassifier:
         request = urllib.request.Request(self.url, body, self._headers, method="POST")
         try:
             with self._open(request, timeout=self._timeout) as answer:
-                return bytes(answer.read(_LONGEST_ANSWER))
+                self._was_reached = True
+                content = self._content(answer)
+            return content if isinstance(content, bytes) else (content, 0.0)
         except urllib.error.HTTPError as error:
+            self._was_reached = True
             with error:
-                fault = f"status {error.code}, {_quoted(error.read(_LONGEST_QUOTE))}"
-                if error.code not in _AGAIN and error.code < 500:
-                    raise self._error(f"refused the request: {fault}") from None
-                return fault, _seconds(error.headers.get("Retry-After"))
+                return self._status_fault(error)
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-            return f"a broken connection ({reason})", 0.0
+            reason = getattr(error, "reason", None)
+            cause = reason if isinstance(reason, BaseException) else error
+            if isinstance(cause, HOPELESS) and not self._was_reached:
+                raise self._error(f"cannot be reached: {cause_text(cause)}") from None
+            return f"a broken connection, {cause_text(cause)}", 0.0
+
+    def _content(self, answer: http.client.HTTPResponse) -> bytes | str:
+        """What was answered, whole and in time, or what is wrong about that."""
+        deadline, parts, size = time.monotonic() + self._timeout, [b""], 0
+        while part := answer.read1(1 << 16):
+            parts.append(part)
+            size += len(part)
+            if size > _LONGEST_ANSWER:
+                raise self._error(f"gave an answer of more than {_LONGEST_ANSWER:,} bytes")
+            if time.monotonic() > deadline:
+                return f"an answer that was not there after {self._timeout:g} s"
+        if answer.length:  # bytes that were promised
+            return "an answer that was cut short"
+        return b"".join(parts)
+
+    def _status_fault(self, error: urllib.error.HTTPError) -> tuple[str, float]:
+        """Why a status may pass, and the pause that is asked for."""
+        try:
+            told = _quoted(error.read(LONGEST_QUOTE))
+        except (OSError, http.client.HTTPException):
+            told = "without a readable body"
+        fault, where = f"status {error.code}, {told}", error.headers.get("Location")
+        if 300 <= error.code < 400 and where:
+            goal = _quoted(where.encode())
+            raise self._error(f"refused the request: status {error.code}, it redirects to {goal}; give that address")
+        if error.code not in _AGAIN and error.code < 500:
+            raise self._error(f"refused the request: {fault}")
+        return fault, _seconds(error.headers.get("Retry-After"))
 
     def _decision(self, content: bytes) -> bool:
         wanted = "unsafe" if self.threshold is None else "score"
@@ -192,4 +235,4 @@ def _seconds(value: str | None) -> float:
 
 def _quoted(content: bytes) -> str:
     line = " ".join(content.decode("utf-8", "replace").split())
-    return repr(line if len(line) <= _LONGEST_QUOTE else line[:_LONGEST_QUOTE] + "...")
+    return repr(line if len(line) <= LONGEST_QUOTE else line[:LONGEST_QUOTE] + "...")

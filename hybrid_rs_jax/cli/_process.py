@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.errors import BadInputError, who_raised
 
 __all__ = ["DEBUG_VARIABLE", "guarded"]
 
@@ -27,6 +28,7 @@ DEBUG_VARIABLE = "HYBRID_RS_DEBUG"
 # Exit statuses; what is above 128 is 128 + the number of a signal, as shells have it.
 _DONE, _FAULT, _BAD_INPUT, _INTERRUPTED, _NO_READER, _TERMINATED = 0, 1, 2, 130, 141, 143
 _LONGEST_WORD = 300
+_AGAIN = "run again with --debug for the traceback."
 _OUT_OF_DEVICE_MEMORY = "RESOURCE_EXHAUSTED"
 
 
@@ -56,16 +58,18 @@ def _run(command: Callable[[], int], debug: bool) -> int:
         return command()
     except BadInputError as error:
         return _told(f"error: {error}", _BAD_INPUT, debug)
-    except _Terminated:
-        return _told("terminated.", _TERMINATED, debug)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated):  # the second of a run
+            return _told("terminated.", _TERMINATED, debug)
         return _told("interrupted.", _INTERRUPTED, debug)
     except MemoryError as error:
         return _told(_memory_text(error), _BAD_INPUT, debug)
     except Exception as error:
         if _OUT_OF_DEVICE_MEMORY in str(error):
             return _told(_memory_text(error), _BAD_INPUT, debug)
-        return _told(_fault_text(error), _FAULT, debug)
+        if (others := _fault_of_others(error)) is not None:
+            return _told(f"error: {others}", _BAD_INPUT, debug)
+        return _told(f"this is a fault of hybrid-rs: {_said(error)}; {_AGAIN}", _FAULT, debug)
 
 
 def _told(sentence: str, status: int, debug: bool) -> int:
@@ -76,10 +80,19 @@ def _told(sentence: str, status: int, debug: bool) -> int:
     return status
 
 
-def _fault_text(error: Exception) -> str:
+def _fault_of_others(error: Exception) -> str | None:
+    """What the user's own classifier raised, or what JAX says about a variable of the environment."""
+    if (whom := who_raised(error)) is not None:
+        return f"{whom} raised {_said(error)}; {_AGAIN}"
+    for word in re.findall(r"\bjax[._]\w+", str(error), re.IGNORECASE):
+        if (value := os.environ.get(name := word.replace(".", "_").upper())) is not None:
+            return f"the environment variable {name} must be legal to JAX, got {value!r}; correct or unset it."
+    return None
+
+
+def _said(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"this is a fault of hybrid-rs: {said}; run again with --debug for the traceback."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _memory_text(error: BaseException) -> str:

@@ -37,7 +37,6 @@ from hybrid_rs_jax.cli.sample import (
     no_empty_run,
     refuse_all,
     summary,
-    terminated_as_interrupted,
 )
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.report.feature_tables import (
@@ -145,7 +144,6 @@ def sample(
     new = not resume or kind_of(out / LEDGER_FILE) is None
     with (
         no_empty_run(out) as made,
-        terminated_as_interrupted(),
         library_sentences(),
         opened_ledger(out, header, new) as ledger,
     ):

@@ -7,10 +7,7 @@ on with --resume, and certify reads the run for any tau or budget later on.
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
-import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +154,6 @@ def sample(
     new = not resume or kind_of(out / LEDGER_FILE) is None
     with (
         no_empty_run(out) as made,
-        terminated_as_interrupted(),
         library_sentences(),
         as_sentence(),
         _ledger(out, header, new) as ledger,
@@ -326,20 +322,3 @@ def _remove_run(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something else is in it
         folder.rmdir()
-
-
-@contextlib.contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends a run in good order, as Ctrl-C does."""
-
-    def stop(signum: int, frame: types.FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's business
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

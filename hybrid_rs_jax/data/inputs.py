@@ -255,6 +255,8 @@ def _name(index: int, value: object) -> str:
         text = value if isinstance(value, str) else "" if number is None else str(number)
     if not text.strip():
         raise ValueError(f"ids[{index}] must be a name or an integer, got {value!r:.80}")
+    if "\0" in text:
+        raise ValueError(f"ids[{index}] must hold no zero character, got {value!r:.80}")
     return as_text(text.strip(), f"ids[{index}]")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hybrid_rs_jax._files import beginning
 from hybrid_rs_jax._tables import Table, read_table
 from hybrid_rs_jax._text import down_text, floor_text, setting_text
 from hybrid_rs_jax.errors import BadInputError
@@ -44,12 +45,8 @@ def is_sweep(path: Path) -> bool:
         return True  # certificates are plotted from JSON alone
     if path.suffix.lower() != ".csv":
         return False
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            names = file.readline().strip().split(",")
-    except (OSError, UnicodeDecodeError):
-        return False
-    return {"p_a", "d"} <= set(names)
+    first, *_ = beginning(path, 10_000).splitlines() or [""]
+    return {"p_a", "d"} <= set(first.strip().split(","))
 
 
 def read_sweep(path: Path) -> list[SweepTable]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_rs_jax._files import kind_of, path_text
+from hybrid_rs_jax._files import beginning, kind_of, path_text
 from hybrid_rs_jax._tables import Table, read_table
 from hybrid_rs_jax._text import joined, span_text
 from hybrid_rs_jax.errors import BadInputError
@@ -74,6 +74,11 @@ def _named(path: Path, columns: Mapping[str, str]) -> Table:
     ours = {columns.get(name, name): name for name in (*COLUMNS, "budget", "ties")}
     theirs = list(ours)
     table = read_table(path, theirs[: len(COLUMNS)], theirs[len(COLUMNS) :])
+    if {"budget", "p_a"} <= set(table.columns) and any(name.startswith("radius_") for name in table.columns):
+        raise BadInputError(
+            f"{path_text(path)} is a result of certify, whose budget is what was certified: give the counts that it "
+            "was made from, or the table without that column."
+        )
     return dataclasses.replace(table, columns={ours.get(name, name): cells for name, cells in table.columns.items()})
 
 
@@ -179,10 +184,6 @@ def _arranged(
 
 def _refuse_results(path: Path) -> None:
     """A result of certify is no table of counts, and says so better than a parser would."""
-    try:
-        with path.open("rb") as file:
-            begins = file.read(200).decode("utf-8-sig", "replace")
-    except (OSError, ValueError):
-        return  # the reader has the sentence
+    begins = beginning(path, 200)
     if _RESULT.match(begins):
         raise BadInputError(f"{path_text(path)} is a result of certify, not counts; `hybrid-rs plot` can show it.")

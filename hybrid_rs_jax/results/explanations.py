@@ -115,10 +115,10 @@ def _what_would_help(part: OneSided, rows: np.ndarray, several: bool) -> Iterato
     if helped > _NAMED or (helped and rows.size > 10 * _NAMED):
         yield "More draws would help others, too; --json gives the n for each."
     if beyond and not several and needs.complement > 0 and rows.size <= 10 * _NAMED:
-        subject = "Its share of votes is" if rows.size == 1 else f"For {beyond} of them the share of votes is"
+        share = "share of votes" if part.side == "above" else "share of draws that are negative"
+        subject = f"Its {share} is" if rows.size == 1 else f"For {beyond} of them the {share} is"
         level = ceil_probability_text(needs.bound, needs.complement)
-        which = "" if part.side == "above" else " (of draws that are negative)"
-        yield f"{subject} itself{which} below, or hardly above, the {level} that is needed: no n would help."
+        yield f"{subject} itself below, or hardly above, the {level} that is needed: no n would help."
 
 
 def _hopeless(part: OneSided, several: bool) -> Iterator[str]:
@@ -192,6 +192,6 @@ def _stopped_early(statement: Statement) -> str:
     else:
         what = "where more of them could hardly have raised a radius"
     return (
-        f"Draws ended {what}; the bounds allow for that. The risk alpha is spent on all stops together, and was to be "
-        "chosen before the draws. More may be certifiable with more draws."
+        f"Draws ended {what}, or at the most that the plan allows; the bounds allow for that. The risk alpha is spent "
+        "on all stops together, and was to be chosen before the draws. More may be certifiable with more draws."
     )

@@ -14,7 +14,7 @@ from hybrid_rs_jax.certificate.samples import Sample
 from hybrid_rs_jax.confidence import copies_needed
 from hybrid_rs_jax.kernels import AbsorbingKernel, Conditional, DeletionKernel, Edits
 from hybrid_rs_jax.kernels.edits import Budget
-from hybrid_rs_jax.results.statement import Denoising, Noise, Provisional, Risk, Statement, Threat
+from hybrid_rs_jax.results.statement import Denoising, Noise, Provisional, Statement, Threat
 
 __all__ = [
     "MINUS_ONE",
@@ -63,7 +63,7 @@ def _together(statements: Sequence[Statement]) -> str:
     first = statements[0]
     text = "" if len(first.budgets) == 1 else " and for all budgets together"
     if first.samples is not None:
-        return f"{text} ({_shares(first.samples, first.risk)})" if len(first.samples) > 1 else text
+        return f"{text} ({_shares(first)})" if len(first.samples) > 1 else text
     if not first.simultaneous:
         text += f" (one sample per budget, each bounded at risk alpha / {len(first.budgets) * len(statements)})"
     elif len(statements) > 1:
@@ -71,22 +71,26 @@ def _together(statements: Sequence[Statement]) -> str:
     return text
 
 
-def _shares(samples: Sequence[Sample], risk: Risk) -> str:
+def _shares(statement: Statement) -> str:
     """How samples share alpha: "risk 0.005 on ordinary draws, 0.00125 on those of d = 1..4 each"."""
     groups: dict[float, list[Sample]] = {}
-    for sample in samples:
+    for sample in statement.samples or ():
         groups.setdefault(sample.share, []).append(sample)
     parts = []
     for share, group in groups.items():
         each = " each" if len(group) > 1 else ""
-        parts.append(f"{up_text(risk.own * share)} on {_draws_text(group)}{each}")
+        parts.append(f"{up_text(statement.risk.own * share)} on {_draws_text(group, statement.budgets)}{each}")
     return f"of the risk alpha {joined(parts)}"
 
 
-def _draws_text(samples: Sequence[Sample]) -> str:
-    """Which draws: "ordinary draws and conditional ones for d = 1..8"."""
+def _draws_text(samples: Sequence[Sample], budgets: Sequence[Budget]) -> str:
+    """Which draws: "ordinary draws and conditional ones for d = 1..8".
+
+    A sample is named by the largest budget that it is about: its sets may hold more positions than that.
+    """
     ordinary = ["ordinary draws"] * any(sample.forced is None for sample in samples)
-    numbers = [sample.forced for sample in samples if isinstance(sample.forced, int)]
+    largest = {budgets[sample.covers - 1] for sample in samples if isinstance(sample.forced, int)}
+    numbers = sorted(d for d in largest if isinstance(d, int))
     edits = [str(sample.forced) for sample in samples if isinstance(sample.forced, Edits)]
     spans = [f"d = {span_text(numbers)}"] * bool(numbers) + edits
     return joined([*ordinary, *([f"conditional draws for {joined(spans)}"] if spans else [])])
@@ -288,47 +292,56 @@ def _drawn_text(noise: Noise) -> str:
 def legend(statement: Statement) -> str:
     """What the marks in a table mean."""
     radius = (
-        f" r_d: certified l2 radius with d changed {statement.threat.symbol}s, in the unit of the inputs, as sigma is."
+        f" r_d: certified l2 radius with d {_changed(statement.threat)} {statement.threat.symbol}s, in the unit of the "
+        "inputs, as sigma is."
         if statement.noise.pixels
         else ""
     )
     return f"{DASH} not certified (-1 in files).{radius} Numbers are rounded down, upper bounds up."
 
 
+def _changed(threat: Threat) -> str:
+    return "inserted" if threat.name == "insert" else "changed"
+
+
 def deployment(statements: Sequence[Statement], miss_probability: float = 0.01) -> str:
     """What tau means for a filter that runs a finite number of noisy copies, and what that costs."""
+    name = "alpha" if len(statements) == 1 else f"alpha / {len(statements)}"
     return " ".join(
-        _deployed(statement, miss_probability) for statement in statements if statement.risk.tau is not None
+        _deployed(statement, miss_probability, name) for statement in statements if statement.risk.tau is not None
     )
 
 
-def _deployed(statement: Statement, miss_probability: float) -> str:
+def _deployed(statement: Statement, miss_probability: float, risk: str) -> str:
     tau, own = statement.risk.tau, statement.risk.own
     assert tau is not None
     if statement.side == "above":
-        return run_time_text(tau, miss_probability, own)
+        return run_time_text(tau, miss_probability, own, risk)
     chance = up_text(min(math.nextafter(-math.expm1(100 * math.log1p(-tau)) * (1 + 1e-15), 2), 1.0))
     return (
-        f"tau = {up_text(tau)}: given that its certificate is right (risk alpha = {setting_text(own)}), an input "
-        f"certified safe is flagged by m fresh noisy copies with probability below 1 - (1 - tau)^m, at most {chance} "
-        "for m = 100, under every attack within its budgets. Each of its requests costs all m copies."
+        f"tau = {up_text(tau)}: given that its certificate is right (risk {risk} = {setting_text(own)}), a filter that "
+        "runs m fresh noisy copies and flags at one positive flags an input certified safe with probability below "
+        f"1 - (1 - tau)^m, at most {chance} for m = 100, under every attack within its budgets. Each request that is "
+        "not flagged costs all m copies."
     )
 
 
-def run_time_text(tau: float, miss_probability: float, alpha: float | None = None) -> str:
+def run_time_text(tau: float, miss_probability: float, alpha: float | None = None, name: str = "alpha") -> str:
     """What a filter promises that flags an input when one of m copies is positive, for the m that tau stands for.
 
     Args:
       tau: score above which inputs are certified.
       miss_probability: what the filter may miss, given that the certificate is right.
       alpha: risk that it is not; None: nothing is certified yet.
+      name: what that risk is called, where each decision has a part of alpha.
     """
     copies = _copies(tau, miss_probability)
     miss = setting_text(miss_probability)
     risk = (
         "given that its certificate is right; the risk alpha of the certificate comes on top"
         if alpha is None
-        else f"given that its certificate is right; in all at most alpha + {miss} = {sum_text(alpha, miss_probability)}"
+        else "given that its certificate is right; "
+        f"in all at most {name} + {miss} = {sum_text(alpha, miss_probability)}"
     )
     return (
         f"tau = {down_text(tau)}: a filter that runs {copies} fresh noisy copies of an input, and flags it when at "

@@ -24,8 +24,9 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Key
 
 from hybrid_rs_jax._jax import own_settings
-from hybrid_rs_jax.classifiers._votes import foreign_label, foreign_margin, refusal, votes_from_labels
+from hybrid_rs_jax.classifiers._votes import foreign_label, foreign_margin, refusal, returned_array, votes_from_labels
 from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier
+from hybrid_rs_jax.errors import raised_by
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.sampling._drawing import Drawing, Row, data_mesh
 from hybrid_rs_jax.sampling._trial import Program, traced
@@ -145,7 +146,8 @@ class DeviceBackend(Backend):
         drawing, (place, text) = self.drawing, np.divmod(slot, self.drawing.texts)
         with own_settings():
             try:
-                step = self._started(place, copy, text)
+                with raised_by(f"the classifier {self._abilities.name}"):
+                    step = self._started(place, copy, text)
             except jax.errors.JAXTypeError as error:
                 name, reason = self._abilities.name, str(error).partition("\n")[0]
                 raise ValueError(
@@ -207,7 +209,8 @@ class HostBackend(Backend):
 
     def __init__(self, drawing: Drawing, classifier: Any, abilities: Abilities, classes: int | None):
         super().__init__(drawing, depth=abilities.max_in_flight + 1, classes=classes)
-        self._classifier, self._cancel, self._in_flight = classifier, abilities.cancel, abilities.max_in_flight
+        self._classifier, self._name = classifier, abilities.name
+        self._cancel, self._in_flight = abilities.cancel, abilities.max_in_flight
         self._steps: deque[_Step] = deque()  # batches that have copies left to ask for
         self._pieces: deque[tuple[int, Future[tuple[np.ndarray, float]]]] = deque()
         self._piece = 1
@@ -252,7 +255,9 @@ class HostBackend(Backend):
         """Labels of a piece, and the seconds that they took."""
         tokens, images = (np.asarray(part)[piece] for part in step.noisy)
         size, start = piece.stop - piece.start, time.monotonic()
-        labels = np.asarray(self._classifier(tokens, images))
+        with raised_by(f"the classifier {self._name}"):
+            returned = self._classifier(tokens, images)
+        labels = returned_array(returned)
         if labels.shape != (size,):
             raise ValueError(
                 f"The classifier must return one bool or integer per copy, shape ({size},), "
@@ -299,8 +304,11 @@ def _votes(out: Array, tolerance: float | None, classes: int | None) -> tuple[Ar
     if jnp.issubdtype(out.dtype, jnp.floating):
         if tolerance is None:
             raise ValueError(
-                f"The classifier must return bool or integers, got {out.dtype}; a margin needs a tie_tolerance."
+                f"The classifier must return bool or integers, got {out.dtype}: a score needs a threshold "
+                "(--threshold), a margin a tie_tolerance."
             )
         return out > 0, jnp.abs(out) <= tolerance, foreign_margin(out)
+    if out.dtype != bool and not jnp.issubdtype(out.dtype, jnp.integer):
+        raise ValueError(f"The classifier must return bool or integers, got {out.dtype}.")
     labels = out.astype(bool if classes is None else jnp.int32)
     return labels, jnp.zeros(out.shape, bool), foreign_label(out, classes)

@@ -2,18 +2,26 @@
 
 `jax.jit` freezes everything that a Python function does besides JAX: NumPy random numbers, counters and globals would
 give the same votes on every batch. So a callable without parameters of its own is traced anew in each session, and
-called as it is on noisy copies beside its traced program. Whatever speaks against tracing sends it to the host.
+called as it is on noisy copies beside its traced program. Whatever speaks against tracing sends it to the host: what
+draws from a generator of the process, what is traced to another program the second time, what decides otherwise.
+
+Nor may a decision hang on the other copies of its batch, or on its place among them: then votes are not independent,
+no bound holds, and on the host neither. So copies that were decided are asked about again in other company.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import random
+import re
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.extend.core
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -24,6 +32,10 @@ __all__ = ["TRIAL_COPIES", "Program", "traced"]
 
 #: Copies per batch of a trial; there are two batches.
 TRIAL_COPIES = 64
+#: Traces that must read the same.
+_TRACES = 3
+#: Copies in other company that may be decided otherwise: one margin near zero may fall to the other side by rounding.
+_ROUNDED = 1
 _KEPT = 64
 
 Batch = tuple[Array, Array]
@@ -54,15 +66,23 @@ def traced(
       like: shapes and dtypes of the batches of the run.
       batches: noisy copies to try it on.
       agree: whether what it gave when called is what its program gives; features agree up to rounding.
+
+    Raises:
+      ValueError: if what it says about a copy depends on the batch around it.
     """
+    before = _generators()
     try:
-        closed = _trace(classifier, like)
+        closed, *others = [_trace(classifier, like) for _ in range(_TRACES)]
     except Exception as error:  # what the user's function raises on tracers is no error of theirs
         return f"JAX cannot trace it ({type(error).__name__})"
     if len(closed.out_avals) != 1:
         return "traced it returns several arrays"
     if not _depends_on_input(closed):
         return "its traced output does not depend on its input"
+    if _generators()[: len(before)] != before:
+        return "it draws random numbers outside of JAX"
+    if not all(_reads_the_same(closed, other) for other in others):
+        return "traced again it is another program"
     try:
         asked = [np.asarray(classifier(*batch)) for batch in batches]
     except Exception as error:
@@ -76,7 +96,48 @@ def traced(
         again = np.asarray(compiled(program.parameters, *batch))
         if again.shape != decisions.shape or not agree(again, decisions):
             return "called on the same noisy copies it decides otherwise than its traced program"
+    _check_company(lambda *batch: np.asarray(compiled(program.parameters, *batch)), batches, asked, agree)
     return _program(closed)
+
+
+def _check_company(
+    decide: Callable[..., np.ndarray],
+    batches: list[Batch],
+    asked: list[np.ndarray],
+    agree: Callable[[np.ndarray, np.ndarray], bool],
+) -> None:
+    """Raise a ValueError if copies of all batches, put together by what was said about them, get other answers."""
+    said = np.concatenate(asked)
+    size = len(asked[0])
+    order = np.argsort(said.reshape(len(said), -1)[:, 0], kind="stable")[::-1][:size]
+    mixed = (np.concatenate([np.asarray(part) for part in parts])[order] for parts in zip(*batches, strict=True))
+    again = decide(*mixed)
+    apart = (again != said[order]).reshape(size, -1).any(axis=1).sum()
+    if apart > _ROUNDED and not agree(again, said[order]):
+        raise ValueError(
+            f"The answer on a noisy copy must depend on that copy alone, but {apart} of {size} copies got another one "
+            "beside other copies: look for statistics of the batch, or for a random key that is the same in each call."
+        )
+
+
+def _generators() -> list[object]:
+    """States of the generators that belong to the process; last, where it is loaded, PyTorch's."""
+    torch = sys.modules.get("torch")
+    legacy = np.random.get_state(legacy=False)  # noqa: NPY002 to watch the old generator
+    states = [random.getstate(), repr(legacy["state"]), legacy["has_gauss"], legacy["gauss"]]
+    return states if torch is None else [*states, torch.random.get_rng_state().tolist()]
+
+
+def _reads_the_same(one: Any, other: Any) -> bool:
+    """Whether two traces say the same, addresses aside, and have captured the same values."""
+    texts = [re.sub(r"\bat 0x[0-9a-f]+", "", str(closed.jaxpr)) for closed in (one, other)]
+    return texts[0] == texts[1] and all(a is b or _equal(a, b) for a, b in zip(one.consts, other.consts, strict=True))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if any(isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) for value in (one, other)):
+        one, other = jax.random.key_data(one), jax.random.key_data(other)
+    return np.shape(one) == np.shape(other) and np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
 def _trace(classifier: BaseClassifier | Encoder, like: tuple[Any, Any]) -> Any:

@@ -8,11 +8,12 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hybrid_rs_jax import cli
 from hybrid_rs_jax.cli import _process, app
-from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.errors import BadInputError, raised_by
 
 NOISE = ["--kernel", "none", "--sigma", "0.5", "--tau", "0.1"]
 CERTIFY = ["certify", "counts.csv", *NOISE]
@@ -59,6 +60,32 @@ def test_whatever_it_says_it_stays_one_line(capsys, error):
     assert err.count("\n") == 1
     assert type(error).__name__ in err
     assert len(err) < 500
+
+
+def test_an_error_of_the_users_classifier_is_not_our_fault(capsys):
+    def command():
+        with raised_by("the classifier my_filter.classify"):
+            raise KeyError("wor\nds")
+
+    assert _process.guarded(command) == 2
+    assert capsys.readouterr().err == (
+        "hybrid-rs: error: the classifier my_filter.classify raised KeyError: 'wor\\nds'; "
+        "run again with --debug for the traceback.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("JAX_ENABLE_X64", "maybe"), ("JAX_NUMPY_RANK_PROMOTION", "never"), ("JAX_DEFAULT_DEVICE", "abacus")],
+)
+def test_a_setting_that_jax_refuses_is_named_with_its_value(name, value):
+    environment = {**os.environ, name: value}
+    code = f"import sys; from hybrid_rs_jax.cli import main; sys.exit(main({CERTIFY}))"
+    ended = program(code, env=environment)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"hybrid-rs: error: the environment variable {name} must be legal to JAX, got {value!r}; correct or unset it.\n"
+    )
 
 
 @pytest.mark.parametrize("how", ["flag", "environment"])
@@ -179,6 +206,32 @@ def test_a_signal_during_a_write_leaves_no_temporary_file(name, status):
         assert process.wait(30) == status
         assert "Traceback" not in process.stderr.read()
     assert os.listdir() == ["counts.csv"]
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 143), ("SIGINT", 130)])
+def test_a_run_that_is_ended_by_a_signal_says_what_it_keeps_and_by_what_it_ended(name, status):
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from hybrid_rs_jax.cli import main\n"
+        "import own\n"
+        "sys.exit(main('sample --model own:slow --on-host --data d.npz --vocab-size 3 --sigma 1 --out r'.split()))"
+    )
+    Path("own.py").write_text(
+        "import time, numpy\n"
+        "def slow(tokens, images):\n"
+        "    print('asked', flush=True); time.sleep(0.05)\n"
+        "    return numpy.ones(len(tokens), bool)\n"
+    )
+    np.savez("d.npz", tokens=np.zeros((1, 2), int), images=np.zeros((1, 2, 2, 1), np.float32))
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **streams) as process:
+        while process.stdout.readline() != "asked\n":
+            assert process.poll() is None
+        process.send_signal(signal.Signals[name])
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == status
+    assert "Interrupted: r keeps" in said
 
 
 def test_handlers_of_others_are_left_alone_and_ours_do_not_stay():

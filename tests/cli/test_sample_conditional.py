@@ -49,6 +49,7 @@ def test_a_run_of_both_kinds_is_certified_and_read_back(ok, run, tmp_path):
     out = tmp_path / "certificates.json"
     text = ok("certify", run, "--out", out)
     assert "resampled over the whole alphabet" in text
+    assert "on conditional draws for d = 1, 2, 4 each" in text  # budgets, and not the sizes of their sets
     stored = read_certificates(out)
     statement = json.loads(out.read_text())["statement"]
     assert [each["draws"] for each in statement["samples"]][:2] == ["ordinary", "conditional"]

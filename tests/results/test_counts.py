@@ -3,10 +3,13 @@
 import dataclasses
 import gzip
 import json
+import os
+import threading
 
 import numpy as np
 import pytest
 
+from hybrid_rs_jax import cli
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest, Verdict
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.results.count_files import read_counts
@@ -76,6 +79,7 @@ BAD = {
         '{"id": "a", "successes": 1, "n": 2}\n{"id": "b", "successes": 1, "n": 2, "budget": 0}',
         "line 2: budget is given on some lines and not on others",
     ),
+    "a zero in an id": ('{"id": "a\\u0000b", "successes": 1, "n": 2}', "id must hold no zero character, got"),
     "a result": ('{\n  "statement": {}, "certificates": []}', "is a result of certify, not counts"),
 }
 
@@ -125,6 +129,25 @@ def test_binary_missing_and_foreign_paths_are_refused(tmp_path):
     for name, sentence in (("binary", "UTF-8"), ("missing", "does not exist"), (".", "not a run folder")):
         with pytest.raises(BadInputError, match=sentence):
             read_counts(tmp_path / name)
+
+
+def test_a_pipe_is_read_once_and_whole(tmp_path, capsys):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    writer = threading.Thread(target=pipe.write_text, args=("id,successes,n\na,900,1000\n",))
+    writer.start()
+    assert (
+        cli.main(["certify", str(pipe), "--kernel", "none", "--sigma", "0.5", "--tau", "0.5", "--format", "csv"]) == 0
+    )
+    writer.join()
+    assert capsys.readouterr().out.splitlines()[1].startswith("a,900,1000,")
+
+
+def test_a_result_as_csv_is_no_table_of_counts_per_budget(tmp_path, capsys):
+    (tmp_path / "counts.csv").write_text("id,successes,n\na,900,1000\n")
+    flags = ["--kernel", "none", "--sigma", "0.5", "--tau", "0.5"]
+    assert cli.main(["certify", str(tmp_path / "counts.csv"), *flags, "--out", str(tmp_path / "found.csv")]) == 0
+    assert cli.main(["certify", str(tmp_path / "found.csv"), *flags, "--draws", "conditional"]) == 2
+    assert "found.csv is a result of certify, whose budget is what was certified" in capsys.readouterr().err
 
 
 def test_csv_and_json_lines_say_the_same(tmp_path):

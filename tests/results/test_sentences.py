@@ -213,17 +213,21 @@ def check_deployment(result):
     """Sentences on run time belong to their side, and name the risk that comes on top."""
     text = deployment(result.statements)
     sides = parts(result)
+    name = "alpha" if len(sides) == 1 else "alpha / 2"
     assert ("certified unsafe" in text) is ("above" in sides)
     assert ("certified safe" in text) is ("below" in sides)
     if "below" in sides:
         statement = sides["below"].statement
-        assert f"risk alpha = {setting_text(statement.risk.own)}" in text
+        assert f"risk {name} = {setting_text(statement.risk.own)}" in text
+        assert "flags at one positive" in text
         chance = Decimal(re.search(r"at most (\S+) for m = 100", text)[1])
         with localcontext() as context:
             context.prec = 60
             assert chance >= 1 - (1 - Decimal(statement.risk.tau)) ** 100
     if "above" in sides:
-        assert "given that its certificate is right; in all at most alpha + 0.01" in text
+        own = Decimal(repr(sides["above"].statement.risk.own)) + Decimal("0.01")
+        total = re.search(rf"given that its certificate is right; in all at most {name} \+ 0\.01 = ([0-9.e-]+)\.", text)
+        assert own <= Decimal(total[1]) <= own * Decimal("1.01")
 
 
 def check_provisos(result):

@@ -1,6 +1,8 @@
 """Votes are never frozen: what JAX would trace once and for all is called on the host, and a log line says so."""
 
 import logging
+import random
+import time
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 import hybrid_rs_jax as hrs
+from hybrid_rs_jax.errors import who_raised
 
 N = 300
 SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(0.4, 10), 0.5)
@@ -46,7 +49,7 @@ def test_numpy_randomness_gives_each_input_votes_of_its_own(said):
         assert np.all(abs(counts - N / 2) < 6 * np.sqrt(N / 4))
     assert len(said()) == 2
     assert "numpy_randomness is called on the host, not compiled: its traced output does not depend" in said()[0]
-    assert "decides otherwise than its traced program" in said()[1]
+    assert "traced again it is another program" in said()[1]
 
 
 def test_a_counter_of_calls_goes_on_counting(said):
@@ -59,6 +62,57 @@ def test_a_counter_of_calls_goes_on_counting(said):
     counts = draw(every_second_call, n=400)
     assert np.all((counts > 0) & (counts < 400))
     assert "every_second_call" in said()[0]
+
+
+def seldom(draw):
+    """A classifier whose generator says otherwise about once in a thousand calls, so that no trial sees a change."""
+    return lambda tokens, images: (tokens[:, 0] > 3) ^ bool(draw() < 1e-3)
+
+
+@pytest.mark.parametrize("draw_number", [random.random, np.random.random_sample])
+def test_a_generator_of_the_process_is_seen_to_move_even_if_no_decision_shows_it(said, draw_number):
+    draw(seldom(draw_number), n=100)
+    assert "it draws random numbers outside of JAX" in said()[0]
+
+
+def test_the_generator_of_torch_is_seen_as_well(said):
+    torch = pytest.importorskip("torch")
+    draw(seldom(lambda: float(torch.rand(()))), n=100)
+    assert "it draws random numbers outside of JAX" in said()[0]
+
+
+@pytest.mark.parametrize(
+    "draw_number",
+    [np.random.default_rng(0).random, random.SystemRandom().random, lambda: time.perf_counter_ns() % 997 / 997],
+)
+def test_a_threshold_from_elsewhere_is_read_anew_in_each_call(said, draw_number):
+    """A trace holds the number itself, so that two of them differ where decisions may agree by chance."""
+    draw(lambda tokens, images: images.mean(axis=(1, 2, 3)) > 1e-3 * draw_number() - 9, n=100)
+    assert "traced again it is another program" in said()[0]
+
+
+def test_what_is_captured_and_the_same_stays_compiled(said):
+    key, table = jax.random.key(3), np.arange(10) % 2
+
+    def pure(tokens, images):
+        shift = jax.random.uniform(key, ()) + jnp.asarray(table)[tokens].sum(axis=1).astype(jnp.float32)
+        return jax.nn.relu(shift) + images.mean(axis=(1, 2, 3)) > 2.5
+
+    draw(pure)
+    assert not said()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda means: means > means.mean(),  # as batch normalisation does in training
+        lambda means: jax.random.bernoulli(jax.random.key(0), 0.4, means.shape) ^ (means > 9),
+        lambda means: means >= means[0],
+    ],
+)
+def test_an_answer_that_hangs_on_the_rest_of_the_batch_is_refused(answer):
+    with pytest.raises(ValueError, match=r"^The answer on a noisy copy must depend on that copy alone, but \d+ of 64 "):
+        draw(lambda tokens, images: answer(images.mean(axis=(1, 2, 3))))
 
 
 def test_an_honest_constant_works(said):
@@ -114,7 +168,7 @@ class Declared:
     ("function", "reason"),
     [
         (numpy_randomness, "its traced output does not depend on its input"),
-        (numpy_randomness_beside_the_input, "called on the same noisy copies it decides otherwise"),
+        (numpy_randomness_beside_the_input, "traced again it is another program"),
         (lambda tokens, images: np.asarray(tokens)[:, 0] > 3, "JAX cannot trace it"),
     ],
 )
@@ -155,8 +209,20 @@ def test_errors_of_the_function_itself_stay_what_they_are():
     def broken(tokens, images):
         raise OSError("the disk is on fire")
 
-    with pytest.raises(OSError, match="the disk is on fire"):
+    with pytest.raises(OSError, match="the disk is on fire") as caught:
         draw(broken)
+    assert "broken" in who_raised(caught.value)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), StopIteration(), RecursionError("deep"), AttributeError("no dice")])
+def test_an_error_of_the_function_says_whose_it_is(error):
+    def broken(tokens, images):
+        raise error
+
+    for classifier in (broken, Declared(broken, on_host=True)):
+        with pytest.raises(Exception, match=r"\S") as caught:
+            draw(classifier)
+        assert who_raised(caught.value).startswith("the classifier ")
 
 
 # What is no vote
@@ -197,6 +263,29 @@ def test_a_label_that_is_no_class_ends_the_run_at_the_copy(label, classes, on_ho
         ValueError, match=rf"^A classifier's label must lie in 0..{most}, got {label} on noisy copy \d+ of input \d\.$"
     ):
         draw(Declared(foreign, on_host), classes=classes)
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_numbers_that_are_not_real_are_no_votes(on_host):
+    def complex_margin(tokens, images):
+        means = jnp.asarray(images).mean(axis=(1, 2, 3))
+        return jax.lax.complex(means, means)
+
+    with pytest.raises(ValueError, match="complex64"):
+        draw(Declared(complex_margin, on_host))
+
+
+def test_a_decision_behind_a_mask_is_missing():
+    def masked(tokens, images):
+        return np.ma.masked_array(np.ones(len(tokens), bool), mask=tokens[:, 0] == 7)
+
+    with pytest.raises(ValueError, match=r"must decide about each pair, got an array in which some are masked\.$"):
+        draw(Declared(masked, on_host=True))
+
+
+def test_a_pair_of_unequal_things_is_no_array_of_decisions():
+    with pytest.raises(ValueError, match=r"must return an array of decisions, got a tuple of unequal parts\.$"):
+        draw(Declared(lambda tokens, images: (np.ones(len(tokens), bool), 3), on_host=True))
 
 
 def test_votes_from_the_ends_of_the_range_count():

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.classifiers._asking import MOST_AT_ONCE, Threads, check_url, png_text
+from hybrid_rs_jax.classifiers._asking import MOST_AT_ONCE, Threads, check_url, checked_key, png_text
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
 from hybrid_rs_jax.classifiers.chat.endpoint import ChatStatistics, Endpoint
 from hybrid_rs_jax.classifiers.chat.reply import Decision, FirstTokenDecision, UnreadableReplyError
@@ -108,7 +108,7 @@ class ChatClassifier:
         self._decode, self._policy = decode, policy
         self._decision = FirstTokenDecision() if decision is None else decision
         self._options = _checked_options(options or {})
-        key = _checked_key(os.environ.get("OPENAI_API_KEY") if api_key is None else api_key)
+        key = checked_key(os.environ.get("OPENAI_API_KEY") if api_key is None else api_key)
         waits = {"timeout": timeout, "backoff": backoff, "longest_wait": longest_wait}
         self._endpoint = Endpoint(base_url, key, served_model, attempts=attempts, **waits)
         self._threads = Threads(concurrency, "chat")
@@ -195,13 +195,6 @@ class ChatClassifier:
                 shown = self._endpoint.quoted(reply.logprobs or reply.text)
                 raise self._endpoint.error(f"gave an answer that says neither Safe nor Unsafe: {shown}", _UNCLEAR)
         return bool(unsafe)
-
-
-def _checked_key(api_key: str | None) -> str | None:
-    key = (api_key or "").strip()
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ValueError("api_key must be printable ASCII without spaces; what was given is not shown.")
-    return key or None
 
 
 def _checked_options(options: Mapping[str, Any]) -> dict[str, object]:

@@ -6,14 +6,13 @@ import dataclasses
 import email.utils
 import math
 import random
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from typing import Any
 
+from hybrid_rs_jax.classifiers._asking import HOPELESS, LONGEST_QUOTE, cause_text
 from hybrid_rs_jax.classifiers.chat.reply import Reply, parse_reply
 from hybrid_rs_jax.errors import BadInputError
 
@@ -21,7 +20,6 @@ __all__ = ["ChatError", "ChatStatistics", "Endpoint"]
 
 RESUME = "The counts of the batches before are not touched, and the run can be resumed."
 _HINTS = {401: "check the API key", 403: "check what the API key may do", 404: "check the address and the model's name"}
-_LONGEST_QUOTE = 200
 
 
 class ChatError(RuntimeError):
@@ -118,7 +116,7 @@ class Endpoint:
     def quoted(self, words: object) -> str:
         """The server's own words, on one line and not too long; the key goes first, or a cut could leave half of it."""
         line = " ".join(self._without_secret(str(words)).split())
-        return repr(line if len(line) <= _LONGEST_QUOTE else line[:_LONGEST_QUOTE] + "...")
+        return repr(line if len(line) <= LONGEST_QUOTE else line[:LONGEST_QUOTE] + "...")
 
     def count(self, **more: int) -> None:
         """Add to the statistics."""
@@ -187,8 +185,8 @@ class Endpoint:
         """A broken connection by its innermost cause; a wrong address does not become right by trying again."""
         while (cause := error.__cause__ or error.__context__) is not None:
             error = cause
-        hopeless = isinstance(error, ssl.SSLError | socket.gaierror) and not self._was_reached
-        return _FaultError(f"the connection failed, {_cause_text(error)}", permanent=hopeless)
+        hopeless = isinstance(error, HOPELESS) and not self._was_reached
+        return _FaultError(f"the connection failed, {cause_text(error)}", permanent=hopeless)
 
     def _check_model(self, reply: Reply) -> None:
         with self._lock:
@@ -221,18 +219,6 @@ def _packages() -> tuple[Any, Any]:
             f"A chat classifier needs the package {error.name}: pip install 'hybrid-rs-jax[chat]'.", name=error.name
         ) from None
     return openai, tenacity
-
-
-def _cause_text(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate is not accepted ({error.verify_message})"
-    if isinstance(error, ssl.SSLError):
-        return f"there is no TLS at this address ({error.reason or error}), perhaps it is http and not https"
-    if isinstance(error, socket.gaierror):
-        return f"the host's name is not known ({error.strerror})"
-    if isinstance(error, ConnectionRefusedError):
-        return "nobody listens at this address (connection refused)"
-    return f"{' '.join(str(error).split())[:_LONGEST_QUOTE]} ({type(error).__name__})".lstrip()
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
