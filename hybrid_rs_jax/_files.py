@@ -8,14 +8,13 @@ import errno
 import importlib
 import io
 import json
-import math
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.errors import BadInputError
@@ -31,7 +30,6 @@ __all__ = [
     "json_text",
     "kind_of",
     "make_folder",
-    "parse_json",
     "path_text",
     "read_text",
     "refuse_device",
@@ -41,8 +39,6 @@ __all__ = [
 ]
 
 _LONGEST_SHOWN = 200
-# digits; the greatest float64 has 309
-_LONGEST_INTEGER = 308
 
 
 def kind_of(path: str | os.PathLike[str]) -> Literal["file", "folder", "other"] | None:
@@ -91,42 +87,6 @@ def path_text(path: str | os.PathLike[str]) -> str:
     if len(text) > _LONGEST_SHOWN:
         text = f"{text[: _LONGEST_SHOWN // 2]}... ({len(text)} letters)"
     return text if text.isprintable() and text == os.fspath(path) else repr(text)
-
-
-def parse_json(text: str, what: str, constant: Callable[[str], object] | None = None) -> object:
-    """The value of a JSON text; the only door through which JSON of others comes in.
-
-    Refused is all that is no JSON by the standard, and what could only be read by luck: a key that occurs twice, a
-    number beyond float64, nesting beyond Python's stack, half of a Unicode surrogate pair (no file can hold it).
-
-    Args:
-      text: the whole text.
-      what: how a sentence begins, as in "counts.jsonl, line 2".
-      constant: what to make of the words NaN, Infinity and -Infinity; None refuses them.
-
-    Raises:
-      BadInputError: "... is not legal JSON: ...", for each of these reasons.
-
-    >>> parse_json('{"n": 3}', "run.json")
-    {'n': 3}
-    """
-    decoder = _DECODER if constant is None else json.JSONDecoder(**_STRICT, parse_constant=constant)
-    try:
-        value = decoder.decode(text)
-        if "\\ud" in text or "\\uD" in text:  # a text of a file holds surrogates in no other way
-            json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        reason = f"{error.msg[:1].lower()}{error.msg[1:]} at {where}" if text.strip() else "it is empty"
-    except UnicodeEncodeError:
-        reason = "it holds half of a Unicode surrogate pair"
-    except RecursionError:
-        reason = "it is nested too deeply"
-    except _Unfit as error:
-        reason = str(error)
-    else:
-        return value
-    raise BadInputError(f"{what} is not legal JSON: {reason}.")
 
 
 def check_target(path: Path, suffixes: Sequence[str], force: bool = False) -> None:
@@ -308,40 +268,6 @@ def require_pyarrow() -> tuple[Any, Any]:
 
 def _compact(value: object) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False)
-
-
-class _Unfit(ValueError):
-    """Legal to Python's parser, not to us; the text is the reason."""
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise _Unfit(f"{constant} is no number of JSON")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        raise _Unfit(f"the number {digits:.40} is too large")
-    return value
-
-
-def _bounded(digits: str) -> int:
-    if len(digits) > _LONGEST_INTEGER:
-        raise _Unfit(f"the number {digits:.40}... is too large")
-    return int(digits)
-
-
-def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for name in names if names.count(name) > 1)
-        raise _Unfit(f"the key {twin!r:.80} occurs twice in one object")
-    return found
-
-
-_STRICT: dict[str, Any] = {"parse_float": _finite, "parse_int": _bounded, "object_pairs_hook": _without_twins}
-_DECODER = json.JSONDecoder(**_STRICT, parse_constant=_refuse)
 
 
 def _reason(error: OSError | ValueError) -> str:

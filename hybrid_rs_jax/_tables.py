@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from hybrid_rs_jax._cells import label_text, plain_integers, whole_number
-from hybrid_rs_jax._files import kind_of, parse_json, path_text, refuse_device, require_pyarrow
+from hybrid_rs_jax._files import kind_of, path_text, refuse_device, require_pyarrow
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.errors import BadInputError
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_rs_jax import _files as files
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax._tables import read_table
 from hybrid_rs_jax.errors import BadInputError
 
@@ -124,13 +125,13 @@ def test_a_folder_that_may_not_be_searched_is_named(tmp_path):
 )
 def test_what_is_no_json_is_one_sentence(text, reason):
     with pytest.raises(BadInputError, match=rf"^a\.json is not legal JSON: [^\n]*{reason}[^\n]*\.$"):
-        files.parse_json(text, "a.json")
+        parse_json(text, "a.json")
 
 
 def test_legal_json_is_read_as_the_standard_library_reads_it():
     text = json.dumps({"a": [1, -2.5e-300, None, True, "\u2028 ü \U0001f600", 2**64], "b": {"a": {}}})
-    assert files.parse_json(text, "") == json.loads(text)
-    assert files.parse_json("[-Infinity, 1]", "", constant=float) == [float("-inf"), 1]
+    assert parse_json(text, "") == json.loads(text)
+    assert parse_json("[-Infinity, 1]", "", constant=float) == [float("-inf"), 1]
 
 
 class Interrupted(Exception):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax._files import parse_json
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax.classifiers._asking import (
     HOPELESS,
     LONGEST_QUOTE,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hybrid_rs_jax._files import json_text, parse_json
+from hybrid_rs_jax._files import json_text
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli._denoiser import open_denoiser
 from hybrid_rs_jax.cli.options import ALPHA, NoiseOptions, ThreatOptions

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from hybrid_rs_jax._files import parse_json
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax._text import setting_text
 from hybrid_rs_jax.cli._waiting import Waiting
 from hybrid_rs_jax.data.pictures import decode_image

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_rs_jax._files import kind_of, parse_json
+from hybrid_rs_jax._files import kind_of
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax.data.dataset import RawInput
 from hybrid_rs_jax.data.inputs import Inputs
 from hybrid_rs_jax.errors import BadInputError, UnreadableInputError

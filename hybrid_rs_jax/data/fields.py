@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax._files import atomic_file, parse_json, read_text, write_json
+from hybrid_rs_jax._files import atomic_file, read_text, write_json
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax._tables import Table, read_table, whole_number
 from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.data.inputs import ArrayInputs

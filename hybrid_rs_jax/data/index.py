@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hybrid_rs_jax._files import atomic_file, kind_of, parse_json, path_text, read_text
+from hybrid_rs_jax._files import atomic_file, kind_of, path_text, read_text
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax._tables import SUFFIXES, Table, read_table
 from hybrid_rs_jax._text import as_text, joined
 from hybrid_rs_jax.data.dataset import Dataset, first_twin

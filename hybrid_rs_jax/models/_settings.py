@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hybrid_rs_jax._files import parse_json, path_text, read_text
+from hybrid_rs_jax._files import path_text, read_text
+from hybrid_rs_jax._json import parse_json
 
 __all__ = ["Fields", "read_json_object"]
 

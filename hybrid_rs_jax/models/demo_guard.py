@@ -20,7 +20,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float32, Int32
 
-from hybrid_rs_jax._files import atomic_file, parse_json
+from hybrid_rs_jax._files import atomic_file
+from hybrid_rs_jax._json import parse_json
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import dataclasses
 import datetime
 from pathlib import Path
 
-from hybrid_rs_jax._files import atomic_file, kind_of, parse_json, read_text, write_json
+from hybrid_rs_jax._files import atomic_file, kind_of, read_text, write_json
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax.errors import BadInputError
 
 __all__ = ["PACE_FILE", "RunPace"]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_rs_jax._files import parse_json, path_text, read_text
+from hybrid_rs_jax._files import path_text, read_text
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax.certificate.certify import distinct_bounds, largest_budget
 from hybrid_rs_jax.certificate.classes import checked_sample_votes, checked_votes, class_bounds
 from hybrid_rs_jax.certificate.samples import Sample

@@ -8,7 +8,8 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from hybrid_rs_jax._files import kind_of, parse_json, path_text, read_text, write_csv, write_json
+from hybrid_rs_jax._files import kind_of, path_text, read_text, write_csv, write_json
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax._version import __version__
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.kernels import HybridSmoothing

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from hybrid_rs_jax._files import parse_json
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax.errors import BadInputError
 
 __all__ = ["Decision", "FirstTokenDecision", "Reply", "TextDecision", "UnreadableReplyError", "parse_reply"]

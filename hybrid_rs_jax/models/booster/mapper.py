@@ -18,7 +18,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from hybrid_rs_jax._checks import check_whole
-from hybrid_rs_jax._files import atomic_file, check_target, parse_json
+from hybrid_rs_jax._files import atomic_file, check_target
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax.models._attention import attend
 from hybrid_rs_jax.models.denoiser.denoiser import parameters_digest
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hybrid_rs_jax._files import atomic_folder, check_target_folder, kind_of, parse_json, read_text
+from hybrid_rs_jax._files import atomic_folder, check_target_folder, kind_of, read_text
+from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax.models._hub import checkpoint_folder
 from hybrid_rs_jax.models.denoiser.config import UNetConfig
 from hybrid_rs_jax.models.denoiser.denoiser import Denoiser
