@@ -23,7 +23,7 @@ $(VENV)/.dev: $(BIN)/hybrid-rs
 demo: $(BIN)/hybrid-rs ## certify the built-in guard on real images: about a minute
 	$(BIN)/hybrid-rs demo
 
-test: $(VENV)/.dev ## the fast tests, in a few minutes
+test: $(VENV)/.dev ## the fast tests: some 20 minutes on two cores
 	$(BIN)/python -m pytest -n 2
 
 test-all: $(VENV)/.dev ## every test, the exhaustive ones too

@@ -131,6 +131,7 @@ def test_attack_reaches_the_certificate_where_that_is_tight():
     np.testing.assert_allclose(reached, certified, atol=4e-4)  # the grid costs a little
 
 
+@pytest.mark.slow
 def test_restarts_extend_each_other_and_never_hurt():
     tokens, images = clean(5)
     guard = LinearGuard(2)

@@ -108,6 +108,7 @@ def test_jit_equals_eager(channel, name, x64):
     np.testing.assert_allclose(compiled, eager, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_many_lanes_equal_few_lanes(x64):
     """From 64 lanes on the sum over atoms is a loop."""
     p = jnp.linspace(0.05, 0.999, 120)

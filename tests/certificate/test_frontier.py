@@ -20,6 +20,7 @@ def radii(plan, n, k, smoothing):
 
 
 @pytest.mark.parametrize("tolerance", [0.05, 0.3])
+@pytest.mark.slow
 def test_where_it_stops_more_draws_at_the_same_share_gain_no_more_than_the_tolerance(tolerance):
     plan = frontier_plan(BOTH, TAU, ALPHA, MOST, tolerance=tolerance, budgets=range(6))
     stopped = 0

@@ -175,6 +175,7 @@ def test_underflow_makes_no_false_certificate(d):
     assert (upper < 1e-180).all()
 
 
+@pytest.mark.slow
 def test_ten_thousand_tokens():
     text = hrs.HybridSmoothing(TEXT, 0.5)
     assert hrs.certified_radius(1 - 1e-15, 10_000, text, TAU) == -1

@@ -80,6 +80,7 @@ def test_equal_ones_share_one_compiled_step(denoiser):
 
 
 @pytest.mark.parametrize("batch_size", [64, 7])
+@pytest.mark.slow
 def test_counts_are_those_of_the_classifier_on_denoised_copies(denoiser, batch_size):
     tokens, images = pairs(3)
     smoothing = HybridSmoothing(UniformKernel(0.25, 5), 0.5)

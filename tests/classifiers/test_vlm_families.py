@@ -146,6 +146,7 @@ def test_a_guard_of_gemma_equals_pytorch_with_its_own_processor(gemma):
         guard.encode("look <start_of_image>", picture())
 
 
+@pytest.mark.slow
 def test_a_picture_that_many_texts_share_is_computed_once_with_the_same_margins(gemma, qwen):
     for folder, profile in ((gemma[1], "nemotron"), (qwen[1], "qwenguard")):
         settings = PROFILES[profile].settings(policy=folder / "policy.txt", text_length=24)

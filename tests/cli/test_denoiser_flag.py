@@ -121,6 +121,7 @@ def checkpoint(tmp_path_factory):
     return ["--model", str(folder), "--data", str(data), *policy, "--denoiser", "demo-fashion"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_one_compiled_step_with_its_denoiser(checkpoint, tmp_path, capsys):
     run = tmp_path / "run"
     size = ["--image-size", "56x56"]
@@ -143,6 +144,7 @@ def test_a_checkpoint_is_one_compiled_step_with_its_denoiser(checkpoint, tmp_pat
     np.testing.assert_array_equal(decided[1:2], guard.decide([shown[1]]))
 
 
+@pytest.mark.slow
 def test_a_denoiser_computes_in_the_dtype_of_the_checkpoint_behind_it(checkpoint, tmp_path):
     config = UNetConfig(
         in_channels=3,
@@ -168,6 +170,7 @@ def test_a_denoiser_computes_in_the_dtype_of_the_checkpoint_behind_it(checkpoint
     assert 0 < np.abs(margins[1] - margins[0]).max() < 0.05 * np.ptp(margins[0])
 
 
+@pytest.mark.slow
 def test_doctor_counts_the_arithmetic_of_denoiser_and_network(checkpoint, capsys):
     assert main(["doctor", *checkpoint, "--batch-size", "4"]) == 0
     said = " ".join(capsys.readouterr().out.split())

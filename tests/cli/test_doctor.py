@@ -122,6 +122,7 @@ def test_doctor_says_where_a_picture_cannot_be_shown_at_its_own_size(flags, tmp_
     assert "1 input could not be shown so: The edges of an image may differ by a factor of" in said
 
 
+@pytest.mark.slow
 def test_doctor_compares_nothing_where_the_pictures_have_the_certified_size(flags, tmp_path, capsys):
     flags[flags.index("--data") + 1] = str(unlike(tmp_path, [(28, 28), (28, 28)]))
     assert main(["doctor", *flags, "--batch-size", "2"]) == 0

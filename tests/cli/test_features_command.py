@@ -225,6 +225,7 @@ def test_latex_tables_hold_the_promise_and_every_input(run, capsys):
     assert capsys.readouterr().out.count("3/3 & 3/3") == 1 + 1
 
 
+@pytest.mark.slow
 def test_few_copies_are_measured_with_the_noise_and_the_encoder_of_the_run(run, own, capsys):
     command = ["features", "curve", str(run), "--copies", "1,64"]
     assert main([*command, "--encoder", "demo", "--data", "demo", "--json"]) == 0

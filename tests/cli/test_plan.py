@@ -27,6 +27,7 @@ def test_the_plan_is_that_of_the_test_that_sample_runs(capsys):
     assert found["scores"] == [test.summary(p)._asdict() for p in (0.9, 0.999)]
 
 
+@pytest.mark.slow
 def test_the_figures_agree_with_a_simulation(capsys):
     row = record(capsys, "--probability", "0.9", "--samples", "1000")["scores"][0]
     test = SequentialTest(row_p_star(capsys), 0.01, 1000)

@@ -190,6 +190,7 @@ def test_a_signal_during_a_write_leaves_no_temporary_file(name, status):
     code = (
         "import signal, sys, time, pathlib\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # and what nohup starts this one
         "from hybrid_rs_jax import _files\n"
         "from hybrid_rs_jax.cli import _process\n"
         "def command():\n"
@@ -213,6 +214,7 @@ def test_a_run_that_is_ended_by_a_signal_says_what_it_keeps_and_by_what_it_ended
     code = (
         "import signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from hybrid_rs_jax.cli import main\n"
         "import own\n"
         "sys.exit(main('sample --model own:slow --on-host --data d.npz --vocab-size 3 --sigma 1 --out r'.split()))"

@@ -67,6 +67,7 @@ def test_doctor_shows_the_prompt_and_where_the_noise_acts(folders, capsys):
 
 
 @pytest.mark.parametrize("name", ["gemma", pytest.param("QwenGuard", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_doctor_shows_a_guard_pictures_of_their_own_size_as_its_processor_does(folders, capsys, name):
     """Pictures of 40 x 32 pixels: Gemma 3 squeezes them, Qwen2.5-VL rounds them; where pan and scan stands is said."""
     flags = {"text_length": 16, "image_size": (32, 32), "policy": str(folders / "policy.txt"), "profile": "generic"}

@@ -59,6 +59,7 @@ def test_a_run_of_both_kinds_is_certified_and_read_back(ok, run, tmp_path):
     assert (np.diff(stored.radius, axis=1) <= 0).all()
 
 
+@pytest.mark.slow
 def test_tables_and_pages_have_a_column_for_each_sample(ok, run, tmp_path):
     for suffix in (".csv", ".tex", ".parquet"):
         ok("certify", run, "--out", tmp_path / f"out{suffix}")

@@ -292,6 +292,7 @@ def demo_noise(raw):
     return tuple(map(np.asarray, smoothing.sample(key, empty, grey, jnp.ones(demo.LENGTH, bool))))
 
 
+@pytest.mark.slow
 def test_on_the_demo_the_guard_keeps_what_the_rule_calls_unsafe():
     """A pair is unsafe by the rule only as a pair, so all that the rule calls unsafe is interaction-only."""
     guard, inputs = DemoGuard.load(), demo.load_demo()

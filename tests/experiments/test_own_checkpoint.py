@@ -102,6 +102,7 @@ def test_noise_stays_in_its_region(flags):
         assert np.flatnonzero(_subject.Region("suffix", 2).of(found.eligible)).tolist() == [used, used + 1]
 
 
+@pytest.mark.slow
 def test_a_run_of_a_checkpoint_that_was_interrupted_goes_on(flags, tmp_path, monkeypatch):
     args = _subject.parsed(safety_filter.parser(), [*flags[0], "--out", str(tmp_path)])
     subject = _subject.open_subject(args)
@@ -124,6 +125,7 @@ def test_a_run_of_a_checkpoint_that_was_interrupted_goes_on(flags, tmp_path, mon
     assert (whole["timed"], rest["timed"]) == (2 * ROWS * 4, (2 * ROWS - 3) * 4)
 
 
+@pytest.mark.slow
 def test_subsampling_keeps_as_many_tokens_as_each_text_leaves(flags, tmp_path, monkeypatch):
     monkeypatch.setattr(mmcert, "SETTINGS", SETTINGS)
     out = tmp_path / "mmcert"
@@ -168,6 +170,7 @@ def test_rows_that_come_one_by_one_are_done_once(tmp_path, monkeypatch):
         common.row_by_row(path, {"n": 2}, 5, row, "rows")
 
 
+@pytest.mark.slow
 def test_costs_are_measured_on_the_checkpoint(flags, tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "LOOP", 1)
     monkeypatch.setattr(runtime.Subject, "copies_at_once", 8)
@@ -195,7 +198,7 @@ def test_the_attack_on_a_checkpoint_is_handed_over(flags, tmp_path, monkeypatch)
     ("change", "sentence"),
     [
         (["--policyy", "x"], "--policyy"),
-        (["--dtype", "float8"], 'Invalid value "float8" for --dtype'),
+        (["--dtype", "float8"], "--dtype must be float32 or bfloat16, got float8"),
         (["--text-length", "0"], "--text-length must"),
         (["--data", "nowhere.csv"], "nowhere.csv does not exist"),
         (["--inputs", "5"], "--inputs must be at most 4, the inputs of "),

@@ -48,6 +48,7 @@ def test_it_is_denoiser_encoder_and_mapper_one_after_the_other(mapper):
         assert apply == Boosted(plain, 0.25, **own).functional()[0]
 
 
+@pytest.mark.slow
 def test_laws_compare_noisy_boosted_features_with_the_plain_clean_one(mapper):
     encoder = Boosted(Pooled(), mapper=mapper)
     given = (TOKENS, IMAGES, SMOOTHING, 200, jax.random.key(0))

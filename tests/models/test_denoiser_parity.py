@@ -183,6 +183,7 @@ def test_older_names_of_attention_layers_are_understood(tmp_path):
     np.testing.assert_array_equal(load_denoiser(tmp_path)(noisy, 0.25), wanted(noisy, 0.25))
 
 
+@pytest.mark.slow
 def test_half_precision_stays_close(tmp_path):
     row = ROWS[1]
     network = random_network(row, 2)

@@ -51,6 +51,7 @@ def test_it_learns_to_take_noise_away():
     assert losses[-1] < losses[0] / 2
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path):
     whole, losses = train(CONFIG, RULE, stripes(16), plan())
     for until in (1, 3, 4, None):
@@ -65,6 +66,7 @@ def test_two_devices_learn_what_one_learns():
     assert_same(one, two, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_an_average_the_last_weights_are_used():
     mean, _ = train(CONFIG, RULE, stripes(16), plan(average=0.99))
     last, _ = train(CONFIG, RULE, stripes(16), plan(average=None))

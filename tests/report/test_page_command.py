@@ -68,6 +68,7 @@ def test_a_run_is_certified_with_the_flags(capsys, run):
     assert list(rows_in(run / "certificates.html")) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_votes_per_class_are_shown_with_their_class(capsys, tmp_path):
     header = RUN | {"plan": {"plan": "fixed", "n": 1000}, "classes": 3}
     with Ledger.create(tmp_path / "votes", header) as ledger:

@@ -132,6 +132,7 @@ def test_a_label_outside_of_the_classes_raises_one_sentence():
     depth=st.integers(1, 3),
     speculate=st.booleans(),
 )
+@pytest.mark.slow
 def test_texts_that_share_pictures_end_as_if_each_were_classified_alone(
     seed, inputs, texts, batch_size, depth, speculate
 ):

@@ -37,6 +37,7 @@ def whole(tmp_path_factory):
         return ledger.rows()
 
 
+@pytest.mark.slow
 def test_slices_that_end_after_each_batch_and_go_on_elsewhere_have_the_rows_of_one_run(tmp_path, whole):
     work, slices = dataclasses.replace(open_work(), batch_size=400), 0
     with Ledger.create(tmp_path / "run", {}) as ledger:
