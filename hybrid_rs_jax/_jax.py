@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
 from hybrid_rs_jax.errors import BadInputError
 
-__all__ = ["cpu_device", "float64_on_cpu", "own_settings"]
+__all__ = ["applied", "cpu_device", "float64_on_cpu", "own_settings"]
+
+#: `apply(*arguments)` for a pure function of arrays; compiled once for all functions that are equal to it.
+applied: Any = jax.jit(lambda apply, *arguments: apply(*arguments), static_argnums=0)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPo
 import numpy as np
 
 __all__ = ["HOPELESS", "LONGEST_QUOTE", "MOST_AT_ONCE", "Question", "Threads", "cause_text", "check_url"]
-__all__ += ["checked_key", "png_text"]
+__all__ += ["checked_key", "png_text", "quote"]
 
 #: One pair and the event that says whether its batch was given up: True for Unsafe.
 Question = Callable[[np.ndarray, np.ndarray, threading.Event], bool]
@@ -124,6 +124,12 @@ def checked_key(api_key: str | None) -> str | None:
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ValueError("api_key must be printable ASCII without spaces; what was given is not shown.")
     return key or None
+
+
+def quote(words: str) -> str:
+    """A server's own words, on one line and not too long."""
+    line = " ".join(words.split())
+    return repr(line if len(line) <= LONGEST_QUOTE else line[:LONGEST_QUOTE] + "...")
 
 
 def cause_text(error: BaseException) -> str:

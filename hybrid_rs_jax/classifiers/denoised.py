@@ -7,11 +7,11 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
+from hybrid_rs_jax._jax import applied
 from hybrid_rs_jax.classifiers._denoising import Placed, noise_gain
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
 from hybrid_rs_jax.data.pictures import fit
@@ -213,7 +213,7 @@ class Denoised:
     def _cleaned(self, images: Array) -> Array:
         placed, parameters = self._placed
         # a plain function is called as it is: nothing says that it can be traced
-        call = _run if placed.sigma is None else Placed.__call__
+        call = applied if placed.sigma is None else Placed.__call__
         return call(placed, parameters, images, self._told)
 
     @functools.cached_property
@@ -277,9 +277,6 @@ class _Call:
 
     def __call__(self, parameters: tuple[()], images: Array, sigma: Any) -> Any:
         return self.function(images, sigma)
-
-
-_run = jax.jit(lambda placed, parameters, images, sigma: placed(parameters, images, sigma), static_argnums=0)
 
 
 def _described(part: Any) -> dict[str, object]:

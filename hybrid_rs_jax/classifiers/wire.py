@@ -27,6 +27,7 @@ from hybrid_rs_jax.classifiers._asking import (
     check_url,
     checked_key,
     png_text,
+    quote,
 )
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
 from hybrid_rs_jax.classifiers.chat.endpoint import RESUME, ChatError
@@ -234,5 +235,4 @@ def _seconds(value: str | None) -> float:
 
 
 def _quoted(content: bytes) -> str:
-    line = " ".join(content.decode("utf-8", "replace").split())
-    return repr(line if len(line) <= LONGEST_QUOTE else line[:LONGEST_QUOTE] + "...")
+    return quote(content.decode("utf-8", "replace"))

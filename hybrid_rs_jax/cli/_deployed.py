@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hybrid_rs_jax._text import counted, joined
+from hybrid_rs_jax.cli._process import is_out_of_memory
 from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.errors import UnreadableInputError, library_sentences
 
@@ -26,7 +27,6 @@ __all__ = ["clean_lines"]
 
 #: Inputs that are decided without noise.
 SHOWN = 8
-_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ def _at_own_size(guard: VlmGuard, size: tuple[int, int], cases: list[_Case]) -> 
     except ValueError as error:
         return str(error)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
+        if is_out_of_memory(error):
             return f"there is not enough memory for {size[0]}x{size[1]} pixels"
         raise
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from hybrid_rs_jax.errors import BadInputError, who_raised
 
-__all__ = ["DEBUG_VARIABLE", "guarded"]
+__all__ = ["DEBUG_VARIABLE", "guarded", "is_out_of_memory"]
 
 #: Set to anything but 0, it does what --debug does.
 DEBUG_VARIABLE = "HYBRID_RS_DEBUG"
@@ -62,10 +62,8 @@ def _run(command: Callable[[], int], debug: bool) -> int:
         if isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated):  # the second of a run
             return _told("terminated.", _TERMINATED, debug)
         return _told("interrupted.", _INTERRUPTED, debug)
-    except MemoryError as error:
-        return _told(_memory_text(error), _BAD_INPUT, debug)
     except Exception as error:
-        if _OUT_OF_DEVICE_MEMORY in str(error):
+        if is_out_of_memory(error):
             return _told(_memory_text(error), _BAD_INPUT, debug)
         if (others := _fault_of_others(error)) is not None:
             return _told(f"error: {others}", _BAD_INPUT, debug)
@@ -93,6 +91,11 @@ def _fault_of_others(error: Exception) -> str | None:
 def _said(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the machine had too little memory, or a device, of which JAX says so by a word."""
+    return isinstance(error, MemoryError) or _OUT_OF_DEVICE_MEMORY in str(error)
 
 
 def _memory_text(error: BaseException) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
+from hybrid_rs_jax._jax import applied
 from hybrid_rs_jax.classifiers.vlm import VlmGuard
 
 __all__ = ["GuardEncoder", "GuardTower"]
@@ -41,7 +41,7 @@ class GuardEncoder:
         found = tuple(list(np.shape(part)[1:]) for part in (tokens, images))
         if found != wanted:
             raise ValueError(f"tokens and images of a pair must have shapes {wanted[0]} and {wanted[1]}, got {found}.")
-        return _jitted(self._apply, self._parameters, jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32))
+        return applied(self._apply, self._parameters, jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32))
 
     def functional(self) -> tuple[Callable[..., Array], Any]:
         """The encoder as a pure function `apply(parameters, tokens, images)`, and the parameters."""
@@ -80,7 +80,7 @@ class GuardTower:
         """
         if (found := list(np.shape(images)[1:])) != (wanted := [*self.guard.image_size, 3]):
             raise ValueError(f"images must have shape {['b', *wanted]}, got {['b', *found]}.")
-        return _jitted(self._apply, self._parameters, jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32))
+        return applied(self._apply, self._parameters, jnp.asarray(tokens, jnp.int32), jnp.asarray(images, jnp.float32))
 
     def functional(self) -> tuple[Callable[..., Array], Any]:
         """The encoder as a pure function `apply(parameters, tokens, images)`, and the parameters."""
@@ -90,6 +90,3 @@ class GuardTower:
         """The guard, and the layer."""
         layer = {"name": "hybrid_rs_jax.features.GuardTower", "layer": "what the projector reads"}
         return self.guard.describe() | layer
-
-
-_jitted: Any = jax.jit(lambda apply, *arguments: apply(*arguments), static_argnums=0)

@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from hybrid_rs_jax._jax import applied
 from hybrid_rs_jax.models import Clip, ImagePreprocessor, from_pretrained, load_preprocessor
 from hybrid_rs_jax.models._vision import VisionTower
 from hybrid_rs_jax.models.checkpoint import checkpoint_folder
@@ -84,7 +84,7 @@ class TowerEncoder:
 
     def __call__(self, tokens: Any, images: Any) -> Float[Array, "b features"]:
         """Encode each picture, floats [b, image_size, image_size, 3]."""
-        return _jitted(self._apply, self._parameters, jnp.asarray(tokens), jnp.asarray(images))
+        return applied(self._apply, self._parameters, jnp.asarray(tokens), jnp.asarray(images))
 
     def functional(self) -> tuple[Callable[..., Array], Any]:
         """The encoder as a pure function `apply(parameters, tokens, images)`, and the parameters."""
@@ -106,6 +106,3 @@ def _encode(
         return states[:, 0]
     patches = states[:, extra:]
     return patches.mean(axis=1) if pooling == "mean" else patches.reshape(len(patches), -1)
-
-
-_jitted: Any = jax.jit(lambda apply, *arguments: apply(*arguments), static_argnums=0)

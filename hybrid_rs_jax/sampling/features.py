@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hybrid_rs_jax._checks import check_whole
-from hybrid_rs_jax._jax import own_settings
+from hybrid_rs_jax._jax import applied, own_settings
 from hybrid_rs_jax.certificate.similarity_target import SimilarityTarget
 from hybrid_rs_jax.classifiers.base import Abilities, for_smoothing
 from hybrid_rs_jax.confidence import FixedSample
@@ -252,7 +252,7 @@ def clean_features(encoder: Encoder, tokens: np.ndarray, images: np.ndarray, smo
     called: Any = encoder
     with own_settings():
         if abilities.functional is not None:
-            found = _jitted(*abilities.functional(), jnp.asarray(tokens), jnp.asarray(pixels))
+            found = applied(*abilities.functional(), jnp.asarray(tokens), jnp.asarray(pixels))
         elif abilities.on_host:
             found = called(np.asarray(tokens), pixels)
         else:
@@ -306,6 +306,3 @@ def doubled(smoothing: HybridSmoothing) -> HybridSmoothing:
 def _agree(again: np.ndarray, features: np.ndarray) -> bool:
     size = float(np.abs(features).max(initial=0.0))
     return bool(np.allclose(again, features, rtol=0, atol=_TRACE_TOLERANCE * size, equal_nan=True))
-
-
-_jitted: Any = jax.jit(lambda apply, parameters, tokens, images: apply(parameters, tokens, images), static_argnums=0)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from typing import Any
 
-from hybrid_rs_jax.classifiers._asking import HOPELESS, LONGEST_QUOTE, cause_text
+from hybrid_rs_jax.classifiers._asking import HOPELESS, cause_text, quote
 from hybrid_rs_jax.classifiers.chat.reply import Reply, parse_reply
 from hybrid_rs_jax.errors import BadInputError
 
@@ -115,8 +115,7 @@ class Endpoint:
 
     def quoted(self, words: object) -> str:
         """The server's own words, on one line and not too long; the key goes first, or a cut could leave half of it."""
-        line = " ".join(self._without_secret(str(words)).split())
-        return repr(line if len(line) <= LONGEST_QUOTE else line[:LONGEST_QUOTE] + "...")
+        return quote(self._without_secret(str(words)))
 
     def count(self, **more: int) -> None:
         """Add to the statistics."""

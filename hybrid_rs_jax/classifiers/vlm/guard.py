@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
+from hybrid_rs_jax._jax import applied
 from hybrid_rs_jax._text import as_text
 from hybrid_rs_jax.classifiers._votes import votes_from_margins
 from hybrid_rs_jax.classifiers.vlm._arrays import check_pairs, float_pixels
@@ -287,7 +288,7 @@ class VlmGuard:
                 f"tokens and features must have shapes [{count}, texts, {length}] and {list(wanted)}, got "
                 f"{list(tokens.shape)} and {list(features.shape)}."
             )
-        return _of_tower(self.prompt.forward, parameters, tokens, features)
+        return applied(self.prompt.forward.of_tower, parameters, tokens, features)
 
     def embedded(self) -> tuple[Callable[..., Array], Any, Float[Array, "symbols width"]]:
         """`(margin, parameters, table)` for `hybrid_rs_jax.attacks`: gradients reach the text through its embeddings.
@@ -387,6 +388,3 @@ class VlmGuard:
 
     def _check(self, tokens: Any, images: Any, size: tuple[int, int] | None = None) -> None:
         check_pairs(tokens, images, self.text_length, self.vocab_size, size or self.image_size)
-
-
-_of_tower: Any = jax.jit(lambda forward, *arguments: forward.of_tower(*arguments), static_argnums=0)

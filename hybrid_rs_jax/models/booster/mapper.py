@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from hybrid_rs_jax._checks import check_whole
 from hybrid_rs_jax._files import atomic_file, check_target
+from hybrid_rs_jax._jax import applied
 from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax.models._attention import attend
 from hybrid_rs_jax.models.denoiser.denoiser import parameters_digest
@@ -159,7 +160,7 @@ class Mapper:
         """
         features = jnp.asarray(features, jnp.float32)
         self.check_features(features.shape)
-        return _run(self._apply, self._parameters, features, jnp.asarray(sigma, jnp.float32))
+        return applied(self._apply, self._parameters, features, jnp.asarray(sigma, jnp.float32))
 
     def functional(self) -> tuple[Callable[..., Array], Any]:
         """`apply(parameters, features, sigma)`, hashable and the same on each call, and the parameters."""
@@ -268,6 +269,3 @@ class _Apply:
 @functools.cache
 def _graph(config: MapperConfig) -> tuple[Any, Any]:
     return nnx.split(nnx.eval_shape(lambda: MapperNetwork(config, nnx.Rngs(0))))
-
-
-_run = functools.partial(jax.jit, static_argnums=0)(lambda apply, *arguments: apply(*arguments))

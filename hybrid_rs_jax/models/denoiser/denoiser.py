@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from hybrid_rs_jax._jax import applied
 from hybrid_rs_jax.models.denoiser.config import UNetConfig
 from hybrid_rs_jax.models.denoiser.schedule import Rule
 from hybrid_rs_jax.models.denoiser.unet import UNet
@@ -62,7 +63,7 @@ class Denoiser:
         sigma = jnp.asarray(sigma, jnp.float32)
         if sigma.shape not in ((), images.shape[:1]):
             raise ValueError(f"sigma must be one number or {images.shape[0]}, one per image, got shape {sigma.shape}.")
-        return _run(self._apply, self._parameters, images, sigma)
+        return applied(self._apply, self._parameters, images, sigma)
 
     def functional(self) -> tuple[Callable[..., Array], Any]:
         """`apply(parameters, images, sigma)`, hashable and the same on each call, and the parameters.
@@ -165,9 +166,6 @@ class _Apply:
 def _graph(config: UNetConfig, dtype: Any) -> Any:
     """The network's structure, without its parameters."""
     return nnx.split(nnx.eval_shape(lambda: UNet(config, dtype=dtype, rngs=nnx.Rngs(0))))[0]
-
-
-_run = functools.partial(jax.jit, static_argnums=0)(lambda apply, *arguments: apply(*arguments))
 
 
 def to_patches(x: Array, size: int) -> Array:
