@@ -46,6 +46,10 @@ class Threads:
             for pair in zip(tokens, images, strict=True):
                 votes.append(self._threads.submit(_ask, question, *pair, given_up))
             wait(votes, return_when=FIRST_EXCEPTION)
+        except RuntimeError:  # no thread takes a question any more
+            if given_up.is_set():  # closed while the batch was being handed over
+                raise CancelledError from None
+            raise
         finally:
             self._given_up.discard(given_up)
             given_up.set()

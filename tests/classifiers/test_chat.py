@@ -4,6 +4,7 @@ import email.utils
 import socket
 import threading
 import time
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from hybrid_rs_jax.classifiers import (
     FirstTokenDecision,
     TextDecision,
 )
+from hybrid_rs_jax.classifiers._asking import Threads
 
 
 def test_it_is_a_base_classifier_on_the_host(make):
@@ -329,6 +331,20 @@ def test_closing_ends_a_batch_that_waits(server, make, method):
     thread.join(20)
     assert not thread.is_alive()
     assert [type(error).__name__ for error in caught] == ["CancelledError"]
+
+
+def test_closing_while_a_batch_is_handed_over_gives_it_up():
+    threads = Threads(1, "test")
+
+    class ClosedInBetween(np.ndarray):
+        def __iter__(self):
+            yield self[0]
+            threads.close()
+            yield self[1]
+
+    tokens = np.zeros((2, 1), np.int32).view(ClosedInBetween)
+    with pytest.raises(CancelledError):
+        threads.votes(lambda pair, image, given_up: given_up.wait(20), tokens, np.zeros((2, 1, 1, 1)))
 
 
 # Answers that say neither
