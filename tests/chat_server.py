@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
             chat.most = max(chat.most, chat.inside)
             fault = chat.faults.pop(0) if chat.faults else None
         if chat.meet is not None:
-            chat.meet.wait(60)
+            chat.meet.wait(600)
         answer = json.dumps(chat.completion(body) | (fault.get("change", {}) if fault else {})).encode()
         with chat.lock:
             chat.inside -= 1
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def reply(self, answer, fault):
         if "hang" in fault:
-            self.chat.over.wait(5)
+            self.chat.over.wait(600)
             self.close_connection = True
         elif "reset" in fault:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

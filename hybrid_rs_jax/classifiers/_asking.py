@@ -23,6 +23,7 @@ MOST_AT_ONCE = 8
 LONGEST_QUOTE = 200
 #: Why an address that was never reached will not be: no TLS, no such name.
 HOPELESS = (ssl.SSLError, socket.gaierror)
+_CLOSED = "the classifier is closed"
 
 
 class Threads:
@@ -36,19 +37,26 @@ class Threads:
     def __init__(self, concurrency: int, name: str):
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix=name)
         self._given_up: set[threading.Event] = set()  # one for each batch under way
+        self._closed = False
 
     def votes(self, question: Question, tokens: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """bool[b], the answers for each pair; the first error is raised, and the other questions are given up."""
+        """bool[b], the answers for each pair; the first error is raised, and the other questions are given up.
+
+        Raises:
+          CancelledError: if `cancel` or `close` comes before the last answer.
+        """
         given_up = threading.Event()
         self._given_up.add(given_up)
         votes: list[Future[bool]] = []
         try:
             for pair in zip(tokens, images, strict=True):
+                if self._closed:
+                    raise CancelledError(_CLOSED)
                 votes.append(self._threads.submit(_ask, question, *pair, given_up))
             wait(votes, return_when=FIRST_EXCEPTION)
         except RuntimeError:  # no thread takes a question any more
-            if given_up.is_set():  # closed while the batch was being handed over
-                raise CancelledError from None
+            if self._closed:  # since the last look
+                raise CancelledError(_CLOSED) from None
             raise
         finally:
             self._given_up.discard(given_up)
@@ -68,6 +76,7 @@ class Threads:
 
     def close(self) -> None:
         """Give up what is under way, wait for what is on its way, and end the threads."""
+        self._closed = True  # first: a batch that begins after `cancel` has looked sees it
         self.cancel()
         self._threads.shutdown()
 

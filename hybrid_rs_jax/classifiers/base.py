@@ -41,7 +41,8 @@ class BaseClassifier(Protocol):
     ``max_in_flight: int``
         For ``on_host``: so many calls at most run at the same time; 1 where it is missing.
     ``cancel()``
-        For ``on_host``: give up the calls under way, which raise ``CancelledError`` then; for an interrupted run.
+        For ``on_host``: give up the calls under way, which raise ``CancelledError`` then; for an interrupted run. Said
+        again until they have ended, since one of them may only be about to begin.
     ``classes: int``
         A multi-class classifier: decisions are int32 in 0..classes-1 instead of bool. None or missing: binary.
     ``functional() -> (apply, parameters)``

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import signal
 import sys
 import threading
+import time
 import traceback
 import types
 from collections.abc import Callable, Iterator
@@ -28,6 +30,8 @@ DEBUG_VARIABLE = "HYBRID_RS_DEBUG"
 # Exit statuses; what is above 128 is 128 + the number of a signal, as shells have it.
 _DONE, _FAULT, _BAD_INPUT, _INTERRUPTED, _NO_READER, _TERMINATED = 0, 1, 2, 130, 141, 143
 _LONGEST_WORD = 300
+# Two signals within so many seconds are one.
+_SAME_SECONDS = 1.0
 _AGAIN = "run again with --debug for the traceback."
 _OUT_OF_DEVICE_MEMORY = "RESOURCE_EXHAUSTED"
 
@@ -176,23 +180,30 @@ class _Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def _signals_as_errors() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack; in threads, and where somebody else handles them, leave them alone."""
+    """Let signals that end a program unwind the stack, once; in threads, and where others handle them, not."""
+    ended, terminated = -math.inf, False
 
     def stop(signum: int, frame: types.FrameType | None) -> None:
-        for name in handled:  # once is enough: `timeout` sends it twice, and the second would cut the clearing up short
-            signal.signal(name, signal.SIG_IGN)
-        raise _Terminated
+        nonlocal ended, terminated
+        interrupt, now = signum == signal.SIGINT, time.monotonic()
+        # `timeout` sends it twice, and the second would cut the clearing up short; a Ctrl-C that comes later is meant
+        if now - ended < _SAME_SECONDS or (terminated and not interrupt):
+            return
+        ended, terminated = now, terminated or not interrupt
+        raise KeyboardInterrupt if interrupt else _Terminated
 
-    names = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if hasattr(signal, "SIGHUP"):
+        usual[signal.SIGHUP] = signal.SIG_DFL
     in_main = threading.current_thread() is threading.main_thread()
-    handled = [name for name in names if in_main and signal.getsignal(name) is signal.SIG_DFL]
+    handled = {name: own for name, own in usual.items() if in_main and signal.getsignal(name) is own}
     for name in handled:
         signal.signal(name, stop)
     try:
         yield
     finally:
-        for name in handled:
-            signal.signal(name, signal.SIG_DFL)
+        for name, own in handled.items():
+            signal.signal(name, own)
 
 
 def _own_environment() -> None:

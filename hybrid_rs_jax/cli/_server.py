@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import dataclasses
 import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -26,6 +27,8 @@ __all__ = ["Answer", "FilterServer"]
 
 _log = logging.getLogger(__name__)
 _LARGEST_BODY = 1 << 25
+#: Seconds in which the answers under way must be sent when the address is closed.
+_GOODBYE_SECONDS = 5.0
 _ANSWERS = ("unsafe", "safe", "refused", "busy", "late", "failed")
 
 
@@ -67,15 +70,30 @@ class FilterServer(ThreadingHTTPServer):
         time_limit: float = 60.0,
     ):
         self.waiting = Waiting(guard, together)  # first: an address that is taken closes what there is
+        self._unanswered, self._news = 0, threading.Condition()
         super().__init__(place, _Handler)
         self.guard, self.name, self.time_limit = guard, name, time_limit
         self.answers: Counter[str] = Counter()
         self._room, self._count = threading.BoundedSemaphore(queue), threading.Lock()
 
     def server_close(self) -> None:
-        """Close the address, and answer 503 to what still waits."""
+        """Close the address, and answer 503 to what still waits; all answers are sent, unless a client is slow."""
         super().server_close()
         self.waiting.close()
+        with self._news:
+            self._news.wait_for(lambda: not self._unanswered, _GOODBYE_SECONDS)
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Between these, a request is known and its answer is not sent: `server_close` waits for it."""
+        with self._news:
+            self._unanswered += 1
+        try:
+            yield
+        finally:
+            with self._news:
+                self._unanswered -= 1
+                self._news.notify_all()
 
     def answer(self, body: bytes) -> Answer:
         """Status and content for the body of a request."""
@@ -161,8 +179,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/classify":
             self._send(404, json.dumps({"error": "GET /health, GET /metrics or POST /classify."}))
             return
-        answer = self.server.answer(body)
-        self._send(answer.status, json.dumps(answer.content), retry=answer.retry)
+        with self.server.answering():
+            answer = self.server.answer(body)
+            self._send(answer.status, json.dumps(answer.content), retry=answer.retry)
 
     def _send(self, status: int, text: str, kind: str = "application/json", retry: bool = False) -> None:
         content = text.encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 
 from hybrid_rs_jax.data.inputs import Input
 from hybrid_rs_jax.smoothed_classifier import SmoothedClassifier
@@ -48,6 +48,8 @@ class Waiting:
         """
         answer: Future[bool] = Future()
         with self._news:
+            if self._closed:  # nobody would look at it
+                raise CancelledError
             self._queue.append((given, answer))
             self._news.notify()
         try:

@@ -14,7 +14,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import jax
@@ -36,6 +36,8 @@ __all__ = ["Backend", "DeviceBackend", "HostBackend", "make_backend"]
 _log = logging.getLogger("hybrid_rs_jax")
 #: Seconds that a classifier on the host is busy with one piece of a batch, as a rule.
 PIECE_SECONDS = 4.0
+#: Seconds until a classifier that still answers is told again to give up.
+_CANCEL_SECONDS = 1.0
 
 
 def make_backend(
@@ -119,10 +121,13 @@ class Backend(abc.ABC):
           ValueError: at the first margin that is not finite, or label that is no class.
         """
 
-    def close(self) -> int:
-        """Let go of the inputs; the number of copies that were being classified, whose labels are lost."""
-        self._drawing = None
+    def give_up(self) -> int:
+        """Begin nothing more; the number of copies that are being classified, whose labels are lost."""
         return self._under_way
+
+    def close(self) -> None:
+        """Let go of the inputs, after `give_up`."""
+        self._drawing = None
 
 
 class DeviceBackend(Backend):
@@ -233,13 +238,19 @@ class HostBackend(Backend):
         self._ask()
         return labels, np.zeros(labels.shape, bool)
 
-    def close(self) -> int:
-        """Drop what is queued and let the workers end; a classifier that can give up what it is at is told to."""
-        self._under_way = sum(size for size, answer in self._pieces if not answer.cancel())
-        if self._under_way and self._cancel is not None:
-            self._cancel()
+    def give_up(self) -> int:
+        """Drop what is queued; the number of copies that went to the classifier and were not collected."""
+        return sum(size for size, answer in self._pieces if not answer.cancel())
+
+    def close(self) -> None:
+        """Let the workers end; a classifier that can give up what it is at is told to."""
+        answers = [answer for _, answer in self._pieces if not answer.cancelled()]
+        if self._cancel is not None:
+            while wait(answers, 0).not_done:
+                self._cancel()
+                wait(answers, _CANCEL_SECONDS)  # again: a worker may have been on its way to the classifier
         self._workers.shutdown(wait=True, cancel_futures=True)
-        return super().close()
+        super().close()
 
     def _ask(self) -> None:
         """Keep the workers busy with pieces of the oldest batches."""

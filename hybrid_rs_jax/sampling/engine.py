@@ -257,9 +257,10 @@ def stream(
     try:
         yield from _loop(backend, schedule, chain([head], waiting))
     finally:
-        given_up = backend.close()
-        if lost is not None:
+        given_up = backend.give_up()
+        if lost is not None:  # before the classifier is waited for, which another interrupt may end
             lost(given_up)
+        backend.close()
 
 
 def _inputs(rows: Iterator[Row], texts: int) -> Iterator[tuple[Row, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -111,22 +112,22 @@ def _draw(
     written = time.monotonic()
     drawn = sampler.draws(row, key, lost=lost, before=None if counts is None else np.array(counts))
     end = row.drawn
-    try:
-        for first, votes, count in drawn:
-            waiting.append(CountRow(row.index, law, first, count, tuple(votes.tolist())))
-            end = first + count
-            progress.drawn += count
-            progress.classified += count
-            progress.settled += count
-            if time.monotonic() - written >= COMMIT_SECONDS:
-                rows, waiting = waiting, []
-                ledger.append(rows)
-                written = time.monotonic()
-            if report is not None:
-                report(progress)
-    finally:
-        drawn.close()
-        ledger.append(waiting)
+    with contextlib.closing(drawn):
+        try:
+            for first, votes, count in drawn:
+                waiting.append(CountRow(row.index, law, first, count, tuple(votes.tolist())))
+                end = first + count
+                progress.drawn += count
+                progress.classified += count
+                progress.settled += count
+                if time.monotonic() - written >= COMMIT_SECONDS:
+                    rows, waiting = waiting, []
+                    ledger.append(rows)
+                    written = time.monotonic()
+                if report is not None:
+                    report(progress)
+        finally:
+            ledger.append(waiting)  # first of all: the engine waits for what the encoder is at
     return end
 
 

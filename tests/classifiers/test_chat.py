@@ -107,10 +107,14 @@ PASSING = {
 def test_a_passing_fault_is_survived(server, make, fault):
     server.faults = [None, fault, fault]
     tokens, images = pairs(5)
-    classifier = make(timeout=0.5 if "hang" in fault else 30.0)
+    hangs = "hang" in fault
+    classifier = make(timeout=0.5, attempts=30) if hangs else make(timeout=600.0)
     np.testing.assert_array_equal(classifier(tokens, images), expected(tokens, images))
-    assert classifier.statistics.retries == 2
-    assert classifier.statistics.requests == 7 == len(server.seen)
+    assert classifier.statistics.requests == 5 + classifier.statistics.retries
+    if hangs:  # so short a time-out may hit a good answer, too
+        assert classifier.statistics.retries >= 2
+    else:
+        assert classifier.statistics.requests == 7 == len(server.seen)
 
 
 def test_all_kinds_of_faults_at_once_change_no_decision(server, make):
@@ -180,17 +184,21 @@ def test_an_empty_account_is_not_asked_again(server, make):
 )
 def test_attempts_are_limited_and_the_last_fault_is_told(server, make, fault, words):
     server.faults = [fault] * 3
-    message = failure(make(attempts=3, timeout=0.5 if "hang" in fault else 30.0))
+    classifier = make(attempts=3, timeout=0.5 if "hang" in fault else 600.0)
+    message = failure(classifier)
     assert "failed 3 times in a row" in message
     assert words in message
     assert "can be resumed" in message
-    assert len(server.seen) == 3
+    assert classifier.statistics.requests == 3
 
 
 def test_nobody_at_the_address_is_told(make):
-    classifier = make(base_url="http://127.0.0.1:9/v1", attempts=2)
-    message = failure(classifier)
-    assert "http://127.0.0.1:9/v1" in message
+    with socket.socket() as taken:  # and nobody listens, nor can
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        classifier = make(base_url=url, attempts=2)
+        message = failure(classifier)
+    assert url in message
     assert "connection failed, nobody listens at this address" in message
     assert classifier.statistics.requests == 2  # it may be about to start
 
@@ -273,7 +281,7 @@ def test_a_pause_longer_than_allowed_ends_the_run(server, make, wish):
     server.faults = [{"status": 429, "headers": {"Retry-After": wish}}]
     message = failure(make())
     pause = int(message.split("a pause of ")[1].split(" s")[0])
-    assert 3590 <= pause <= 3600
+    assert 3000 <= pause <= 3600
     assert len(server.seen) == 1
 
 
@@ -325,10 +333,10 @@ def test_closing_ends_a_batch_that_waits(server, make, method):
 
     thread = threading.Thread(target=work)
     thread.start()
-    while not server.seen:
+    while not server.seen and thread.is_alive():
         time.sleep(0.001)
     getattr(classifier, method)()
-    thread.join(20)
+    thread.join(600)
     assert not thread.is_alive()
     assert [type(error).__name__ for error in caught] == ["CancelledError"]
 
@@ -344,7 +352,24 @@ def test_closing_while_a_batch_is_handed_over_gives_it_up():
 
     tokens = np.zeros((2, 1), np.int32).view(ClosedInBetween)
     with pytest.raises(CancelledError):
-        threads.votes(lambda pair, image, given_up: given_up.wait(20), tokens, np.zeros((2, 1, 1, 1)))
+        threads.votes(lambda pair, image, given_up: given_up.wait(600), tokens, np.zeros((2, 1, 1, 1)))
+
+
+def test_closing_gives_up_a_batch_that_begins_meanwhile():
+    """Between giving up what is under way and ending the threads there is a moment for another batch."""
+    threads, asked, caught = Threads(1, "test"), [], []
+    cancel, pair = threads.cancel, (np.zeros((1, 1), np.int32), np.zeros((1, 1, 1, 1)))
+
+    def cancel_and_begin():
+        cancel()
+        with pytest.raises(CancelledError) as error:
+            threads.votes(lambda *_: asked.append(True) or True, *pair)
+        caught.append(error)
+
+    threads.cancel = cancel_and_begin
+    threads.close()
+    assert caught
+    assert not asked
 
 
 # Answers that say neither

@@ -1,11 +1,13 @@
 """The edges of the process: streams, signals, the environment, and the last resort."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,17 @@ def program(code, **options):
     """Run Python as a program of its own."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run([sys.executable, "-c", code], text=True, check=False, **streams)
+
+
+@contextlib.contextmanager
+def started(code):
+    """A program of its own that does not outlive the test."""
+    argv, streams = [sys.executable, "-c", code], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(argv, text=True, **streams) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 # The last resort
@@ -195,18 +208,41 @@ def test_a_signal_during_a_write_leaves_no_temporary_file(name, status):
         "from hybrid_rs_jax.cli import _process\n"
         "def command():\n"
         "    with _files.atomic_folder(pathlib.Path('run')), _files.atomic_file(pathlib.Path('z.csv')) as path:\n"
-        "        path.write_text('half'); print('ready', flush=True); time.sleep(60)\n"
+        "        path.write_text('half'); print('ready', flush=True)\n"
+        "        try: time.sleep(600)\n"
+        f"        finally: signal.raise_signal(signal.{name})\n"  # once more, as `timeout` does
         "sys.exit(_process.guarded(command))"
     )
-    argv = [sys.executable, "-c", code]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(code) as process:
         assert process.stdout.readline() == "ready\n"
         assert len(os.listdir()) == 3
         process.send_signal(signal.Signals[name])
-        process.send_signal(signal.Signals[name])
-        assert process.wait(30) == status
-        assert "Traceback" not in process.stderr.read()
+        said = process.communicate(timeout=600)[1]
+    assert process.returncode == status
+    assert "Traceback" not in said
     assert os.listdir() == ["counts.csv"]
+
+
+def test_a_second_ctrl_c_ends_what_does_not_end(capsys, monkeypatch):
+    seconds = itertools.count(0, 2)
+    monkeypatch.setattr(_process, "time", types.SimpleNamespace(monotonic=lambda: next(seconds)))
+    seen = []
+
+    def command():
+        for _ in range(2):
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                seen.append("interrupted")
+        return 0
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert _process.guarded(command) == 0
+        assert seen == ["interrupted"] * 2
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 143), ("SIGINT", 130)])
@@ -226,24 +262,23 @@ def test_a_run_that_is_ended_by_a_signal_says_what_it_keeps_and_by_what_it_ended
         "    return numpy.ones(len(tokens), bool)\n"
     )
     np.savez("d.npz", tokens=np.zeros((1, 2), int), images=np.zeros((1, 2, 2, 1), np.float32))
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code], text=True, **streams) as process:
-        while process.stdout.readline() != "asked\n":
-            assert process.poll() is None
+    with started(code) as process:
+        while (line := process.stdout.readline()) != "asked\n":
+            assert line, "it ended by itself"
         process.send_signal(signal.Signals[name])
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=600)[1]
     assert process.returncode == status
     assert "Interrupted: r keeps" in said
 
 
 def test_handlers_of_others_are_left_alone_and_ours_do_not_stay():
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     seen = []
-    assert _process.guarded(lambda: seen.append(signal.getsignal(signal.SIGTERM)) or 0) == 0
-    assert seen[0] is not before
-    assert signal.getsignal(signal.SIGTERM) is before
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
+        assert _process.guarded(lambda: seen.append(signal.getsignal(signal.SIGTERM)) or 0) == 0
+        assert seen[0] is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _process.guarded(lambda: seen.append(signal.getsignal(signal.SIGTERM)) or 0)
         assert seen[1] is signal.SIG_IGN
     finally:
@@ -254,7 +289,7 @@ def test_in_a_thread_signals_are_left_alone():
     found = []
     thread = threading.Thread(target=lambda: found.append(_process.guarded(lambda: 7)))
     thread.start()
-    thread.join(30)
+    thread.join()
     assert found == [7]
 
 

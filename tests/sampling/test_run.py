@@ -1,6 +1,8 @@
 """A run with its ledger: stopped anywhere and resumed, it holds exactly the counts of one that never stopped."""
 
+import threading
 import types
+from concurrent.futures import CancelledError
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from hybrid_rs_jax.confidence import FixedSample, SequentialTest
 from hybrid_rs_jax.data.inputs import ArrayInputs, Input
 from hybrid_rs_jax.errors import UnreadableInputError
 from hybrid_rs_jax.sampling import InterruptedRun, Ledger, LedgerError, _backends, merge, sample_run
+from hybrid_rs_jax.sampling._schedule import Schedule
 from hybrid_rs_jax.sampling.ledger import SHARED
 
 SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(0.4, 10), 0.5)
@@ -202,6 +205,59 @@ def test_an_interrupt_loses_seconds_of_a_slow_classifier_and_not_its_batch(stop,
     session(tmp_path / "run")
     session(tmp_path / "once")
     assert totals(tmp_path / "run") == totals(tmp_path / "once")
+
+
+class Holding:
+    """Answers the first piece, and holds the next one until it has been told so often to give up."""
+
+    on_host = True
+
+    def __init__(self, deaf=0, error=None):
+        self.sizes, self.holds, self.given_up = [], threading.Event(), threading.Event()
+        self.told, self.deaf, self.error = 0, deaf, error
+
+    def __call__(self, tokens, images):
+        self.sizes.append(len(tokens))
+        if len(self.sizes) > 1:
+            self.holds.set()
+            assert self.given_up.wait(600)
+            raise CancelledError
+        return np.asarray(by_rule(tokens, images))
+
+    def cancel(self):
+        self.told += 1
+        if self.told > self.deaf:
+            self.given_up.set()
+        if self.error is not None:
+            raise self.error
+
+
+def interrupted_while_it_holds(classifier, folder, monkeypatch):
+    """What a run says that is interrupted inside of the engine, while the classifier is at the second piece."""
+
+    def interrupt(*_):
+        assert classifier.holds.wait(600)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Schedule, "resolve", interrupt)
+    with pytest.raises(InterruptedRun) as caught:
+        session(folder, classifier=classifier)
+    return caught.value.progress
+
+
+def test_a_piece_that_was_about_to_begin_when_it_was_given_up_is_given_up_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(_backends, "_CANCEL_SECONDS", 0.01)
+    classifier = Holding(deaf=3)
+    progress = interrupted_while_it_holds(classifier, tmp_path / "run", monkeypatch)
+    assert classifier.told >= 4
+    assert progress.lost == classifier.sizes[1]
+
+
+def test_a_second_interrupt_does_not_forget_what_was_lost_by_the_first(tmp_path, monkeypatch):
+    classifier = Holding(error=KeyboardInterrupt())
+    progress = interrupted_while_it_holds(classifier, tmp_path / "run", monkeypatch)
+    assert classifier.told == 1
+    assert progress.lost == classifier.sizes[1]
 
 
 def test_pieces_grow_to_whole_batches_for_a_fast_classifier(tmp_path):
