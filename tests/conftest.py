@@ -8,6 +8,11 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 sys.path.insert(0, str(Path(__file__).parent))
+# what a user may have set, and what would change what is asked, printed or shown
+for name in ("HYBRID_RS_API_KEY", "HYBRID_RS_DEBUG", "OPENAI_API_KEY", "OPENAI_BASE_URL", "COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+for name in [name for name in os.environ if name.lower().endswith("_proxy")]:  # the tests' servers are on this machine
+    del os.environ[name]
 
 from jaxtyping import install_import_hook
 

@@ -22,7 +22,8 @@ def environment(tmp_path):
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hybrid_rs_jax.cli "$@"\n')
     command.chmod(0o755)
     path = os.pathsep.join([str(command.parent), os.environ["PATH"]])
-    return os.environ | {"PATH": path, "MODEL": "demo", "DATA": "demo", "RUN": str(tmp_path / "run")}
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    return outside | {"PATH": path, "MODEL": "demo", "DATA": "demo", "RUN": str(tmp_path / "run")}
 
 
 def run(command, environment, **more):

@@ -21,7 +21,7 @@ COUNTS = np.random.default_rng(3).binomial(1000, np.random.default_rng(4).beta(4
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as runner:
-        instance = runner.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        instance = runner.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"], timeout=600_000)
         yield instance
         instance.close()
 
@@ -35,6 +35,7 @@ def show(browser, tmp_path):
         path = tmp_path / f"page-{len(contexts)}.html"
         path.write_text(page_of(result, preview), encoding="utf-8")
         contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options))
+        contexts[-1].set_default_timeout(600_000)
         page = contexts[-1].new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))

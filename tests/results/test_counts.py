@@ -133,7 +133,7 @@ def test_binary_missing_and_foreign_paths_are_refused(tmp_path):
 
 def test_a_pipe_is_read_once_and_whole(tmp_path, capsys):
     os.mkfifo(pipe := tmp_path / "pipe")
-    writer = threading.Thread(target=pipe.write_text, args=("id,successes,n\na,900,1000\n",))
+    writer = threading.Thread(target=pipe.write_text, args=("id,successes,n\na,900,1000\n",), daemon=True)
     writer.start()
     assert (
         cli.main(["certify", str(pipe), "--kernel", "none", "--sigma", "0.5", "--tau", "0.5", "--format", "csv"]) == 0

@@ -1,5 +1,6 @@
 """Counts do not depend on the batch size, the number of devices or the number of processes."""
 
+import contextlib
 import json
 import os
 import socket
@@ -20,7 +21,7 @@ def start(*arguments, devices=1):
 
 
 def result(process):
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     return json.loads(out.splitlines()[-1])
 
@@ -28,6 +29,15 @@ def result(process):
 @pytest.fixture(scope="module")
 def alone():
     return result(start(500))
+
+
+def free_port():
+    """One below those that systems give to whoever asks for any, so that nobody is given it in the meantime."""
+    for port in range(20_000 + os.getpid() % 8_000, 30_000):
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def check(found, alone):
@@ -45,9 +55,7 @@ def test_counts_are_the_same_for_every_batch_size_and_number_of_devices(batch_si
 
 
 def test_two_processes_count_what_one_counts(alone):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes = [start(500, rank, 2, port) for rank in range(2)]
     for found in map(result, processes):
         assert found["processes"] == 2

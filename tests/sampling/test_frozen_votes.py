@@ -42,7 +42,9 @@ def numpy_randomness_beside_the_input(tokens, images):
     return jnp.asarray(np.random.default_rng().random(len(tokens)) < 0.5) ^ (tokens[:, 0] > 3)
 
 
-def test_numpy_randomness_gives_each_input_votes_of_its_own(said):
+def test_numpy_randomness_gives_each_input_votes_of_its_own(said, monkeypatch):
+    generator = np.random.default_rng(0)  # or four counts were equal by chance once in 20,000 times
+    monkeypatch.setattr(np.random, "default_rng", lambda: generator)
     for classifier in (numpy_randomness, numpy_randomness_beside_the_input):
         counts = draw(classifier)
         assert len(set(counts.tolist())) > 1, "the same votes four times were the fault"
@@ -83,11 +85,12 @@ def test_the_generator_of_torch_is_seen_as_well(said):
 
 @pytest.mark.parametrize(
     "draw_number",
-    [np.random.default_rng(0).random, random.SystemRandom().random, lambda: time.perf_counter_ns() % 997 / 997],
+    [np.random.default_rng(0).random, random.SystemRandom().random, lambda: time.perf_counter_ns() % 10**6 / 10**6],
 )
 def test_a_threshold_from_elsewhere_is_read_anew_in_each_call(said, draw_number):
     """A trace holds the number itself, so that two of them differ where decisions may agree by chance."""
-    draw(lambda tokens, images: images.mean(axis=(1, 2, 3)) > 1e-3 * draw_number() - 9, n=100)
+    # of all float32 in -16..-8, so that three equal ones are out of the question
+    draw(lambda tokens, images: images.mean(axis=(1, 2, 3)) > -8 * (1 + draw_number()), n=100)
     assert "traced again it is another program" in said()[0]
 
 

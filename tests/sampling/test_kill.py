@@ -16,7 +16,10 @@ COMMAND = [sys.executable, "-m", "hybrid_rs_jax.cli", "sample", "--model", "slow
 SETTINGS = ["--limit", "6", "--samples", "4000", "--batch-size", "400", "--seed", "11"]
 # Batch-invariant, and slow enough that a kill hits the middle; commits are made frequent so that many are hit.
 FILTER = """
+import os
 import time
+from pathlib import Path
+
 import numpy as np
 import hybrid_rs_jax.sampling.run as run
 
@@ -26,7 +29,8 @@ class Slow:
     on_host = True
 
     def __call__(self, tokens, images):
-        time.sleep(0.01)
+        Path("asked").touch()
+        time.sleep(float(os.environ.get("SLOW_SECONDS", "0.01")))
         return (tokens.sum(axis=1) % 5 < 3) & (images[:, 3, 3, 0] > images[:, 4, 4, 0])
 
 classify = Slow()
@@ -41,8 +45,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def start(folder, run, *extra, before=()):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+def start(folder, run, *extra, before=(), **variables):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | variables
     command = [*before, *COMMAND, *SETTINGS, "--out", str(run), "--resume", *extra]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -51,7 +55,7 @@ def start(folder, run, *extra, before=()):
 
 def finish(folder, run):
     process = start(folder, run)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     return out
 
@@ -103,16 +107,15 @@ def test_fifty_runs_killed_at_random_moments_resume_to_the_uninterrupted_counts(
 
 
 def test_sigterm_ends_a_run_in_good_order(folder, uninterrupted):
-    process = start(folder, folder / "run")
-    while not (folder / "run" / "ledger.sqlite").exists():
+    process = start(folder, folder / "run", SLOW_SECONDS="1")
+    while not (folder / "asked").exists():
+        assert process.poll() is None
         time.sleep(0.05)
-    time.sleep(1)
     process.terminate()
-    _, err = process.communicate(timeout=60)
-    if process.returncode != 0:  # it may have been faster
-        assert process.returncode == 143
-        assert re.search(r"Interrupted: \S+ keeps [\d,]+ draws?, [\d,]+ under way were lost; --resume goes on", err)
-        assert not (folder / "run" / "ledger.sqlite-wal").exists(), "closed in good order"
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 143, err
+    assert re.search(r"Interrupted: \S+ keeps [\d,]+ draws?, [\d,]+ under way were lost; --resume goes on", err)
+    assert not (folder / "run" / "ledger.sqlite-wal").exists(), "closed in good order"
     finish(folder, folder / "run")
     assert counts(folder / "run") == uninterrupted
 
@@ -129,7 +132,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 def fill_disk(folder, run, size):
     process = start(folder, run, before=[sys.executable, "-c", SMALL_FILES, str(size)])
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=900)
     if process.returncode != 0:
         assert process.returncode == 2, err
         assert err.startswith("hybrid-rs: error: ")
@@ -163,7 +166,7 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_sentence(folder):
     before = counts(run)
     run.chmod(0o555)
     process = start(folder, run, "--samples", "4100")
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=900)
     run.chmod(0o755)
     assert process.returncode == 2, err
     assert len(err.strip().splitlines()) == 1

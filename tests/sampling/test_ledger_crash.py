@@ -37,7 +37,7 @@ def expected(blocks):
 
 def child(*arguments):
     command = [sys.executable, str(CHILD), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
 
 
 def start_writer(folder):
@@ -59,7 +59,7 @@ def kill(process):
     os.kill(process.pid, signal.SIGKILL)
     with process.stdout:
         told = process.stdout.read()
-    process.wait(timeout=60)
+    process.wait(timeout=600)
     return told
 
 
@@ -173,10 +173,11 @@ def test_a_full_disk_keeps_what_it_has_and_goes_on_once_there_is_space(small_dis
 
 @pytest.fixture
 def public_folder():
-    """A place that another user may enter."""
-    folder = Path(tempfile.mkdtemp())
+    """A place that another user may enter, and files that another user may read."""
+    mask, folder = os.umask(0o022), Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder / "run"
+    os.umask(mask)
     (folder / "run").chmod(0o755)
     shutil.rmtree(folder)
 
@@ -261,13 +262,14 @@ def test_a_reader_beside_a_busy_writer_never_sees_half_a_transaction(tmp_path):
     writer = start_writer(folder)
     try:
         wait_for(writer, 1)
-        seen = set()
+        reads, seen, limit = 0, set(), time.monotonic() + 600
         with Ledger.open(folder) as ledger:
-            for _ in range(30):
+            while reads < 30 or len(seen) < 4:  # on one core the writer may not have its turn for a while
                 rows = ledger.rows()
                 assert rows == expected(rows[0].draws // COUNT)
+                reads += 1
                 seen.add(rows[0].draws)
-        assert len(seen) > 1
+                assert time.monotonic() < limit
     finally:
         kill(writer)
 
@@ -340,13 +342,14 @@ def test_what_the_log_held_is_gone_with_it_and_the_rest_is_whole(tmp_path):
 
 
 def test_open_files_do_not_pile_up(tmp_path):
+    handles = Path("/proc/self/fd")
+    if not handles.is_dir():
+        pytest.skip("needs /proc to see open files")
     create(tmp_path / "run")
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else None
-    if before is None:
-        pytest.skip("needs /proc to count open files")
     for _ in range(20):
         Ledger.open(tmp_path / "run").close()
         Ledger.resume(tmp_path / "run", HEADER).close()
         with pytest.raises(LedgerError):
             Ledger.resume(tmp_path / "run", {"seed": 2})
-    assert len(os.listdir("/proc/self/fd")) == before
+    opened = [os.path.realpath(each) for each in handles.iterdir()]
+    assert not [name for name in opened if name.startswith(os.path.realpath(tmp_path))]
