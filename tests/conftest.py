@@ -9,12 +9,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 sys.path.insert(0, str(Path(__file__).parent))
 # what a user may have set, and what would change what is asked, printed or shown
-for name in ("HYBRID_RS_API_KEY", "HYBRID_RS_DEBUG", "OPENAI_API_KEY", "OPENAI_BASE_URL", "COLUMNS", "LINES"):
+for name in ("HYBRID_RS_API_KEY", "HYBRID_RS_DEBUG", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+    os.environ.pop(name, None)
+for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)
 for name in [name for name in os.environ if name.lower().endswith("_proxy")]:  # the tests' servers are on this machine
     del os.environ[name]
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 _hook = install_import_hook("hybrid_rs_jax", "beartype.beartype")
 _hook.__enter__()

@@ -1,6 +1,8 @@
 """Work that Ray's workers open by themselves, for `test_workers`."""
 
+import contextlib
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -17,6 +19,15 @@ TOKENS = (np.arange(B * L, dtype=np.int32).reshape(B, L) * 7) % 10
 IMAGES = np.linspace(0, 1, B * 4, dtype=np.float32).reshape(B, 2, 2, 1)
 INPUTS = ArrayInputs([f"input-{i}" for i in range(B)], TOKENS, IMAGES, np.array([False, True, True, True, True]))
 GROUPS = (StreamGroup(SequentialTest(0.6, 0.05, 400)), StreamGroup(FixedSample(50), ((0,), (1, 2))))
+
+
+def free_port():
+    """One below those that systems give to whoever asks for any, so that nobody is given it in the meantime."""
+    for port in range(20_000 + os.getpid() % 8_000, 30_000):
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def by_rule(tokens, images):

@@ -1,15 +1,14 @@
 """Counts do not depend on the batch size, the number of devices or the number of processes."""
 
-import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cluster_work import free_port
 
 SCRIPT = Path(__file__).with_name("draw_counts.py")
 
@@ -29,15 +28,6 @@ def result(process):
 @pytest.fixture(scope="module")
 def alone():
     return result(start(500))
-
-
-def free_port():
-    """One below those that systems give to whoever asks for any, so that nobody is given it in the meantime."""
-    for port in range(20_000 + os.getpid() % 8_000, 30_000):
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
 
 
 def check(found, alone):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cluster_work
 import pytest
-from cluster_work import B, open_work
+from cluster_work import B, free_port, open_work
 
 from hybrid_rs_jax.kernels import run_key
 from hybrid_rs_jax.sampling import Ledger, sample_run
@@ -68,9 +68,10 @@ def nodes():
         done = subprocess.run([*ray, *options], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
-    start("--head", "--port=6399", "--include-dashboard=false")
-    start("--address=127.0.0.1:6399")
-    yield "127.0.0.1:6399"
+    port = free_port()
+    start("--head", f"--port={port}", "--include-dashboard=false")
+    start(f"--address=127.0.0.1:{port}")
+    yield f"127.0.0.1:{port}"
     subprocess.run([ray[0], "stop", "--force"], env=environment, capture_output=True)
 
 
