@@ -76,9 +76,11 @@ __all__ = [
     "Probability",
     "Threshold",
     "dual",
+    "ndtri",
     "normal_cdf",
     "normal_pdf",
     "normal_quantile",
+    "normal_quantiles",
     "prepare",
     "smallest_rho",
     "unit",
@@ -91,6 +93,9 @@ TERM_UNITS, SUM_UNITS = 14, 4
 # With fewer lanes than this the sum over atoms is one fused reduction; with more it is a loop over atoms, which never
 # writes an [atoms, lanes] array and lets every atom's arithmetic vectorise over the lanes.
 _LOOP_LANES = 64
+
+# A function of its own in every program: traced and lowered once per shape, not at each call.
+ndtri = jax.jit(jax.scipy.special.ndtri)
 
 
 class Channel(NamedTuple):
@@ -171,8 +176,14 @@ def normal_pdf(z: Array) -> Array:
 def normal_quantile(probability: Probability) -> Array:
     """`Phi^-1(p)`, from whichever tail is the small one."""
     tail = jnp.minimum(probability.p, probability.complement)
-    z = jax.scipy.special.ndtri(tail)
+    z = ndtri(tail)
     return jnp.where(probability.near_one, -z, z)
+
+
+def normal_quantiles(*probabilities: Probability) -> Float[Array, "k *lanes"]:
+    """`Phi^-1` of k probabilities, one after the other in a loop: a program holds its long polynomials once."""
+    columns = jax.tree.map(lambda *each: jnp.stack(each), *probabilities)
+    return jax.lax.map(normal_quantile, columns)
 
 
 def prepare(ratio: LikelihoodRatio, dtype: np.dtype, lanes: int, count: Int[Array, ""] | int | None = None) -> Channel:

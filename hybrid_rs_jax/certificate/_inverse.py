@@ -19,12 +19,13 @@ from hybrid_rs_jax.certificate._dual import (
     Probability,
     Threshold,
     dual,
+    ndtri,
     normal_pdf,
-    normal_quantile,
+    normal_quantiles,
     smallest_rho,
     unit,
 )
-from hybrid_rs_jax.certificate._knapsack import quantile_of_parts
+from hybrid_rs_jax.certificate._knapsack import share_of
 
 __all__ = ["required"]
 
@@ -52,10 +53,9 @@ def required(channel: Channel, tau: Probability, rho: Array) -> Probability:
     zero, one = jnp.zeros_like(moving), jnp.ones_like(moving)
     everything, nothing = Probability(one, zero), Probability(zero, one)
 
-    guess = quantile_of_parts(split.filled, split.left)
-    low = jnp.minimum(quantile_of_parts(split.filled, tau.complement), guess) - 1e-9
-    high = jnp.maximum(quantile_of_parts(tau.p, split.left), guess) + 1e-9
-    z_tau = normal_quantile(tau)
+    shares = share_of(split.filled, split.left), share_of(split.filled, tau.complement), share_of(tau.p, split.left)
+    guess, low, high, z_tau = normal_quantiles(*shares, tau)
+    low, high = jnp.minimum(low, guess) - 1e-9, jnp.maximum(high, guess) + 1e-9
 
     def step(bracket: Bracket, kept: tuple[()], _: Array) -> tuple[Bracket, tuple[()], Array]:
         at = dual(channel, nothing, Threshold(split.anchor, bracket.at + moving), moving)
@@ -63,7 +63,7 @@ def required(channel: Channel, tau: Probability, rho: Array) -> Probability:
         left = bracket.cut(short > 0)
         settled = jnp.abs(short) <= at.accepted_noise + 4 * u * tau.p
         done = settled | _costs_nothing(short, at, tau) | left.is_narrow(4 * u)
-        z = jax.scipy.special.ndtri(jnp.clip(at.accepted, tiny, 1 - u))
+        z = ndtri(jnp.clip(at.accepted, tiny, 1 - u))
         proposal = left.at + (z_tau - z) * normal_pdf(z) / jnp.maximum(at.slope, tiny)
         return left.moved(proposal, at.slope > 0), kept, done
 

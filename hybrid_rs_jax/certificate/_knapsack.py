@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hybrid_rs_jax.certificate._bracket import Bracket
-from hybrid_rs_jax.certificate._dual import Channel, Probability, normal_quantile, unit
+from hybrid_rs_jax.certificate._dual import Channel, Probability, normal_quantiles, unit
 
-__all__ = ["Knapsack", "knapsack", "offset_bracket", "quantile_of_parts"]
+__all__ = ["Knapsack", "knapsack", "offset_bracket", "share_of"]
 
 
 class Knapsack(NamedTuple):
@@ -99,16 +99,16 @@ def offset_bracket(split: Knapsack, p_a: Probability, p_0: Array) -> Bracket:
     `p_k Phi(w) = p_A - P_{<k}`, is exact as `rho -> 0`.
     """
     inside = jnp.maximum(p_a.p - p_0, jnp.finfo(p_a.p.dtype).tiny)
-    low = quantile_of_parts(split.filled, p_a.complement)
-    high = quantile_of_parts(inside, split.left)
-    guess = quantile_of_parts(split.filled, split.left)
+    low, high, guess = normal_quantiles(
+        share_of(split.filled, p_a.complement), share_of(inside, split.left), share_of(split.filled, split.left)
+    )
     slack = 1e-9 + 1e-9 * jnp.abs(guess)
     low, high = jnp.minimum(low, guess) - slack, jnp.maximum(high, guess) + slack
     return Bracket(low, high, guess)
 
 
-def quantile_of_parts(part: Array, rest: Array) -> Array:
-    """`Phi^-1(part / (part + rest))`."""
+def share_of(part: Array, rest: Array) -> Probability:
+    """`part / (part + rest)`."""
     rest = jnp.maximum(rest, jnp.finfo(rest.dtype).tiny)
     whole = part + rest
-    return normal_quantile(Probability(part / whole, rest / whole))
+    return Probability(part / whole, rest / whole)

@@ -25,8 +25,9 @@ from hybrid_rs_jax.certificate._dual import (
     Probability,
     Threshold,
     dual,
+    ndtri,
     normal_pdf,
-    normal_quantile,
+    normal_quantiles,
     smallest_rho,
     unit,
 )
@@ -71,7 +72,7 @@ def radius(channel: Channel, p_a: Probability, tau: Probability, max_steps: Arra
     dtype = tau.p.dtype
     split = knapsack(channel, p_a)
     offsets = offset_bracket(split, p_a, channel.p_0)
-    z_a, z_tau = normal_quantile(p_a), normal_quantile(tau)
+    z_a, z_tau = normal_quantiles(p_a, tau)
     # Without any discrete change the radius is z_a - z_tau: an upper end for every budget.
     ceiling = jnp.maximum(z_a - z_tau, jnp.finfo(dtype).tiny) * (1 + 1e-9)
     hopeless = ~(split.lower > tau.p)  # not even rho = 0
@@ -139,7 +140,7 @@ def _next_rho(left: Bracket, look: _Look, tau: Probability, z_tau: Array) -> Bra
     estimate = jnp.where(look.close, jnp.maximum(at.value - at.noise, 0.5 * at.value), look.feasible)
     estimate = jnp.clip(estimate, tiny, 1 - u)
     # far away Phi^-1(V) is nearly a straight line in rho; close by, V itself is, without the rounding of Phi^-1
-    z = jax.scipy.special.ndtri(estimate)
+    z = ndtri(estimate)
     far = jnp.abs(estimate - tau.p) > 1e-3 * jnp.minimum(tau.p, tau.complement)
     excess = jnp.where(far, (z - z_tau) * normal_pdf(z), estimate - tau.p - at.noise / 2)
     proposal = rho + excess / jnp.maximum(at.slope, tiny) - 16 * u * rho
