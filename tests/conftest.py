@@ -21,8 +21,13 @@ from jaxtyping import install_import_hook  # noqa: E402
 _hook = install_import_hook("hybrid_rs_jax", "beartype.beartype")
 _hook.__enter__()
 
-import jax  # noqa: E402  (after the hook and the environment)
+import hypothesis  # noqa: E402  (after the hook and the environment)
+import jax  # noqa: E402
 import pytest  # noqa: E402
+
+# the same examples in every run, however long one takes
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -26,7 +26,6 @@ methods = st.sampled_from(sorted(FILTERS))
 # The weights
 
 
-@settings(deadline=None)
 @given(sizes, sizes, methods)
 def test_weights_of_every_pixel_sum_to_one(size, new_size, method):
     matrix = resize_matrix(size, new_size, method)
@@ -34,14 +33,12 @@ def test_weights_of_every_pixel_sum_to_one(size, new_size, method):
     np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-14)
 
 
-@settings(deadline=None)
 @given(sizes, sizes, methods)
 def test_weights_are_those_of_pillow_in_floats(size, new_size, method):
     impulses = np.asarray(Image.fromarray(np.eye(size, dtype=np.float32)).resize((size, new_size), PILLOW[method]))
     np.testing.assert_allclose(resize_matrix(size, new_size, method), impulses, rtol=0, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(sizes, methods)
 def test_equal_sizes_change_nothing(size, method):
     np.testing.assert_array_equal(resize_matrix(size, size, method), np.eye(size))

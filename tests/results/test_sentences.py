@@ -65,7 +65,7 @@ ORIGINS = [
     {"provisional": Provisional(planned=10**6, earlier=(7, 100))},
     {"provisional": Provisional(planned=10**6, partial=2, earlier=(1000,))},
 ]
-SLOW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 @st.composite
@@ -318,7 +318,7 @@ def check_plan(result):
                 assert part.statement.needs.draws[part.budgets.index(d)] == -1
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(
     st.integers(0, len(PLANS) - 1),
     st.lists(st.sampled_from([0.0, 0.01, 0.3, 0.5, 0.99, 1.0]), min_size=1, max_size=3),
@@ -345,7 +345,7 @@ def test_no_sentence_about_draws_that_were_stopped_says_more_than_their_certific
         )
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(
     st.integers(0, len(SMOOTHINGS) - 1),
     st.lists(st.lists(st.integers(0, 1000), min_size=3, max_size=3), min_size=1, max_size=3),

@@ -93,7 +93,7 @@ def test_a_text_that_names_no_stream_is_refused(text):
         Stream.parse(text)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(["shared", "budget", "forced", "law"]), st.sets(st.integers(0, 1000), max_size=5))
 def test_a_stream_is_the_one_that_its_text_names(kind, numbers):
     try:
@@ -161,7 +161,7 @@ def test_a_row_that_does_not_fit_is_refused_and_takes_its_whole_call_with_it(led
     ledger.append([shared(5, 0, 5, 1)])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(
         st.tuples(st.integers(0, 2), st.sampled_from(["shared", "budget:1"]), st.integers(0, 30), st.integers(1, 9)),

@@ -59,7 +59,7 @@ def drive(plan, votes, slots, batch_size, depth, speculate, starts=None, piece=1
     return [ended[r] for r in range(len(votes))], seen
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 2**32 - 1),
     slots=st.integers(1, 12),
@@ -123,7 +123,7 @@ def test_a_label_outside_of_the_classes_raises_one_sentence():
         schedule.resolve(batch, np.array([0, 5, 1]), np.zeros(3, bool))
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(
     seed=st.integers(0, 2**32 - 1),
     inputs=st.integers(1, 5),
