@@ -13,7 +13,7 @@ from hybrid_rs_jax._files import first_line
 from hybrid_rs_jax._tables import Table, read_table
 from hybrid_rs_jax._text import down_text, floor_text, setting_text
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.report.plots import label_budget, styled
+from hybrid_rs_jax.report.plots import in_greek, label_budget, styled
 
 __all__ = ["SweepTable", "is_sweep", "plot_sweep", "read_sweep"]
 
@@ -117,7 +117,7 @@ def plot_sweep(tables: list[SweepTable]) -> Any:
             ax.grid(visible=False)
             _name_places(ax.xaxis, [str(d) for d in table.budgets])
             _name_places(ax.yaxis, [_p_text(p) for p in table.p_a])
-            ax.set_title(_in_greek(table.noise or "Certified radius"))
+            ax.set_title(in_greek(table.noise or "Certified radius"))
             label_budget(ax)
             ax.set_ylabel("clean score $p_A$")
             if max(table.radius.shape) <= 12 and table.radius.size <= 120:
@@ -133,12 +133,6 @@ def plot_sweep(tables: list[SweepTable]) -> Any:
         )
         bar.outline.set_visible(False)
     return figure
-
-
-def _in_greek(words: str) -> str:
-    for name, letter in (("sigma", "σ"), ("beta", "β"), ("tau", "τ")):
-        words = words.replace(name, letter)
-    return words
 
 
 def _name_places(axis: Any, names: list[str]) -> None:
