@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import gzip
 import hashlib
@@ -29,6 +30,12 @@ class Pictures:
 
     images: np.ndarray
     labels: np.ndarray
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the files lie, and whether they are the published ones."""
+    parser.add_argument("--data", type=Path, default=FOLDER, help="folder with the four files (default: %(default)s)")
+    parser.add_argument("--any-contents", action="store_true", help="the files are your own, in the same format")
 
 
 def load_fashion(folder: Path, part: str, *, any_contents: bool = False) -> Pictures:

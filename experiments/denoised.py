@@ -47,7 +47,7 @@ from _common import (
     start,
     write_result,
 )
-from _fashion import CLASSES, FOLDER, Pictures, load_fashion
+from _fashion import CLASSES, Pictures, add_data_arguments, load_fashion
 from _fashion_model import Classifier, load_or_train
 
 import hybrid_rs_jax as hrs
@@ -227,8 +227,7 @@ def measure(
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = new_parser(__doc__)
-    made.add_argument("--data", type=Path, default=FOLDER, help="folder with the four files (default: %(default)s)")
-    made.add_argument("--any-contents", action="store_true", help="the files are your own, in the same format")
+    add_data_arguments(made)
     made.add_argument("--denoiser", type=Path, help="folder of another denoiser (default: the one in the package)")
     made.add_argument("--inputs", type=int, default=500, help="test pictures, from the first (default: %(default)s)")
     made.add_argument("--samples", type=int, default=200, help="copies per picture and sigma (default: %(default)s)")

@@ -55,7 +55,7 @@ from _common import (
     start,
     write_result,
 )
-from _fashion import CLASSES, FOLDER, Pictures, load_fashion
+from _fashion import CLASSES, Pictures, add_data_arguments, load_fashion
 from _fashion_vit import Encoder, Nearest, load
 from train_gsb import DENOISER, MAPPERS
 
@@ -305,8 +305,7 @@ def facts(encoder: Encoder, head: PrototypeHead, test: Pictures) -> dict[str, fl
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = new_parser(__doc__)
-    made.add_argument("--data", type=Path, default=FOLDER, help="folder with the four files (default: %(default)s)")
-    made.add_argument("--any-contents", action="store_true", help="the files are your own, in the same format")
+    add_data_arguments(made)
     made.add_argument("--inputs", type=int, default=24, help="test pictures, from the first (default: %(default)s)")
     made.add_argument("--samples", type=int, default=1000, help="copies per picture and law (default: %(default)s)")
     made.add_argument(

@@ -29,6 +29,7 @@ from typing import Any
 
 import _common as common
 import numpy as np
+from _safety_figures import draw_curves, draw_sweep
 from _subject import EVERYWHERE, SUFFIX, Chosen, Region, Several, Subject, add_flags, open_subject, parsed
 
 import hybrid_rs_jax as hrs
@@ -105,8 +106,8 @@ def run(args: argparse.Namespace) -> None:
         "per_budget": work.per_budget(),
         "seconds": work.seconds,
     }
-    draw_curves(args, subject, settings, content)
-    draw_sweep(args, subject, settings, content)
+    draw_curves(args.out, subject, settings, content)
+    draw_sweep(args.out, subject, settings, content)
     common.write_result(args.out, settings, content)
     print(summary(content))
 
@@ -298,115 +299,6 @@ def statement(subject: Subject) -> dict[str, str]:
         "unit": f"eps, radius and sigma: l2, {subject.unit}",
         "flagged": "an input with a copy called Unsafe among n is flagged by any filter whose copies include these",
     }
-
-
-def caption(subject: Subject, settings: Mapping[str, Any], n: str) -> str:
-    """What every number of a figure depends on."""
-    risk = f"τ = {settings['tau']:.2g}; α = {settings['alpha']:g} per input"
-    return f"{settings['inputs']} {subject.inputs_name}; {n}; {risk}"
-
-
-def draw_curves(
-    args: argparse.Namespace, subject: Subject, settings: Mapping[str, Any], content: Mapping[str, Any]
-) -> None:
-    """Certified accuracy against eps: a row per threat, a column per sigma, a line per d."""
-    import matplotlib
-
-    figure, axes = common.new_figure(2, len(SIGMAS), (10.5, 6.2), sharey=True, sharex="col")
-    image = {row["sigma"]: row for row in content["unimodal"] if row["noise"] == "image-only"}
-    yardstick = content["picture_distance"]
-    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(BUDGETS)))
-    for row in content["curves"]:
-        ax = axes[("suffix", "l0").index(row["threat"]), SIGMAS.index(row["sigma"])]
-        accuracy = 100 * np.array(row["certified_accuracy"])
-        ax.plot(
-            *until_zero(100 * np.array(image[row["sigma"]]["certified_accuracy"][0])), "k:", lw=1.6, label="image-only"
-        )
-        for d, curve, shade in zip(BUDGETS, accuracy, shades, strict=True):
-            if curve.any():
-                ax.plot(*until_zero(curve), color=shade, lw=2, label=f"hybrid, d = {d}")
-        none = [d for d, curve in zip(BUDGETS, accuracy, strict=True) if not curve.any()]
-        nothing = f" (d ≥ {none[0]}: nothing)" if none else ""
-        if yardstick is not None:
-            ax.axvline(yardstick["nearest_other_digit_median"], color=common.SOFT, lw=1, ls="--")
-        common.panel_title(ax, f"{row['threat']}, σ = {row['sigma']:g}, n = {row['n']:,}{nothing}")
-        ax.set_ylim(0, 103)
-    for ax, sigma in zip(axes[0], SIGMAS, strict=True):
-        ax.set_xlim(0, 7 * sigma)
-    for ax in axes[1]:
-        ax.set_xlabel(r"pixel budget $\varepsilon$ ($\ell_2$, pixels in [0, 1])")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("certified accuracy (%)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    title = (
-        f"Certified accuracy of {subject.name}, smoothed, under joint token and pixel attacks, β = {settings['beta']:g}"
-    )
-    dashed = "" if yardstick is None else "; dashed: median distance to the nearest other digit"
-    common.save_figure(
-        figure, args.out / "safety_filter_curves.png", title, caption(subject, settings, f"n as stated{dashed}")
-    )
-
-
-def until_zero(percent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A curve up to its first zero."""
-    end = int(np.argmax(percent == 0)) + 1 if (percent == 0).any() else len(percent)
-    return EPSILONS[:end], percent[:end]
-
-
-def draw_sweep(
-    args: argparse.Namespace, subject: Subject, settings: Mapping[str, Any], content: Mapping[str, Any]
-) -> None:
-    """The price and the gain of beta, and shared against per-budget samples."""
-    figure, axes = common.new_figure(1, 3, (10.5, 3.9))
-    rows, image = content["beta_sweep"], content["table1"][0]["image_only_radius"]
-    for d, colour, marker in (
-        (1, common.BLUE, "o"),
-        (2, common.GREEN, "s"),
-        (4, common.ORANGE, "^"),
-        (8, common.PURPLE, "D"),
-    ):
-        radius = [row["mean_radius"][d] if row["share_certified"][d] else np.nan for row in rows]
-        axes[0, 0].plot(BETAS, radius, color=colour, marker=marker, label=f"hybrid, d = {d}")
-    axes[0, 0].axhline(image, color="black", ls=":", label="image-only")
-    common.panel_title(axes[0, 0], f"Suffix threat, σ = {SIGMAS[0]:g}")
-    axes[0, 0].set_ylabel(r"mean certified radius ($\ell_2$; none = 0)")
-    clean = [row for row in content["smoothed_accuracy"] if row["sigma"] == SIGMAS[0]]
-    for threat, dashes in (("suffix", "-"), ("l0", "--")):
-        beta = [row["beta"] for row in clean if row["threat"] == threat]
-        for field, colour, name in (
-            ("unsafe_majority_right", common.BLUE, "unsafe, right by majority"),
-            ("safe_flagged_by_n_copies", common.ORANGE, f"safe, flagged by {settings['clean_n']} copies"),
-        ):
-            shares = [row[field] for row in clean if row["threat"] == threat]
-            values = [np.nan if share is None else 100 * share for share in shares]
-            axes[0, 1].plot(beta, values, dashes, color=colour, marker="o", ms=4, label=f"{name} ({threat})")
-    common.panel_title(axes[0, 1], f"No attack, σ = {SIGMAS[0]:g}, n = {settings['clean_n']}")
-    axes[0, 1].set_ylabel("inputs (%)")
-    axes[0, 1].set_ylim(-3, 165)
-    axes[0, 1].set_yticks(range(0, 101, 20))
-    for ax in axes[0, :2]:
-        ax.set_xlabel(r"replacement probability $\beta$")
-    ways = content["per_budget"]
-    for mode, colour, marker in (("shared", common.BLUE, "o"), ("per budget", common.ORANGE, "s")):
-        radius = [
-            r if s else np.nan for r, s in zip(ways[mode]["mean_radius"], ways[mode]["share_certified"], strict=True)
-        ]
-        name = f"{mode}: {ways[mode]['draws_per_input']:,} draws per input"
-        axes[0, 2].plot(BUDGETS, radius, color=colour, marker=marker, label=name)
-    common.panel_title(axes[0, 2], f"One sample or nine: {ways['inputs']} inputs")
-    axes[0, 2].set_xlabel("token budget $d$")
-    axes[0, 2].set_ylabel(r"mean certified radius ($\ell_2$; none = 0)")
-    for ax in axes[0]:
-        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
-        place = "upper right" if ax is axes[0, 1] else "best"
-        ax.legend(frameon=False, fontsize=8, loc=place, handlelength=3.5)
-    common.save_figure(
-        figure,
-        args.out / "safety_filter_tradeoffs.png",
-        "What the replacement probability buys and costs, and what sharing one sample over all budgets costs",
-        caption(subject, settings, f"n = {settings['n']:,} where no other n is given"),
-    )
 
 
 def summary(content: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from _common import STYLE, check_whole, is_finished, new_parser, start, write_result
-from _fashion import CLASSES, FOLDER, load_fashion
+from _fashion import CLASSES, add_data_arguments, load_fashion
 from _fashion_vit import load
 from features import STORED, boosted
 
@@ -115,8 +115,7 @@ def plot(path: Path, images: np.ndarray, targets: np.ndarray, pictures: dict[str
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = new_parser(__doc__)
-    made.add_argument("--data", type=Path, default=FOLDER, help="folder with the four files (default: %(default)s)")
-    made.add_argument("--any-contents", action="store_true", help="the files are your own, in the same format")
+    add_data_arguments(made)
     made.add_argument("--gsb", type=Path, default=STORED, help="what train_gsb.py wrote (default: fashion_gsb, here)")
     made.add_argument("--inputs", type=int, default=24, help="test pictures, from the first (default: %(default)s)")
     made.add_argument("--steps", type=int, default=40, help="gradient steps per restart (default: %(default)s)")

@@ -11,12 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 from _common import check_whole, new_parser, start
-from _fashion import FOLDER, load_fashion
+from _fashion import add_data_arguments, load_fashion
 
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.models.denoiser import Denoiser, Diffusion, UNetConfig, save_denoiser
@@ -102,8 +101,7 @@ def run(args: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = new_parser(__doc__)
-    made.add_argument("--data", type=Path, default=FOLDER, help="folder with the four files (default: %(default)s)")
-    made.add_argument("--any-contents", action="store_true", help="the files are your own, in the same format")
+    add_data_arguments(made)
     made.add_argument("--steps", type=int, default=6000, help="updates in all (default: %(default)s)")
     made.add_argument("--until", type=int, default=2**31 - 1, help="stop there with a checkpoint (default: at the end)")
     made.add_argument("--batch-size", type=int, default=128, help="pictures per update (default: %(default)s)")

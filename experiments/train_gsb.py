@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from _common import check_whole, is_finished, new_parser, start, write_result
-from _fashion import FOLDER, load_fashion
+from _fashion import add_data_arguments, load_fashion
 from _fashion_vit import WIDTH, load, load_or_train
 
 from hybrid_rs_jax.errors import library_sentences
@@ -84,8 +84,7 @@ def run(args: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = new_parser(__doc__)
-    made.add_argument("--data", type=Path, default=FOLDER, help="folder with the four files (default: %(default)s)")
-    made.add_argument("--any-contents", action="store_true", help="the files are your own, in the same format")
+    add_data_arguments(made)
     made.add_argument("--encoder", type=Path, help="encoder.npz of an earlier run (default: a new one is trained)")
     made.add_argument("--pictures", type=int, default=1000, help="of the training part (default: %(default)s)")
     made.add_argument("--epochs", type=int, default=8, help="passes over them, in each stage (default: %(default)s)")

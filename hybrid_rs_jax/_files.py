@@ -26,6 +26,7 @@ __all__ = [
     "check_target",
     "check_target_folder",
     "csv_text",
+    "first_line",
     "free_folder",
     "json_text",
     "kind_of",
@@ -156,6 +157,11 @@ def beginning(path: Path, size: int) -> str:
             return file.read(size).decode("utf-8-sig", "replace")
     except OSError:
         return ""
+
+
+def first_line(path: Path) -> str:
+    """The first line of a regular file, or what of it stands in 10,000 bytes, without white space around it."""
+    return next(iter(beginning(path, 10_000).splitlines()), "").strip()
 
 
 def read_text(path: Path) -> str:

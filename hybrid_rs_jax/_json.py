@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hybrid_rs_jax.errors import BadInputError
 
@@ -32,7 +33,7 @@ def parse_json(text: str, what: str, constant: Callable[[str], object] | None = 
     >>> parse_json('{"n": 3}', "run.json")
     {'n': 3}
     """
-    decoder = _DECODER if constant is None else json.JSONDecoder(**_STRICT, parse_constant=constant)
+    decoder = _DECODER if constant is None else _strict_decoder(parse_constant=constant)
     try:
         value = decoder.decode(text)
         if "\\ud" in text or "\\uD" in text:  # a text of a file holds surrogates in no other way
@@ -81,5 +82,7 @@ def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-_STRICT: dict[str, Any] = {"parse_float": _finite, "parse_int": _bounded, "object_pairs_hook": _without_twins}
-_DECODER = json.JSONDecoder(**_STRICT, parse_constant=_refuse)
+_strict_decoder = functools.partial(
+    json.JSONDecoder, parse_float=_finite, parse_int=_bounded, object_pairs_hook=_without_twins
+)
+_DECODER = _strict_decoder(parse_constant=_refuse)

@@ -2,7 +2,7 @@
 
 import json
 
-from vlm_checkpoint import CORPUS, SPECIAL, tokenizers, torch, transformers
+from vlm_checkpoint import CORPUS, SPECIAL, save_random, tokenizers, transformers
 
 QWEN_PATCH, GEMMA_SIDE = 4, 28
 QWEN = ["<|image_pad|>", "<|vision_start|>", "<|vision_end|>"]
@@ -89,11 +89,4 @@ def make_gemma(folder):
 
 def _saved(model, config, folder, processing):
     (folder / "preprocessor_config.json").write_text(json.dumps(processing))
-    torch.manual_seed(0)
-    network = model(config).eval()
-    with torch.no_grad():
-        for name, weight in network.named_parameters():
-            spread = 0.1 if weight.ndim > 1 else 0.3
-            weight.copy_(spread * torch.randn_like(weight) + ("norm" in name and name.endswith("weight")))
-    network.save_pretrained(folder)
-    return network
+    return save_random(model, config, folder)

@@ -87,6 +87,14 @@ def test_only_a_regular_file_is_looked_into_before_it_is_read(tmp_path):
     assert [files.beginning(tmp_path / name, 9) for name in ("pipe", "missing", ".")] == ["", "", ""]
 
 
+@pytest.mark.parametrize(
+    ("content", "line"), [("\ufeffd\tp_a \r\n1\t2\n", "d\tp_a"), ("", ""), ("\nd\n", ""), ("x" * 20_000, "x" * 10_000)]
+)
+def test_the_first_line_is_read_without_its_end(content, line, tmp_path):
+    (tmp_path / "file").write_bytes(content.encode())
+    assert files.first_line(tmp_path / "file") == line
+
+
 def test_links_that_go_round_in_a_circle_are_named(tmp_path):
     with pytest.raises(BadInputError, match="links go round in a circle"):
         files.kind_of(loop(tmp_path))

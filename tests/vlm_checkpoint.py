@@ -94,6 +94,11 @@ def make_checkpoint(folder, family="onevision", seed=0, template=None, corpus=CO
     (folder / "preprocessor_config.json").write_text(
         json.dumps(processing | {"image_mean": mean, "image_std": [0.5] * 3, "resample": 3})
     )
+    return save_random(model, config, folder, seed)
+
+
+def save_random(model, config, folder, seed=0):
+    """A network of random weights, norms around one, in `folder`."""
     torch.manual_seed(seed)
     network = model(config).eval()
     with torch.no_grad():

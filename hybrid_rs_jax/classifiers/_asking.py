@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-__all__ = ["HOPELESS", "LONGEST_QUOTE", "MOST_AT_ONCE", "Question", "Threads", "cause_text", "check_url"]
-__all__ += ["checked_key", "png_text", "quote"]
+__all__ = [
+    "HOPELESS",
+    "LONGEST_QUOTE",
+    "MOST_AT_ONCE",
+    "Question",
+    "Threads",
+    "cause_text",
+    "check_patience",
+    "check_url",
+    "checked_key",
+    "png_text",
+    "quote",
+]
 
 #: One pair and the event that says whether its batch was given up: True for Unsafe.
 Question = Callable[[np.ndarray, np.ndarray, threading.Event], bool]
@@ -125,6 +137,16 @@ def check_url(url: str, name: str, example: str) -> None:
         legal = False
     if not legal:
         raise ValueError(f"{name} must be an address like {example!r}, got {url!r}.")
+
+
+def check_patience(concurrency: int, attempts: int, waits: Mapping[str, float]) -> None:
+    """Raise a ValueError unless there is at least one request and one attempt, and every wait is positive seconds."""
+    for name, number in (("concurrency", concurrency), ("attempts", attempts)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}.")
+    for name, seconds in waits.items():
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"{name} must be a positive number of seconds, got {seconds}.")
 
 
 def checked_key(api_key: str | None) -> str | None:

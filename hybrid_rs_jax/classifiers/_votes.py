@@ -13,12 +13,11 @@ import numpy as np
 __all__ = ["foreign_label", "foreign_margin", "refusal", "returned_array", "votes_from_labels", "votes_from_margins"]
 
 
-def votes_from_margins(margins: Any, place: Callable[[int], str] | None = None) -> np.ndarray:
+def votes_from_margins(margins: Any) -> np.ndarray:
     """Unsafe where the margin is above 0.
 
     Args:
       margins: real numbers of any shape.
-      place: says of a flat position which copy it is, for the message.
 
     Returns:
       bool, of the shape of `margins`.
@@ -33,7 +32,7 @@ def votes_from_margins(margins: Any, place: Callable[[int], str] | None = None) 
     if found.dtype.kind == "c":
         raise ValueError(f"A classifier's margins must be real numbers, got dtype {found.dtype}.")
     values = found if found.dtype.kind == "f" else found.astype(np.float32)  # bfloat16 is no kind of NumPy's own
-    _refuse_first(found, foreign_margin(values), None, place)
+    _refuse_first(found, foreign_margin(values))
     return np.asarray(values > 0)
 
 
@@ -104,7 +103,9 @@ def refusal(value: Any, classes: int | None, where: str = "") -> str:
     return f"A classifier's label must lie in 0..{1 if classes is None else classes - 1}, got {value}{place}."
 
 
-def _refuse_first(found: np.ndarray, bad: Any, classes: int | None, place: Callable[[int], str] | None) -> None:
+def _refuse_first(
+    found: np.ndarray, bad: Any, classes: int | None = None, place: Callable[[int], str] | None = None
+) -> None:
     if not (bad := np.asarray(bad)).any():
         return
     position = int(np.argmax(bad))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hybrid_rs_jax._checks import check_whole
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
 from hybrid_rs_jax.classifiers._votes import votes_from_labels
 
@@ -58,13 +59,9 @@ class HostClassifier:
         digest: str | None = None,
         classes: int | None = None,
     ):
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        if max_in_flight < 1:
-            raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}.")
-        if classes is not None and classes < 2:
-            raise ValueError(f"classes must be at least 2, got {classes}.")
-        self.batch_size, self.max_in_flight, self.classes = batch_size, max_in_flight, classes
+        self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size, 1)
+        self.max_in_flight = check_whole("max_in_flight", max_in_flight, 1)
+        self.classes = None if classes is None else check_whole("classes", classes, 2)
         self.name, self.digest = qualified_name(function) if name is None else name, digest
         self._function = function
 

@@ -24,6 +24,7 @@ from hybrid_rs_jax.classifiers._asking import (
     MOST_AT_ONCE,
     Threads,
     cause_text,
+    check_patience,
     check_url,
     checked_key,
     png_text,
@@ -87,12 +88,8 @@ class WireClassifier:
         longest_wait: float = 60.0,
     ):
         check_url(url, "url", "http://localhost:8000/classify")
-        for name, number in (("concurrency", concurrency), ("attempts", attempts)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}.")
-        for name, seconds in (("timeout", timeout), ("backoff", backoff), ("longest_wait", longest_wait)):
-            if not 0 < seconds < math.inf:
-                raise ValueError(f"{name} must be a positive number of seconds, got {seconds}.")
+        waits = {"timeout": timeout, "backoff": backoff, "longest_wait": longest_wait}
+        check_patience(concurrency, attempts, waits)
         if threshold is not None and not math.isfinite(threshold):
             raise ValueError(f"threshold must be a finite number, got {threshold}.")
         self.url, self.threshold = url, threshold

@@ -67,7 +67,7 @@ class Bill:
             "price": self.price,
             "money": self.money,
             "runtime_copies": self.deployed,
-            "runtime_money": None if None in (self.price, self.deployed) else self.price * self.deployed,  # type: ignore[operator]
+            "runtime_money": None if self.price is None or self.deployed is None else self.price * self.deployed,
         }
 
     def lines(self) -> Iterator[str]:

@@ -11,12 +11,10 @@ import numpy as np
 
 from hybrid_rs_jax._files import json_text
 from hybrid_rs_jax._json import parse_json
-from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.cli._denoiser import open_denoiser
 from hybrid_rs_jax.cli.options import ALPHA, NoiseOptions, ThreatOptions
 from hybrid_rs_jax.cli.sample import WorkOptions, reported
 from hybrid_rs_jax.errors import BadInputError, library_sentences
-from hybrid_rs_jax.report.tables import say
 from hybrid_rs_jax.results.facts import Facts, thawed
 
 if TYPE_CHECKING:
@@ -56,33 +54,23 @@ def draw(
     from hybrid_rs_jax.kernels import run_key
     from hybrid_rs_jax.sampling.engine import data_mesh
     from hybrid_rs_jax.sampling.features_run import sample_features_run
-    from hybrid_rs_jax.sampling.run import InterruptedRun
 
-    with reported(out, len(indices) * samples, "input", source.classifier) as report:
-        try:
-            return sample_features_run(
-                ledger,
-                source.classifier,
-                source.inputs,
-                indices,
-                smoothing,
-                samples,
-                run_key(work.seed),
-                reference,
-                bins=bins,
-                target=target,
-                batch_size=work.batch_size or 2000,
-                mesh=data_mesh(work.devices),
-                report=report,
-            )
-        except InterruptedRun as interrupt:
-            kept, lost = ledger.counts().draws, interrupt.progress.lost
-            say(
-                f"Interrupted: {out} keeps {counted(kept, 'draw')}, {lost:,} under way were lost; "
-                "--resume goes on from there.",
-                stderr=True,
-            )
-            raise
+    with reported(ledger, out, len(indices) * samples, "input", source.classifier) as report:
+        return sample_features_run(
+            ledger,
+            source.classifier,
+            source.inputs,
+            indices,
+            smoothing,
+            samples,
+            run_key(work.seed),
+            reference,
+            bins=bins,
+            target=target,
+            batch_size=work.batch_size or 2000,
+            mesh=data_mesh(work.devices),
+            report=report,
+        )
 
 
 def opened_ledger(out: Path, header: dict[str, object], new: bool) -> Ledger:
@@ -170,11 +158,7 @@ def feature_smoothing(noise: NoiseOptions, source: Source, demo: bool) -> Hybrid
         noise = noise.or_default(vocab_size=source.vocab_size)
     if demo and not noise.no_pixel_noise:
         noise = noise.or_default(sigma=DEMO_SIGMA)
-    smoothing = noise.smoothing()
-    if noise.kernel == "deletion":
-        kernel = dataclasses.replace(smoothing.discrete, pad_token=source.pad_token)  # type: ignore[type-var]
-        smoothing = dataclasses.replace(smoothing, discrete=kernel)
-    return smoothing
+    return source.padded(noise.smoothing())
 
 
 def measured_copies(run: FeatureRun, copies: Sequence[int], encoder: str, data: str) -> list[CopiesRow]:

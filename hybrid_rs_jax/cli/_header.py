@@ -68,11 +68,7 @@ def smoothing_of(noise: NoiseOptions, source: Source, threat: ThreatOptions, dem
         noise = noise.or_default(sigma=DEMO_SIGMA)
     if fields is not None and noise.sigma is not None:
         noise = noise.or_default(step=noise.sigma / STEPS)
-    smoothing = noise.smoothing()
-    if noise.kernel == "deletion":
-        kernel = dataclasses.replace(smoothing.discrete, pad_token=source.pad_token)  # type: ignore[type-var]
-        smoothing = dataclasses.replace(smoothing, discrete=kernel)
-    return smoothing
+    return source.padded(noise.smoothing())
 
 
 def run_header(

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from hybrid_rs_jax.cli._models import (
 from hybrid_rs_jax.cli.options import GuardOptions, ThreatOptions
 from hybrid_rs_jax.data.inputs import Inputs
 from hybrid_rs_jax.errors import BadInputError, library_sentences
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.kernels import HybridSmoothing
 
 __all__ = [
     "DEMO_DATA",
@@ -75,6 +78,16 @@ class Source:
     columns: Mapping[str, Sequence[str | None]] = dataclasses.field(default_factory=dict)
     cardinalities: tuple[int, ...] | None = None
     decode: Callable[[np.ndarray], str] | None = None
+
+    def padded(self, smoothing: HybridSmoothing) -> HybridSmoothing:
+        """The same noise, but that a deletion kernel takes tokens away with the PAD of these inputs."""
+        from hybrid_rs_jax.kernels import DeletionKernel
+
+        if not isinstance(smoothing.discrete, DeletionKernel):
+            return smoothing
+        return dataclasses.replace(
+            smoothing, discrete=dataclasses.replace(smoothing.discrete, pad_token=self.pad_token)
+        )
 
 
 def open_source(

@@ -9,8 +9,9 @@ radius, correct, separated by tabs). Several runs are drawn side by side, as `hy
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -27,6 +28,10 @@ from hybrid_rs_jax.cli._results import (
 )
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.tables import say
+
+if TYPE_CHECKING:
+    from hybrid_rs_jax.report.plots import Kind
+    from hybrid_rs_jax.results.field_files import FieldTable
 
 EXAMPLES = """\
 examples:
@@ -66,38 +71,65 @@ def plot(
     force
         overwrite an existing picture
     """
-    from hybrid_rs_jax.report.field_plots import plot_field
-    from hybrid_rs_jax.report.plots import SUFFIXES, save, save_figure
-    from hybrid_rs_jax.report.sweep_plots import is_sweep, plot_sweep, read_sweep
+    from hybrid_rs_jax.report.plots import SUFFIXES
+    from hybrid_rs_jax.report.sweep_plots import is_sweep
 
-    if fields := read_fields([source, *more], asked or ResultOptions(), by):
+    asked = asked or ResultOptions()
+    if fields := read_fields([source, *more], asked, by):
         if kind != "frontier":
             raise BadInputError(f"{path_text(source)} holds radii of one kind of change; leave --kind out.")
-        target = output_path(source, out, ".png")
-        check_target(target, SUFFIXES, force)
-        with atomic_file(target, force) as path:
-            save(plot_field(fields), path, target.suffix.lower())
-        say(f"Wrote {target} ({counted(len(fields), 'table')} of radii that were certified elsewhere).")
-        return
-    if more or by is not None:
+        _plot_fields(fields, _target(source, out, force), force)
+    elif more or by is not None:
         if out is None or kind != "frontier":
             raise BadInputError("Several runs (--by) are drawn into --out FILE, with --kind frontier.")
         check_target(out, SUFFIXES, force)
-        runs = read_runs([source, *more], asked or ResultOptions(), by)
-        write_comparison(runs, out, force, by)
-        say(f"Wrote {out} ({counted(len(runs), 'run')}).")
-        return
-    target = output_path(source, out, ".png")
-    check_target(target, SUFFIXES, force)
-    if is_sweep(source):
+        _plot_several([source, *more], asked, by, out, force)
+    elif is_sweep(source):
+        target = _target(source, out, force)
         if kind != "heat":
             raise BadInputError(f"{source} is a table of sweep: it is drawn with --kind heat.")
-        tables = read_sweep(source)
-        with atomic_file(target, force) as path:
-            save(plot_sweep(tables), path, target.suffix.lower())
-        say(f"Wrote {target} ({counted(len(tables), 'setting')} of the noise).")
-        return
-    result = read_or_certify(source, asked or ResultOptions())
+        _plot_sweep(source, target, force)
+    else:
+        _plot_one(source, asked, kind, _target(source, out, force), force)
+
+
+def _target(source: Path, out: Path | None, force: bool) -> Path:
+    from hybrid_rs_jax.report.plots import SUFFIXES
+
+    target = output_path(source, out, ".png")
+    check_target(target, SUFFIXES, force)
+    return target
+
+
+def _plot_fields(fields: Mapping[str, FieldTable], target: Path, force: bool) -> None:
+    from hybrid_rs_jax.report.field_plots import plot_field
+    from hybrid_rs_jax.report.plots import save
+
+    with atomic_file(target, force) as path:
+        save(plot_field(fields), path, target.suffix.lower())
+    say(f"Wrote {target} ({counted(len(fields), 'table')} of radii that were certified elsewhere).")
+
+
+def _plot_several(sources: list[Path], asked: ResultOptions, by: By | None, target: Path, force: bool) -> None:
+    runs = read_runs(sources, asked, by)
+    write_comparison(runs, target, force, by)
+    say(f"Wrote {target} ({counted(len(runs), 'run')}).")
+
+
+def _plot_sweep(source: Path, target: Path, force: bool) -> None:
+    from hybrid_rs_jax.report.plots import save
+    from hybrid_rs_jax.report.sweep_plots import plot_sweep, read_sweep
+
+    tables = read_sweep(source)
+    with atomic_file(target, force) as path:
+        save(plot_sweep(tables), path, target.suffix.lower())
+    say(f"Wrote {target} ({counted(len(tables), 'setting')} of the noise).")
+
+
+def _plot_one(source: Path, asked: ResultOptions, kind: Kind, target: Path, force: bool) -> None:
+    from hybrid_rs_jax.report.plots import save_figure
+
+    result = read_or_certify(source, asked)
     risk = result.statements[0].risk
     if risk.tau is None:
         raise BadInputError(f"{source} holds votes per class; `hybrid-rs report` shows them.")

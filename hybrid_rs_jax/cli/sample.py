@@ -174,49 +174,46 @@ def sample(
 def _draw(
     ledger: Ledger, out: Path, opening: WorkOpening, task: Work, indices: range, options: WorkOptions
 ) -> Progress:
-    """Run the engine into the ledger, here or on workers, with progress; an interrupt says what is kept."""
+    """Run the engine into the ledger, here or on workers, with progress."""
     from hybrid_rs_jax.kernels import run_key
     from hybrid_rs_jax.sampling.engine import data_mesh
-    from hybrid_rs_jax.sampling.run import InterruptedRun, sample_run
+    from hybrid_rs_jax.sampling.run import sample_run
     from hybrid_rs_jax.sampling.workers import sample_with_ray
 
     groups = task.groups
     total = len(indices) * sum(group.plan.max_samples * len(group.streams) for group in groups)
     unit = "input" if len(groups) == 1 and groups[0].sets is None else "sample"
-    with reported(out, total, unit, task.classifier) as report:
-        try:
-            if options.workers is not None:
-                address = options.workers.address
-                progress, shares = sample_with_ray(ledger, opening, task, indices, address=address, report=report)
-                say_shares(shares)
-                return progress
-            return sample_run(
-                ledger,
-                task.classifier,
-                task.inputs,
-                indices,
-                task.smoothing,
-                groups,
-                run_key(task.seed),
-                classes=task.classes,
-                batch_size=task.batch_size,
-                mesh=getattr(task.classifier, "mesh", None) or data_mesh(options.devices),
-                report=report,
-            )
-        except InterruptedRun as interrupt:
-            kept, lost = ledger.counts().draws, interrupt.progress.lost
-            say(
-                f"Interrupted: {out} keeps {counted(kept, 'draw')}, {lost:,} under way were lost; "
-                "--resume goes on from there.",
-                stderr=True,
-            )
-            raise
+    with reported(ledger, out, total, unit, task.classifier) as report:
+        if options.workers is not None:
+            address = options.workers.address
+            progress, shares = sample_with_ray(ledger, opening, task, indices, address=address, report=report)
+            say_shares(shares)
+            return progress
+        return sample_run(
+            ledger,
+            task.classifier,
+            task.inputs,
+            indices,
+            task.smoothing,
+            groups,
+            run_key(task.seed),
+            classes=task.classes,
+            batch_size=task.batch_size,
+            mesh=getattr(task.classifier, "mesh", None) or data_mesh(options.devices),
+            report=report,
+        )
 
 
 @contextlib.contextmanager
-def reported(out: Path, total: int, unit: str, classifier: object) -> Iterator[Callable[[Progress], None]]:
-    """A bar over so many draws, as the callback of a run; `status` reads the same from a file in the run."""
+def reported(
+    ledger: Ledger, out: Path, total: int, unit: str, classifier: object
+) -> Iterator[Callable[[Progress], None]]:
+    """A bar over so many draws, as the callback of a run; `status` reads the same from a file in the run.
+
+    An interrupt goes on after a sentence that says what is kept.
+    """
     from hybrid_rs_jax.results.pace import RunPace
+    from hybrid_rs_jax.sampling.run import InterruptedRun
 
     pace, last = Pace(total, "draws"), -PACE_SECONDS
 
@@ -238,6 +235,14 @@ def reported(out: Path, total: int, unit: str, classifier: object) -> Iterator[C
 
         try:
             yield report
+        except InterruptedRun as interrupt:
+            kept, lost = ledger.counts().draws, interrupt.progress.lost
+            say(
+                f"Interrupted: {out} keeps {counted(kept, 'draw')}, {lost:,} under way were lost; "
+                "--resume goes on from there.",
+                stderr=True,
+            )
+            raise
         finally:
             if pace.worked:
                 write()

@@ -276,8 +276,10 @@ def _dataset(table: Table, image: str | None) -> Dataset:
     if image is not None and "" in names:
         raise BadInputError(f"{table.place(names.index(''))}: {image} must be the path of an image, got an empty text.")
     clean = [name or "" for name in table.labels("clean_image")]
-    columns = (ids, table.texts("text"), names, table.labels("label"), table.labels("group"), clean)
-    return Dataset(table.path.parent, *map(tuple, columns))  # type: ignore[arg-type]
+    texts, labels, groups = table.texts("text"), table.labels("label"), table.labels("group")
+    return Dataset(
+        table.path.parent, tuple(ids), tuple(texts), tuple(names), tuple(labels), tuple(groups), tuple(clean)
+    )
 
 
 def _questions_folder(path: Path) -> Path | None:

@@ -14,6 +14,7 @@ __all__ = ["Fields", "read_json_object"]
 
 _NO_DEFAULT: Any = object()
 _LARGEST = 2**31 - 1
+_LONGEST_SIDE = 2**14  # of a picture, in pixels
 _MOST = 10_000  # entries of a list
 
 #: Fields of config.json that change no logit: bookkeeping, training, sampling of answers, and what older versions of
@@ -170,13 +171,13 @@ class Fields(Mapping[str, Any]):
             raise self.refuse(name, f"an integer in {low}..{high}, or a list of them")
         return tuple(values)
 
-    def pairs(self, name: str, default: Any = _NO_DEFAULT, high: int = 2**14) -> tuple[tuple[int, int], ...]:
+    def pairs(self, name: str, default: Any = _NO_DEFAULT) -> tuple[tuple[int, int], ...]:
         """A list of pairs (height, width) in pixels."""
         value = self._get(name, default)
         if not isinstance(value, list | tuple) or not 0 < len(value) <= _MOST or not all(map(_is_pair, value)):
             raise self.refuse(name, "a list of pairs (height, width)")
-        if not all(_is_integer(side, 1, high) for pair in value for side in pair):
-            raise self.refuse(name, f"a list of pairs (height, width) of integers in 1..{high}")
+        if not all(_is_integer(side, 1, _LONGEST_SIDE) for pair in value for side in pair):
+            raise self.refuse(name, f"a list of pairs (height, width) of integers in 1..{_LONGEST_SIDE}")
         return tuple((pair[0], pair[1]) for pair in value)
 
     def texts(self, name: str) -> tuple[str, ...]:

@@ -33,12 +33,11 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from hybrid_rs_jax._files import atomic_folder, check_target_folder
-from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.models._converter import at_least_one, converter_parser, run_converter
 from hybrid_rs_jax.models._safetensors import json_text, write_tensors, write_text
 from hybrid_rs_jax.models._torch_files import read_pt
 
@@ -162,44 +161,33 @@ def _sizes(tower: Tensors, head_width: int) -> Sizes:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m hybrid_rs_jax.models.convert_open_clip",
-        description="Convert the vision tower of an open_clip checkpoint (FARE, TeCoA) to a folder of safetensors.",
-        epilog="Example: python -m hybrid_rs_jax.models.convert_open_clip fare.pt tower --activation quick_gelu",
+    made = converter_parser(
+        "hybrid_rs_jax.models.convert_open_clip",
+        "Convert the vision tower of an open_clip checkpoint (FARE, TeCoA) to a folder of safetensors.",
+        "fare.pt tower --activation quick_gelu",
+        file=".pt or .bin",
     )
-    made.add_argument("file", type=Path, help="the .pt or .bin file")
-    made.add_argument("out", type=Path, help="folder to write; must not exist, or be empty")
     made.add_argument("--activation", choices=ACTIVATIONS, required=True, help="quick_gelu for OpenAI, FARE, TeCoA")
     made.add_argument("--head-width", type=int, default=64, help="features per attention head (default: 64)")
-    made.add_argument("--half", action="store_true", help="store float16")
     return made
 
 
-def _run(args: argparse.Namespace) -> None:
-    with library_sentences():
-        if args.head_width < 1:
-            raise BadInputError(f"--head-width must be at least 1, got {args.head_width}.")
-        check_target_folder(args.out)
-        sizes, tensors = convert(read_pt(args.file), args.head_width)
-        dtype = np.dtype(np.float16 if args.half else np.float32)
-        with atomic_folder(args.out) as made:
-            shapes = {name: (value.shape, dtype) for name, value in tensors.items()}
-            write_tensors(made, shapes, lambda name: np.ascontiguousarray(tensors[name], dtype))
-            write_text(made / "preprocessor_config.json", json_text(sizes.preprocessor))
-            write_text(made / "config.json", json_text(sizes.config(args.activation, args.head_width)))
-    count = sum(value.size for value in tensors.values())
-    print(f"Wrote {args.out}: {count:,} parameters. Read it with hybrid_rs_jax.features.TowerEncoder.from_pretrained.")
+def _write(args: argparse.Namespace) -> int:
+    at_least_one("--head-width", args.head_width)
+    check_target_folder(args.out)
+    sizes, tensors = convert(read_pt(args.file), args.head_width)
+    dtype = np.dtype(np.float16 if args.half else np.float32)
+    with atomic_folder(args.out) as made:
+        shapes = {name: (value.shape, dtype) for name, value in tensors.items()}
+        write_tensors(made, shapes, lambda name: np.ascontiguousarray(tensors[name], dtype))
+        write_text(made / "preprocessor_config.json", json_text(sizes.preprocessor))
+        write_text(made / "config.json", json_text(sizes.config(args.activation, args.head_width)))
+    return sum(value.size for value in tensors.values())
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; bad input ends with one sentence and exit code 2."""
-    args = _parser().parse_args(argv)
-    try:
-        _run(args)
-    except BadInputError as error:
-        print(f"convert_open_clip: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_converter(_parser(), _write, lambda _: "hybrid_rs_jax.features.TowerEncoder.from_pretrained", argv)
 
 
 if __name__ == "__main__":

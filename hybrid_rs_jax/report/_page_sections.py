@@ -11,7 +11,7 @@ import numpy as np
 
 from hybrid_rs_jax._text import counted, floor_text, mean, percent_text, radius_text, setting_text, span_text, up_text
 from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
-from hybrid_rs_jax.report.plots import svg_figures
+from hybrid_rs_jax.report.plots import in_greek, svg_figures
 from hybrid_rs_jax.results import sentences
 from hybrid_rs_jax.results import summary as summaries
 from hybrid_rs_jax.results.explanations import explanations
@@ -54,7 +54,7 @@ def source(result: Result) -> str:
     run = result.counts.run
     data = None if run is None else run.named("data")
     noise = smoothing_text(describe_smoothing(result.statements[0].noise.smoothing))
-    return "; ".join([*([data] if data else []), noise]).replace("beta", "β").replace("sigma", "σ")
+    return "; ".join([*([data] if data else []), in_greek(noise)])
 
 
 def figures(result: Result) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hybrid_rs_jax._text import setting_text
-from hybrid_rs_jax.report.plots import integer_ticks, label_budget, styled, svg_style, words_of
+from hybrid_rs_jax.report.plots import in_greek, integer_ticks, label_budget, styled, svg_element, svg_style, words_of
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.comparison import By, Compared
@@ -78,7 +76,7 @@ def plot_by(runs: Sequence[Compared], by: By, size: tuple[float, float] = (11.6,
                 look = _look(number, shade) | ({} if numbers else {"linestyle": "none"})
                 left.plot(x, [100 * run.share_at(d) for run in group], **look)
                 right.plot(x, [run.mean_radius_at(d) for run in group], **look)
-        name = {"sigma": "σ", "beta": "β"}.get(by, by)
+        name = in_greek(by)
         for ax in (left, right):
             ax.set_xlabel(f"{name} of the runs" if numbers else name)
             texts = [setting_text(value) if isinstance(value, float) else _short(value) for value in places]
@@ -102,11 +100,8 @@ def comparison_svgs(runs: Sequence[Compared], by: Sequence[By]) -> list[tuple[st
     for number, (against, setting) in enumerate([*whole, *((f"{each}, a colour per budget", each) for each in by)]):
         with svg_style(f"comparison-{number}"):
             figure = plot_comparison(runs, size) if setting is None else plot_by(runs, setting, size)
-            file = io.StringIO()
-            figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-        svg = file.getvalue()[file.getvalue().index("<svg") :]
-        named = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>figure{number}-", svg)
-        drawn.append((f"Certified share and mean radius against {against}", named))
+            label = f"Certified share and mean radius against {against}"
+            drawn.append((label, svg_element(figure, f"figure{number}")))
     return drawn
 
 

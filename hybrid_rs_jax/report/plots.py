@@ -21,6 +21,7 @@ __all__ = [
     "TEXT",
     "Kind",
     "Words",
+    "in_greek",
     "integer_ticks",
     "label_budget",
     "plot",
@@ -31,6 +32,7 @@ __all__ = [
     "save",
     "save_figure",
     "styled",
+    "svg_element",
     "svg_figures",
     "svg_style",
     "words_of",
@@ -170,12 +172,16 @@ def svg_figures(result: Result) -> list[tuple[str, str]]:
             else:
                 label = f"Share of inputs certified at each {words[0]} budget"
                 plot_certified_share(ax, budgets, radius, words)
-            file = io.StringIO()
-            figure.savefig(file, format="svg", transparent=True, metadata=_NO_DATE[".svg"])
-        svg = file.getvalue()[file.getvalue().index("<svg") :]
-        # two pictures share a page, where a name may stand once
-        drawn.append((label, re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{kind}-", svg)))
+            drawn.append((label, svg_element(figure, kind)))
     return drawn
+
+
+def svg_element(figure: Any, name: str) -> str:
+    """A figure under `svg_style` as an element for a page, where an id may stand once: its ids begin with `name`."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata=_NO_DATE[".svg"])
+    svg = file.getvalue()
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
 
 
 _NO_DATE: dict[str, dict[str, None]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
@@ -320,6 +326,13 @@ def label_budget(ax: Any, symbol: str = "token") -> None:
     ax.set_xlabel(f"{symbol} budget $d$ (changed {symbol}s)")
 
 
+def in_greek(words: str) -> str:
+    """The settings of the noise and the threshold under their letters."""
+    for name, letter in (("sigma", "σ"), ("beta", "β"), ("tau", "τ")):
+        words = words.replace(name, letter)
+    return words
+
+
 def integer_ticks(ax: Any, d: np.ndarray, margin: float) -> None:
     """Whole numbers on the axis of the discrete budget."""
     from matplotlib.ticker import MaxNLocator
@@ -333,7 +346,7 @@ def _subtitle(result: Result, wrap: bool) -> str:
     statement = result.statements[0]
     fewest, most = int(result.n.min()), int(result.n.max())
     n = f"n = {fewest}" if fewest == most else f"n = {fewest} to {most}"
-    noise = smoothing_text(describe_smoothing(statement.noise.smoothing)).replace("beta", "β").replace("sigma", "σ")
+    noise = in_greek(smoothing_text(describe_smoothing(statement.noise.smoothing)))
     risk = f"α = {setting_text(statement.risk.alpha)}"
     if statement.risk.tau is not None:
         risk = f"τ = {down_text(statement.risk.tau)}; {risk}"

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax._files import beginning
+from hybrid_rs_jax._files import first_line
 from hybrid_rs_jax._tables import Table, read_table
 from hybrid_rs_jax._text import down_text, floor_text, setting_text
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.report.plots import label_budget, styled
+from hybrid_rs_jax.report.plots import in_greek, label_budget, styled
 
 __all__ = ["SweepTable", "is_sweep", "plot_sweep", "read_sweep"]
 
@@ -43,10 +43,7 @@ def is_sweep(path: Path) -> bool:
     """Whether the file is a table of sweep, by its name and first line."""
     if path.suffix.lower() == ".parquet":
         return True  # certificates are plotted from JSON alone
-    if path.suffix.lower() != ".csv":
-        return False
-    first, *_ = beginning(path, 10_000).splitlines() or [""]
-    return {"p_a", "d"} <= set(first.strip().split(","))
+    return path.suffix.lower() == ".csv" and {"p_a", "d"} <= set(first_line(path).split(","))
 
 
 def read_sweep(path: Path) -> list[SweepTable]:
@@ -120,9 +117,7 @@ def plot_sweep(tables: list[SweepTable]) -> Any:
             ax.grid(visible=False)
             _name_places(ax.xaxis, [str(d) for d in table.budgets])
             _name_places(ax.yaxis, [_p_text(p) for p in table.p_a])
-            ax.set_title(
-                (table.noise or "Certified radius").replace("sigma", "σ").replace("beta", "β").replace("tau", "τ")
-            )
+            ax.set_title(in_greek(table.noise or "Certified radius"))
             label_budget(ax)
             ax.set_ylabel("clean score $p_A$")
             if max(table.radius.shape) <= 12 and table.radius.size <= 120:
@@ -138,12 +133,6 @@ def plot_sweep(tables: list[SweepTable]) -> Any:
         )
         bar.outline.set_visible(False)
     return figure
-
-
-def _in_greek(words: str) -> str:
-    for name, letter in (("sigma", "σ"), ("beta", "β"), ("tau", "τ")):
-        words = words.replace(name, letter)
-    return words
 
 
 def _name_places(axis: Any, names: list[str]) -> None:

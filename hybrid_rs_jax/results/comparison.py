@@ -48,9 +48,19 @@ class Compared:
     mean_radius: np.ndarray
 
     @property
+    def smoothing(self) -> dict[str, object]:
+        """The noise, as a run has it."""
+        return describe_smoothing(self.result.statements[0].noise.smoothing)
+
+    @property
+    def share(self) -> object:
+        """The share of tokens that the noise replaces or deletes, a list where each field has its own; None: none."""
+        return self.smoothing.get("beta", self.smoothing.get("p_delete"))
+
+    @property
     def noise(self) -> str:
         """The noise in a few words."""
-        return smoothing_text(describe_smoothing(self.result.statements[0].noise.smoothing))
+        return smoothing_text(self.smoothing)
 
     @property
     def model(self) -> str:
@@ -95,8 +105,7 @@ def value_of(run: Compared, by: By) -> float | str:
     """A setting of a run; the share of replaced or deleted tokens is its beta, and "none" stands for no noise."""
     if by == "model":
         return run.model
-    noise = describe_smoothing(run.result.statements[0].noise.smoothing)
-    value = noise["sigma"] if by == "sigma" else noise.get("beta", noise.get("p_delete"))
+    value = run.smoothing["sigma"] if by == "sigma" else run.share
     return float(value) if isinstance(value, int | float) else "none" if value is None else _setting(value)
 
 
@@ -152,12 +161,11 @@ def comparison_record(runs: Sequence[Compared]) -> list[dict[str, object]]:
     found = []
     for run in runs:
         risk = run.result.statements[0].risk
-        noise = describe_smoothing(run.result.statements[0].noise.smoothing)
         found.append(
             {
                 "run": run.name,
                 "model": run.model,
-                "smoothing": noise,
+                "smoothing": run.smoothing,
                 "tau": risk.tau,
                 "alpha": risk.alpha,
                 "inputs": len(run.result),
@@ -188,8 +196,7 @@ def comparison_long(runs: Sequence[Compared]) -> tuple[list[str], list[tuple[obj
     rows: list[tuple[object, ...]] = []
     for run in runs:
         risk = run.result.statements[0].risk
-        noise = describe_smoothing(run.result.statements[0].noise.smoothing)
-        shared = (run.name, run.model, noise["kernel"], noise.get("beta", noise.get("p_delete")), noise["sigma"])
+        shared = (run.name, run.model, run.smoothing["kernel"], run.share, run.smoothing["sigma"])
         for place, d in enumerate(run.result.budget_numbers):
             count = int(run.certified[place])
             numbers = (len(run.result), count, count / len(run.result), float(run.mean_radius[place]))
@@ -217,10 +224,8 @@ def _columns(runs: Sequence[Compared]) -> list[int]:
 
 
 def _noise_cells(run: Compared) -> list[str]:
-    noise = describe_smoothing(run.result.statements[0].noise.smoothing)
-    share = noise.get("beta", noise.get("p_delete"))
-    numbers = [DASH if value is None else _setting(value) for value in (share, noise["sigma"])]
-    return [str(noise["kernel"]), *numbers]
+    numbers = [DASH if value is None else _setting(value) for value in (run.share, run.smoothing["sigma"])]
+    return [str(run.smoothing["kernel"]), *numbers]
 
 
 def _cell(run: Compared, d: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_rs_jax._files import beginning
+from hybrid_rs_jax._files import first_line
 from hybrid_rs_jax._tables import Table, read_table
 from hybrid_rs_jax._text import floor_text, percent_text, setting_text
 from hybrid_rs_jax.errors import BadInputError
@@ -27,8 +27,7 @@ _LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 
 def is_field_file(path: Path) -> bool:
     """Whether the first line of a file names the columns, separated by tabs."""
-    first, *_ = beginning(path, 1000).splitlines() or [""]
-    return set(_NEEDED) <= set(first.strip().split("\t"))
+    return set(_NEEDED) <= set(first_line(path).split("\t"))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

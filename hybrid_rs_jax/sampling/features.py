@@ -99,8 +99,10 @@ def sample_features(
         raise ValueError("tokens and images must hold at least one input, got none.")
     if target is not None and first:
         raise ValueError(f"first must be 0 with a target, whose looks count all draws, got {first}.")
-    options: dict[str, Any] = {"bins": bins, "batch_size": batch_size, "mesh": mesh, "target": target}
-    sampler = FeatureSampler(encoder, smoothing, Row(tokens[0], images[0], mask[0], 0), first + n, reference, **options)
+    shape = Row(tokens[0], images[0], mask[0], 0)
+    sampler = FeatureSampler(
+        encoder, smoothing, shape, first + n, reference, bins=bins, batch_size=batch_size, mesh=mesh, target=target
+    )
     fixed = None if isinstance(reference, str) else sampler.fixed(reference, len(tokens))
     counts, classified = np.zeros((len(tokens), sampler.bins), np.int64), 0
     for i in range(len(tokens)):
@@ -156,8 +158,7 @@ class FeatureSampler:
         with own_settings():
             program = encoder_program(encoder, smoothing, row, step)
         self.features = self._clean_feature(row).shape[1]
-        options: dict[str, Any] = {"pairs": self._pairs, "mesh": self._mesh}
-        self._cosines: Any = Cosines(encoder, program, self.edges, self.features, **options)
+        self._cosines: Any = Cosines(encoder, program, self.edges, self.features, pairs=self._pairs, mesh=self._mesh)
 
     def fixed(self, vectors: Any, inputs: int) -> np.ndarray:
         """Vectors of the user, [inputs, K, features]."""
@@ -221,9 +222,19 @@ class FeatureSampler:
         self, look: int, row: Row, key: Key[Array, ""], lost: Callable[[int], None] | None
     ) -> Generator[tuple[int, np.ndarray, int], None, None]:
         """Copies `row.drawn .. look - 1` as they come."""
-        options: dict[str, Any] = {"classes": self.bins + 1, "batch_size": self._batch, "mesh": self._mesh}
         begun = dataclasses.replace(row, votes=np.zeros(self.bins + 1, np.int64))
-        drawn = stream(self._cosines, [begun], 1, self._smoothing, FixedSample(look), key, **options, lost=lost)
+        drawn = stream(
+            self._cosines,
+            [begun],
+            1,
+            self._smoothing,
+            FixedSample(look),
+            key,
+            classes=self.bins + 1,
+            batch_size=self._batch,
+            mesh=self._mesh,
+            lost=lost,
+        )
         for part in drawn:
             for start, count, votes in zip(part.first, part.count, part.votes, strict=True):
                 if votes[-1]:
@@ -266,6 +277,10 @@ def encoder_program(encoder: Encoder, smoothing: HybridSmoothing, row: Row, batc
     Raises:
       ValueError: if it says that it is JAX, and the trial says that it is not.
     """
+
+    def shaped(x: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+
     abilities = Abilities.of(encoder)
     if abilities.on_host:
         return None
@@ -276,8 +291,7 @@ def encoder_program(encoder: Encoder, smoothing: HybridSmoothing, row: Row, batc
     drawn = jax.jit(jax.vmap(lambda key: smoothing.sample(key, *clean)))
     batches = [drawn(own) for own in keys]
     tokens, images = batches[0]
-    like = tuple(jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for x in (tokens, images))
-    program = traced(encoder, like, batches, _agree)  # type: ignore[arg-type]
+    program = traced(encoder, (shaped(tokens), shaped(images)), batches, _agree)
     if isinstance(program, Program):
         return program
     if abilities.on_host is False:
@@ -298,7 +312,7 @@ def doubled(smoothing: HybridSmoothing) -> HybridSmoothing:
     if isinstance(kernel, DeletionKernel):
         raise ValueError("reference 'pairs' is not defined for the deletion kernel; use 'clean'.")
     if isinstance(kernel, CategoricalKernel):
-        beta = kernel.beta if np.ndim(kernel.beta) == 0 else (*kernel.beta, *kernel.beta)  # type: ignore[misc]
+        beta = kernel.beta * 2 if isinstance(kernel.beta, tuple) else kernel.beta
         kernel = CategoricalKernel(beta, kernel.cardinalities * 2)
     return dataclasses.replace(smoothing, discrete=kernel)
 

@@ -12,14 +12,14 @@ from jax.sharding import Mesh
 
 from hybrid_rs_jax.certificate.similarity_target import SimilarityTarget
 from hybrid_rs_jax.confidence.score_law import BINS
-from hybrid_rs_jax.data.inputs import Input, Inputs
+from hybrid_rs_jax.data.inputs import Inputs
 from hybrid_rs_jax.errors import UnreadableInputError
 from hybrid_rs_jax.features.base import Encoder
 from hybrid_rs_jax.kernels import HybridSmoothing
-from hybrid_rs_jax.sampling.engine import Row, check_inputs
+from hybrid_rs_jax.sampling.engine import Row
 from hybrid_rs_jax.sampling.features import FeatureSampler
 from hybrid_rs_jax.sampling.ledger import CountRow, Ledger, Stream
-from hybrid_rs_jax.sampling.run import COMMIT_SECONDS, InterruptedRun, Progress
+from hybrid_rs_jax.sampling.run import COMMIT_SECONDS, InterruptedRun, Progress, checked_input
 
 __all__ = ["sample_features_run"]
 
@@ -70,7 +70,7 @@ def sample_features_run(
                 progress.finished += 1
                 continue
             try:
-                row, encoded, rounded = _row(inputs, index, smoothing, first)
+                encoded, rounded = checked_input(inputs.read(index), smoothing)
             except UnreadableInputError as error:
                 ledger.skip(index, inputs.ids[index], str(error))
                 progress.skipped += 1
@@ -78,6 +78,7 @@ def sample_features_run(
                 continue
             progress.rounded = max(progress.rounded, rounded)
             ledger.register([(inputs.ids[index], index, encoded.digest())])
+            row = Row(encoded.tokens, encoded.image, encoded.eligible, index, first)
             if sampler is None:
                 given = (encoder, smoothing, row, n, reference)
                 sampler = FeatureSampler(*given, bins=bins, batch_size=batch_size, mesh=mesh, target=target)
@@ -129,13 +130,3 @@ def _draw(
         finally:
             ledger.append(waiting)  # first of all: the engine waits for what the encoder is at
     return end
-
-
-def _row(inputs: Inputs, index: int, smoothing: HybridSmoothing, first: int) -> tuple[Row, Input, float]:
-    """One input; refuse one that the certificate would not cover."""
-    encoded = inputs.read(index)
-    try:
-        mask, rounded = check_inputs(encoded.tokens[None], encoded.image[None], smoothing, encoded.eligible)
-    except ValueError as error:
-        raise UnreadableInputError(str(error)) from error
-    return Row(encoded.tokens, encoded.image, np.asarray(mask[0]), index, first), encoded, rounded

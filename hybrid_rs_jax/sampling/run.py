@@ -25,7 +25,7 @@ from hybrid_rs_jax.sampling.design import StreamGroup, forced_mask
 from hybrid_rs_jax.sampling.engine import Row, check_inputs, stream
 from hybrid_rs_jax.sampling.ledger import CountRow, Stream
 
-__all__ = ["InterruptedRun", "Progress", "Record", "sample_run"]
+__all__ = ["InterruptedRun", "Progress", "Record", "checked_input", "sample_run"]
 
 #: Seconds between two transactions: what a kill costs at most, besides the answers that are under way.
 COMMIT_SECONDS = 1.0
@@ -187,7 +187,7 @@ def _rows(
         if task.index != index:  # the streams of an input follow each other
             index, encoded = task.index, None
             try:
-                encoded, rounded = _checked(inputs.read(index), smoothing)
+                encoded, rounded = checked_input(inputs.read(index), smoothing)
             except UnreadableInputError as error:
                 reason = str(error)
             else:
@@ -318,7 +318,7 @@ def _counted(task: _Task, first: Any, count: Any, votes: Any, ties: Any) -> Coun
     return CountRow(task.index, task.stream, int(first), int(count), counts, int(ties))
 
 
-def _checked(encoded: Input, smoothing: HybridSmoothing) -> tuple[Input, float]:
+def checked_input(encoded: Input, smoothing: HybridSmoothing) -> tuple[Input, float]:
     """One input, and how far rounding moves its pixels; refuse one that the certificate would not cover."""
     try:
         _, rounded = check_inputs(encoded.tokens[None], encoded.image[None], smoothing, encoded.eligible)

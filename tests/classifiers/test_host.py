@@ -179,9 +179,9 @@ def test_bad_input_raises_one_sentence_with_the_value(tokens, images, words):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"max_in_flight": 0}, "max_in_flight must be at least 1, got 0"),
-        ({"classes": 1}, "classes must be at least 2, got 1"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"max_in_flight": 0}, "max_in_flight must be an integer of at least 1, got 0"),
+        ({"classes": 1}, "classes must be an integer of at least 2, got 1"),
     ],
 )
 def test_bad_settings_raise_one_sentence_with_the_value(changes, words):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from refusals import refused
 from vlm_checkpoint import POLICY, make_checkpoint, write_data
 
 import hybrid_rs_jax as hrs
@@ -43,14 +44,6 @@ def own(tmp_path, monkeypatch):
     (tmp_path / "own_denoised.py").write_text(OWN)
     np.savez("inputs.npz", tokens=np.zeros((3, 2), int), images=np.random.default_rng(0).random((3, 28, 28, 1)))
     return ["--data", "inputs.npz", "--kernel", "none", "--samples", "40", "--sigma", "0.5", "--batch-size", "40"]
-
-
-def refused(arguments, capsys):
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("hybrid-rs: error: ")
-    assert len(error.strip().splitlines()) == 1
-    return error
 
 
 def header(run):

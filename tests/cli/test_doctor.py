@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from refusals import refused
 from vlm_checkpoint import POLICY, make_checkpoint, picture, write_data
 
 from hybrid_rs_jax.classifiers import VlmGuard
@@ -36,14 +37,6 @@ def flags(checkpoint, data):
     """Flags that every command on the checkpoint takes."""
     settings = ["--policy", str(data.parent / "policy.txt"), "--text-length", "20"]
     return ["--model", str(checkpoint), "--data", str(data), *settings]
-
-
-def refused(arguments, capsys):
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("hybrid-rs: error: ")
-    assert len(error.strip().splitlines()) == 1
-    return error
 
 
 def test_doctor_says_what_a_run_would_meet(flags, capsys):

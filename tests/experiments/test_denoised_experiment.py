@@ -8,6 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fashion_files import write_part
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
@@ -22,24 +23,16 @@ from hybrid_rs_jax.models.denoiser import load_denoiser
 pytestmark = pytest.mark.slow  # trains and compares
 
 
-def write_part(folder, part, count, seed):
-    """Pictures whose class is the place of a bright bar, in the format of the data set."""
+def write_random(folder, part, count, seed):
     random = np.random.default_rng(seed)
-    labels = random.integers(0, 10, count).astype(np.uint8)
-    images = random.integers(0, 60, (count, 28, 28)).astype(np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[2 * label + 4 : 2 * label + 6] = 255
-    sizes = b"".join(int(size).to_bytes(4, "big") for size in (count, 28, 28))
-    (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03" + sizes + images.tobytes()))
-    header = b"\0\0\x08\x01" + sizes[:4]
-    (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels.tobytes()))
+    write_part(folder, part, random.integers(0, 10, count), random)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    write_part(folder, "train", 60, 0)
-    write_part(folder, "t10k", 30, 1)
+    write_random(folder, "train", 60, 0)
+    write_random(folder, "t10k", 30, 1)
     return folder
 
 
@@ -146,7 +139,7 @@ def test_the_published_files_are_known_by_their_contents(data, tmp_path):
 
 
 def test_labels_and_pictures_must_be_as_many(data, tmp_path):
-    write_part(tmp_path, "train", 5, 0)
+    write_random(tmp_path, "train", 5, 0)
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes((data / "train-labels-idx1-ubyte.gz").read_bytes())
     with pytest.raises(BadInputError, match="holds 60 labels of train but 5 pictures"):
         _fashion.load_fashion(tmp_path, "train", any_contents=True)

@@ -1,12 +1,12 @@
 """Feature smoothing on Fashion-MNIST, with stand-ins for the data set."""
 
-import gzip
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fashion_files import write_part
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
@@ -15,23 +15,10 @@ import targeted_attack
 import train_gsb
 
 
-def write_part(folder, part, count, seed):
-    """Pictures whose class is the place of a bright bar, in the format of the data set."""
-    random = np.random.default_rng(seed)
-    labels = np.arange(count).astype(np.uint8) % 10
-    images = random.integers(0, 60, (count, 28, 28)).astype(np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[2 * label + 4 : 2 * label + 6] = 255
-    sizes = b"".join(int(size).to_bytes(4, "big") for size in (count, 28, 28))
-    (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03" + sizes + images.tobytes()))
-    header = b"\0\0\x08\x01" + sizes[:4]
-    (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels.tobytes()))
-
-
 @pytest.mark.slow
 def test_a_small_run_trains_boosters_certifies_cosines_and_decisions_and_is_left_as_it_is(tmp_path, capsys):
     for number, part in enumerate(("train", "t10k")):
-        write_part(tmp_path, part, 60, number)
+        write_part(tmp_path, part, np.arange(60) % 10, np.random.default_rng(number))
     data, boosters = ["--data", str(tmp_path), "--any-contents"], [tmp_path / "gsb0", tmp_path / "gsb1"]
     small = ["--steps", "60", "--pictures", "16", "--epochs", "2"]
     encoder: list[str] = []

@@ -6,7 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_models import IMAGE_TOKEN, VISION, save, tensor, tokens, torch, transformers, without_gradients
+from torch_models import (
+    IMAGE_TOKEN,
+    VISION,
+    hidden,
+    logits,
+    save,
+    tensor,
+    tokens,
+    torch,
+    transformers,
+    without_gradients,
+)
 
 from hybrid_rs_jax.models import from_pretrained, make_mesh
 
@@ -43,16 +54,6 @@ def drawn(seed):
     whole = pick({"rope_type": "default"}, {"rope_type": "linear", "factor": 8.0}) | {"rope_theta": pick(1e6, 1e4)}
     text |= {"layer_types": kinds, "rope_parameters": {"sliding_attention": local, "full_attention": whole}}
     return config_of(pick(1, 4, 16), tie_word_embeddings=pick(True, False), **text)
-
-
-@jax.jit
-def hidden(decoder, embeddings, prefix=None):
-    return decoder.hidden(embeddings, prefix)
-
-
-@jax.jit
-def logits(model, ids, images):
-    return model(ids, images)
 
 
 def compared(reference, model, seed=0, start=3):

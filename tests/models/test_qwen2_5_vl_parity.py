@@ -6,7 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_models import IMAGE_TOKEN, TEXT, save, tensor, tokens, torch, transformers, without_gradients
+from torch_models import (
+    IMAGE_TOKEN,
+    TEXT,
+    hidden,
+    logits,
+    save,
+    tensor,
+    tokens,
+    torch,
+    transformers,
+    without_gradients,
+)
 
 from hybrid_rs_jax.models import from_pretrained, make_mesh
 from hybrid_rs_jax.models._views import stepped_size
@@ -70,16 +81,6 @@ def reference_logits(reference, ids, images, lengths):
     given = {"pixel_values": values, "image_grid_thw": grid, "attention_mask": mask}
     kinds = tensor((ids == IMAGE_TOKEN).astype(np.int32)).int()
     return reference(tensor(ids), mm_token_type_ids=kinds, **given).logits.numpy()
-
-
-@jax.jit
-def hidden(decoder, embeddings, prefix=None):
-    return decoder.hidden(embeddings, prefix)
-
-
-@jax.jit
-def logits(model, ids, images):
-    return model(ids, images)
 
 
 def compared(reference, model, size, seed=0, **options):

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 
@@ -93,6 +94,18 @@ MODELS = {
     transformers.Qwen2_5_VLConfig: transformers.Qwen2_5_VLForConditionalGeneration,
     transformers.Gemma3Config: transformers.Gemma3ForConditionalGeneration,
 }
+
+
+@jax.jit
+def hidden(decoder, embeddings, prefix=None):
+    """Our decoder, compiled once for all cases of a shape."""
+    return decoder.hidden(embeddings, prefix)
+
+
+@jax.jit
+def logits(model, ids, images):
+    """Our network, compiled once for all cases of a shape."""
+    return model(ids, images)
 
 
 def tensor(array):

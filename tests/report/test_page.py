@@ -10,15 +10,18 @@ from importlib import resources
 
 import numpy as np
 import pytest
-from page_results import EVIL, KINDS, made, result_of
+from page_results import EVIL, HYBRID, KINDS, made, result_of
 from PIL import Image
 
 from hybrid_rs_jax.data import demo
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report import _page_inputs as inputs
+from hybrid_rs_jax.report import _page_sections as sections
 from hybrid_rs_jax.report.page import page
 from hybrid_rs_jax.report.previews import data_preview, demo_preview, picture_png
 from hybrid_rs_jax.results import sentences
+from hybrid_rs_jax.results.facts import Facts
+from hybrid_rs_jax.results.runs import Run
 
 
 class Parsed(HTMLParser):
@@ -237,3 +240,8 @@ def test_a_provisional_guarantee_stands_out():
     assert "warning" in lead["class"]
     assert lead["text"].startswith("PROVISIONAL")
     assert dataclasses.is_dataclass(result)
+
+
+def test_a_data_set_is_called_as_the_run_calls_it():
+    run = Run(HYBRID, Facts({"data": {"name": "sigma-beta.csv"}}))
+    assert sections.source(result_of(run=run)).startswith("sigma-beta.csv; ")

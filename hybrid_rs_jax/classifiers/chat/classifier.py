@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax.classifiers._asking import MOST_AT_ONCE, Threads, check_url, checked_key, png_text
+from hybrid_rs_jax.classifiers._asking import MOST_AT_ONCE, Threads, check_patience, check_url, checked_key, png_text
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
 from hybrid_rs_jax.classifiers.chat.endpoint import ChatStatistics, Endpoint
 from hybrid_rs_jax.classifiers.chat.reply import Decision, FirstTokenDecision, UnreadableReplyError
@@ -98,18 +98,13 @@ class ChatClassifier:
         options: Mapping[str, Any] | None = None,
     ):
         check_url(base_url, "base_url", "http://localhost:8000/v1")
-        for name, number in (("concurrency", concurrency), ("attempts", attempts)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}.")
-        for name, seconds in (("timeout", timeout), ("backoff", backoff), ("longest_wait", longest_wait)):
-            if not 0 < seconds < float("inf"):
-                raise ValueError(f"{name} must be a positive number of seconds, got {seconds}.")
+        waits = {"timeout": timeout, "backoff": backoff, "longest_wait": longest_wait}
+        check_patience(concurrency, attempts, waits)
         self.model, self.base_url, self.concurrency = model, base_url, concurrency
         self._decode, self._policy = decode, policy
         self._decision = FirstTokenDecision() if decision is None else decision
         self._options = _checked_options(options or {})
         key = checked_key(os.environ.get("OPENAI_API_KEY") if api_key is None else api_key)
-        waits = {"timeout": timeout, "backoff": backoff, "longest_wait": longest_wait}
         self._endpoint = Endpoint(base_url, key, served_model, attempts=attempts, **waits)
         self._threads = Threads(concurrency, "chat")
 

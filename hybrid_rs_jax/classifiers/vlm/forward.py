@@ -54,10 +54,9 @@ class Forward:
         images: Float32[Array, "pictures height width 3"],
     ) -> Float32[Array, "pictures texts"]:
         """Margins of several texts with each picture; keys and values of what stands before them are computed once."""
-        pictures, texts, length = tokens.shape
-        words, lengths = shown_words(parameters["alphabet"], tokens.reshape(pictures * texts, length), self._tail())
+        words, lengths = self._shown(parameters, tokens)
         decoder = nnx.merge(self.graph, parameters["network"]).language_model
-        return self._margins(parameters, decoder.embed(words), lengths, images).reshape(pictures, texts)
+        return self._margins(parameters, decoder.embed(words), lengths, images).reshape(tokens.shape[:2])
 
     def of_embeddings(
         self,
@@ -95,15 +94,20 @@ class Forward:
         """Margins of several texts with each picture, given the tower's features in the place of its pixels."""
         assert self.layout.pixels is not None
         network = nnx.merge(self.graph, parameters["network"])
-        decoder, (pictures, texts, length) = network.language_model, tokens.shape
-        words, lengths = shown_words(parameters["alphabet"], tokens.reshape(pictures * texts, length), self._tail())
+        decoder, pictures = network.language_model, len(tokens)
+        words, lengths = self._shown(parameters, tokens)
         size = jax.eval_shape(self.layout.pixels.distinct, self._blank(pictures)).shape[:2]
         width = network.config.vision.hidden_size * len(network.config.vision.feature_layers)
         grid = features.reshape(*size, -1, width).astype(network.dtype)
         shown = network.from_tower(grid, self.layout.pixels.image_size)
         cache = decoder.extend(self._around(network, shown, pictures), parameters["prefix"])
         hidden = decoder.last_hidden(decoder.embed(words), lengths, cache)
-        return self._compared(decoder, hidden).reshape(pictures, texts)
+        return self._compared(decoder, hidden).reshape(tokens.shape[:2])
+
+    def _shown(self, parameters: Any, tokens: Int32[Array, "pictures texts length"]) -> tuple[Array, Array]:
+        """The network's words of every text of every picture, a row each, and how many of them count."""
+        pictures, texts, length = tokens.shape
+        return shown_words(parameters["alphabet"], tokens.reshape(pictures * texts, length), self._tail())
 
     def _blank(self, pictures: int) -> jax.ShapeDtypeStruct:
         assert self.layout.pixels is not None

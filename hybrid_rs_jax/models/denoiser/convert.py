@@ -13,14 +13,12 @@ import dataclasses
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flax import nnx
 
 from hybrid_rs_jax._files import check_target_folder
-from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.models._converter import at_least_one, converter_parser, run_converter
 from hybrid_rs_jax.models._torch_files import read_pt
 from hybrid_rs_jax.models.denoiser.config import UNetConfig
 from hybrid_rs_jax.models.denoiser.folder import stored_shapes, write_folder
@@ -122,14 +120,7 @@ def _config(tensors: Tensors, shape: Shape, head_channels: int) -> UNetConfig:
     attention = [f"{shape.input_block(level, 0)}.1.qkv.weight" in tensors for level in range(shape.levels)]
     inner = f"{shape.input_block(0, shape.layers)}.0.op.weight"
     resample = "conv" if shape.levels == 1 or inner in tensors else "resnet"
-    down, up = (
-        ("DownBlock2D", "UpBlock2D")
-        if resample == "conv"
-        else (
-            "ResnetDownsampleBlock2D",
-            "ResnetUpsampleBlock2D",
-        )
-    )
+    down, up = (f"Resnet{way}sampleBlock2D" if resample == "resnet" else f"{way}Block2D" for way in ("Down", "Up"))
     first = f"{shape.input_block(0, 0)}.0.emb_layers.1.weight"
     return UNetConfig(
         in_channels=_get(tensors, "input_blocks.0.0.weight").shape[1],
@@ -225,49 +216,35 @@ def _get(tensors: Tensors, name: str) -> np.ndarray:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m hybrid_rs_jax.models.denoiser.convert",
-        description="Convert a .pt file of guided-diffusion or improved-diffusion to a folder of safetensors.",
-        epilog="Example: python -m hybrid_rs_jax.models.denoiser.convert 256x256_diffusion_uncond.pt out --size 256",
+    made = converter_parser(
+        "hybrid_rs_jax.models.denoiser.convert",
+        "Convert a .pt file of guided-diffusion or improved-diffusion to a folder of safetensors.",
+        "256x256_diffusion_uncond.pt out --size 256",
+        file=".pt",
     )
-    made.add_argument("file", type=Path, help="the .pt file")
-    made.add_argument("out", type=Path, help="folder to write; must not exist, or be empty")
     made.add_argument("--head-channels", type=int, default=64, help="features per attention head (default: 64)")
     made.add_argument("--size", type=int, help="side of the pictures that it was trained on")
     made.add_argument("--schedule", choices=SCHEDULES, default="linear", help="noise schedule (default: linear)")
     made.add_argument("--steps", type=int, default=1000, help="time steps of the schedule (default: 1000)")
     made.add_argument("--new-attention-order", action="store_true", help="trained with use_new_attention_order")
-    made.add_argument("--half", action="store_true", help="store float16")
     return made
 
 
-def _run(args: Any) -> None:
-    with library_sentences():
-        if args.head_channels < 1:
-            raise BadInputError(f"--head-channels must be at least 1, got {args.head_channels}.")
-        if args.size is not None and args.size < 1:
-            raise BadInputError(f"--size must be at least 1, got {args.size}.")
-        rule = Diffusion(args.schedule, args.steps)
-        check_target_folder(args.out)
-        config, tensors = convert(read_pt(args.file), args.head_channels, not args.new_attention_order)
-        if args.half:
-            tensors = {name: value.astype(np.float16) for name, value in tensors.items()}
-        write_folder(args.out, config, rule, tensors, None if args.size is None else (args.size, args.size))
-    count = sum(value.size for value in tensors.values())
-    print(
-        f"Wrote {args.out}: {count:,} parameters. Read it with hybrid_rs_jax.models.load_denoiser({str(args.out)!r})."
-    )
+def _write(args: argparse.Namespace) -> int:
+    at_least_one("--head-channels", args.head_channels)
+    at_least_one("--size", args.size)
+    rule = Diffusion(args.schedule, args.steps)
+    check_target_folder(args.out)
+    config, tensors = convert(read_pt(args.file), args.head_channels, not args.new_attention_order)
+    if args.half:
+        tensors = {name: value.astype(np.float16) for name, value in tensors.items()}
+    write_folder(args.out, config, rule, tensors, None if args.size is None else (args.size, args.size))
+    return sum(value.size for value in tensors.values())
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; bad input ends with one sentence and exit code 2."""
-    args = _parser().parse_args(argv)
-    try:
-        _run(args)
-    except BadInputError as error:
-        print(f"convert: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_converter(_parser(), _write, lambda out: f"hybrid_rs_jax.models.load_denoiser({str(out)!r})", argv)
 
 
 if __name__ == "__main__":

@@ -241,20 +241,21 @@ def read_rule(config: Mapping[str, Any]) -> Rule:
         raise ValueError("rescale_betas_zero_snr must be false, got true.")
     if not isinstance(config.get("fractional_time", False), bool):
         raise ValueError(f"fractional_time must be true or false, got {config['fractional_time']}.")
-    chosen: dict[str, Any] = {
-        "beta_start": _number(config, "beta_start", 1e-4),
-        "beta_end": _number(config, "beta_end", 0.02),
-        "prediction": str(config.get("prediction_type", "epsilon")),
-        "fractional": config.get("fractional_time", False),
-    }
+    made = functools.partial(
+        Diffusion,
+        beta_start=_number(config, "beta_start", 1e-4),
+        beta_end=_number(config, "beta_end", 0.02),
+        prediction=str(config.get("prediction_type", "epsilon")),
+        fractional=config.get("fractional_time", False),
+    )
     betas, steps = config.get("trained_betas"), config.get("num_train_timesteps", 1000)
     if isinstance(steps, bool) or not isinstance(steps, int):
         raise ValueError(f"num_train_timesteps must be an integer, got {steps!r}.")
     if betas is None:
-        return Diffusion(str(config.get("beta_schedule", "linear")), steps, **chosen)
+        return made(str(config.get("beta_schedule", "linear")), steps)
     if not isinstance(betas, list) or any(type(beta) not in (int, float) for beta in betas):
         raise ValueError(f"trained_betas must be a list of numbers, got {str(betas)[:60]}.")
-    return Diffusion("trained", steps, betas=tuple(map(float, betas)), **chosen)
+    return made("trained", steps, betas=tuple(map(float, betas)))
 
 
 def _levels(config: Mapping[str, Any]) -> tuple[float, float, float]:

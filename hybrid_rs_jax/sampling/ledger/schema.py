@@ -30,6 +30,8 @@ from hybrid_rs_jax.errors import LedgerError
 from hybrid_rs_jax.sampling.ledger.counts import MOST_DRAWS, MOST_INPUTS, CountRow, Stream
 
 VERSION = 2
+#: Characters of a value in a sentence.
+_LONGEST_SHOWN = 70
 #: Marks a database as a ledger of this package.
 APPLICATION = int.from_bytes(b"HRSL", "big")
 
@@ -206,13 +208,13 @@ def differences(had: Any, asked: Any, name: str = "") -> list[Difference]:
     return [] if same else [Difference(name, had, asked)]
 
 
-def _short(value: Any, most: int = 70) -> str:
+def _short(value: Any) -> str:
     if value is None:
         return "nothing"
     text = json.dumps(value, ensure_ascii=False)
-    if len(text) <= most:
+    if len(text) <= _LONGEST_SHOWN:
         return text
-    return f"{text[: most - 3]}..." + (f" ({len(value)} entries)" if isinstance(value, list) else "")
+    return f"{text[: _LONGEST_SHOWN - 3]}..." + (f" ({len(value)} entries)" if isinstance(value, list) else "")
 
 
 @contextlib.contextmanager
