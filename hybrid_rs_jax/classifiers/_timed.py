@@ -43,7 +43,7 @@ class _TimedFile(io.RawIOBase):
             if left <= 0:
                 raise TimeoutError("timed out")
             self._socket.settimeout(min(left, self._silence))
-        return self._file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        return self._file.readinto(buffer)
 
     def close(self) -> None:
         """Close the file, and with it the socket."""
@@ -56,7 +56,7 @@ class _TimedResponse(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any):
         super().__init__(sock, *args, **options)
-        self.fp = io.BufferedReader(_TimedFile(self.fp.detach(), sock))  # type: ignore[attr-defined]
+        self.fp = io.BufferedReader(_TimedFile(self.fp.detach(), sock))
 
 
 class _Timed(urllib.request.AbstractHTTPHandler):
@@ -68,7 +68,7 @@ class _Timed(urllib.request.AbstractHTTPHandler):
             made.response_class = _TimedResponse
             return made
 
-        return super().do_open(connection, req, **options)  # type: ignore[arg-type]
+        return super().do_open(connection, req, **options)
 
 
 class TimedHandler(_Timed, urllib.request.HTTPHandler):
