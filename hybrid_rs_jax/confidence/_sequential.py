@@ -192,7 +192,7 @@ class SequentialTest:
 
         mean = float(mass @ n)
         sure = -math.inf in odds  # one course alone: no draw fails, or none succeeds
-        worst = int(n[mass > 0][-1]) if sure else self.max_samples
+        worst = int((n[mass > 0] if sure else n)[-1])
         return PlanSummary(p, reach_probability(law, odds), mean, quantile(0.5), quantile(0.95), worst)
 
     # inside: "hits" prove the claim, "misses" speak against it
