@@ -53,8 +53,10 @@ def check_tau(values: object) -> np.ndarray:
 
 
 def check_risk(values: object, name: str = "alpha", smallest: float = SMALLEST_ALPHA) -> np.ndarray:
-    """Risk levels, float64."""
-    return _numbers(name, values, lambda x: (x >= smallest) & (x < 1), f"lie in [{smallest:g}, 1)")
+    """Risk levels, float64: of a bound, or of several that share it."""
+    legal = f"lie in [{smallest:g}, 1)"
+    risks = _numbers(name, values, lambda x: (x > 0) & (x < 1), legal)
+    return _numbers(name, risks, lambda x: x >= smallest, f"{legal}, as must the part of it that each bound has")
 
 
 def check_epsilon(values: object, name: str = "epsilon") -> np.ndarray:

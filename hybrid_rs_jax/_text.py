@@ -148,7 +148,9 @@ def sum_text(*values: float) -> str:
     >>> sum_text(0.01, 0.02)
     '0.03'
     """
-    total = sum((Decimal(repr(value)) for value in values), Decimal(0))
+    total = Decimal(0)
+    for value in values:  # with all digits: the default context would round 0.01 + 1e-200 to 0.01
+        total = _CONTEXT.add(total, Decimal(repr(value)))
     exact = setting_text(float(total))
     return exact if Decimal(exact) >= total else up_text(math.nextafter(float(total), math.inf))
 
@@ -162,8 +164,9 @@ def span_text(budgets: Iterable[int]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things: "1 input", "20 inputs"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """A number of things: "1 input", "2,000 inputs", "2 copies"."""
+    several = f"{noun[:-1]}ies" if noun.endswith("copy") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else several}"
 
 
 def joined(names: Iterable[object], last: str = "and") -> str:

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float
 
 from hybrid_rs_jax._checks import check_epsilon, check_probability, check_risk
-from hybrid_rs_jax._text import setting_text, up_text
+from hybrid_rs_jax._text import counted, setting_text, up_text
 from hybrid_rs_jax.certificate.bounds import certified_radius, worst_case_probability
 from hybrid_rs_jax.certificate.certify import shifted
 from hybrid_rs_jax.confidence import mean_lower_bound_from_histogram
-from hybrid_rs_jax.confidence.score_law import RANKS, LawBand, ScoreLaw, law_band
+from hybrid_rs_jax.confidence.score_law import RANKS, LawBand, ScoreLaw, law_band, score_ranks
 from hybrid_rs_jax.kernels import Edits, HybridSmoothing
 
 __all__ = ["REFERENCES", "FeatureCertificate", "certify_features"]
@@ -122,16 +122,16 @@ class FeatureCertificate:
     def _draws_text(self) -> str:
         least, most = int(self.law.n.min()), int(self.law.n.max())
         if self.law.plan is None:
-            return f"{most:,} draws"
+            return counted(most, "draw")
         looks = ", ".join(map(str, self.law.plan.sizes))
-        drawn = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-        return f"Each input was stopped at one of the looks {looks}, fixed before the draws, after {drawn} draws"
+        drawn = counted(most, "draw") if least == most else f"{least:,} to {most:,} draws"
+        return f"Each input was stopped at one of the looks {looks}, fixed before the draws, after {drawn}"
 
     @property
     def _ranks_text(self) -> str:
         if self.law.plan is None:
-            return f"{self.band.level.size - 1} ranks"
-        shares = ", ".join(f"{share:.3g}" for share in self.law.plan.weights)
+            return counted(self.band.level.size - 1, "rank")
+        shares = ", ".join(map(up_text, self.law.plan.weights))
         return f"no more than {RANKS} ranks of each look (shares of the looks: {shares})"
 
     def _by_look(self, bound: Callable[[FeatureCertificate, np.ndarray], np.ndarray]) -> np.ndarray:
@@ -309,7 +309,14 @@ def certify_features(
             f"A law from conditional draws belongs to one budget: give laws [inputs, {len(checked)}, bins], got "
             f"{list(law.counts.shape)}."
         )
-    return FeatureCertificate(law, smoothing, risk, checked, reference, delta)
+    found = FeatureCertificate(law, smoothing, risk, checked, reference, delta)
+    check_risk(found._share * min(_rank_share(law, int(n)) for n in np.unique(law.n)))
+    return found
+
+
+def _rank_share(law: ScoreLaw, n: int) -> float:
+    """What each rank has of the risk of a law with n draws."""
+    return (1.0 if law.plan is None else float(law.plan.share(n))) / score_ranks(n).size
 
 
 def _cosine(score: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ class HostClassifier:
 
     The function gets tokens int32 [b, l] and images float32 [b, h, w, c], the noisy pixels, which may lie outside of
     [0, 1]; it returns b decisions. Its arrays are copies: it may change them. Where the engine calls from several
-    threads (`max_in_flight` above 1) the function must allow it.
+    threads (`max_in_flight` above 1) the function must allow it. Once in a session it is asked again about 32 copies
+    without the rest of their batch, and refused if its answers hang on that.
 
     Args:
       function: `(tokens, images) -> decisions`, bool or integers 0 and 1, where True or 1 is Unsafe; with `classes`,

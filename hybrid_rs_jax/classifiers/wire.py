@@ -31,6 +31,7 @@ from hybrid_rs_jax.classifiers._asking import (
     quote,
 )
 from hybrid_rs_jax.classifiers._pairs import host_pairs, qualified_name
+from hybrid_rs_jax.classifiers._timed import TimedHandler, TimedSecureHandler
 from hybrid_rs_jax.classifiers.chat.endpoint import RESUME, ChatError
 
 __all__ = ["WireClassifier"]
@@ -60,7 +61,8 @@ class WireClassifier:
       api_key: sent as `Authorization: Bearer`; None takes the environment variable HYBRID_RS_API_KEY, if there is one.
       concurrency: most requests at once, at least 1.
       attempts: most attempts per request, at least 1.
-      timeout: seconds without a sign of the service, or for its answer's body, until an attempt has failed.
+      timeout: seconds without a sign of the service, or for its answer's body, until an attempt has failed; twice as
+        many for all of its answer, however little comes at a time.
       backoff: seconds before the first repetition; longest_wait: no wait is longer.
 
     Raises:
@@ -97,7 +99,7 @@ class WireClassifier:
         self._backoff, self._longest_wait = backoff, longest_wait
         key = checked_key(os.environ.get("HYBRID_RS_API_KEY") if api_key is None else api_key)
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._open = urllib.request.build_opener(_NoRedirect).open
+        self._open = urllib.request.build_opener(_NoRedirect, TimedHandler, TimedSecureHandler).open
         self._was_reached = False
         self._threads = Threads(concurrency, "wire")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal
 
 from cyclopts import Group, Parameter
 
-from hybrid_rs_jax._text import ceil_text, counted, setting_text
+from hybrid_rs_jax._text import counted, setting_text
 from hybrid_rs_jax.cli.options import AtLeastZero, Count
 
 __all__ = ["Bill", "BillOptions", "duration_text"]
@@ -56,7 +57,11 @@ class Bill:
     @property
     def money(self) -> float | None:
         """Money for the run."""
-        return None if self.price is None else self.copies * self.price
+        return None if self.price is None else self._money(self.copies)
+
+    def _money(self, copies: int) -> float:
+        """As it is added up on paper: three times 0.1 is 0.3."""
+        return float(copies * Decimal(repr(self.price or 0.0)))
 
     def record(self) -> dict[str, object]:
         """As JSON has it."""
@@ -67,30 +72,35 @@ class Bill:
             "price": self.price,
             "money": self.money,
             "runtime_copies": self.deployed,
-            "runtime_money": None if self.price is None or self.deployed is None else self.price * self.deployed,
+            "runtime_money": None if self.price is None or self.deployed is None else self._money(self.deployed),
         }
 
     def lines(self) -> Iterator[str]:
         """The bill in sentences."""
-        what = "requests" if self.requests else "copies"
-        parts = [f"{counted(self.inputs, 'input')} x {self.samples:,} draws: {self.copies:,} {what}"]
+        draws = counted(self.samples, "draw")
+        parts = [f"{counted(self.inputs, 'input')} x {draws}: {self._asked(self.copies)}"]
         if self.seconds is not None:
             parts.append(f"about {duration_text(self.seconds)}")
         if self.money is not None:
-            parts.append(f"{_money(self.money)} at {setting_text(self.price or 0.0)} each")
+            parts.append(f"{_money_text(self.money)} at {setting_text(self.price or 0.0)} each")
         yield ", ".join(parts)
         if self.deployed is not None:
-            each = f"up to {self.deployed:,} {what} for each request"
+            each = f"up to {self._asked(self.deployed)} for each request"
             if self.rate is not None:
                 each += f", about {duration_text(self.deployed / self.rate)}"
             if self.price is not None:
-                each += f", {_money(self.deployed * self.price)}"
+                each += f", {_money_text(self._money(self.deployed))}"
             yield f"at run time {each}"
 
+    def _asked(self, number: int) -> str:
+        """What the model is asked about."""
+        return counted(number, "request" if self.requests else "copy")
 
-def _money(amount: float) -> str:
+
+def _money_text(amount: float) -> str:
     """An amount to the hundredth, rounded up."""
-    return ceil_text(amount, 2)
+    paper = Decimal(repr(amount))
+    return f"{paper.quantize(Decimal('0.01'), rounding=ROUND_CEILING, context=Context(prec=400)):f}"
 
 
 def duration_text(seconds: float) -> str:

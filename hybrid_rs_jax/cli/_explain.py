@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hybrid_rs_jax._text import ceil_probability_text, down_text, floor_text, probability_text, setting_text
+from hybrid_rs_jax._text import (
+    ceil_probability_text,
+    counted,
+    down_text,
+    floor_text,
+    probability_text,
+    setting_text,
+    up_text,
+)
 from hybrid_rs_jax.report.tables import print_table, say
 
 if TYPE_CHECKING:
@@ -29,7 +37,9 @@ def explain(certificate: Certificate, index: int) -> None:
     tau, smoothing, row = certificate.tau, certificate.smoothing, certificate[index]
     p_a, complement = float(certificate.bound[index]), float(certificate.complement[index])
     say(f"\nFrom votes to guarantee, for {row.id}:\n")
-    say(f"1. Votes. {row.successes:,} of {row.n:,} noisy copies are called unsafe.")
+    assert isinstance(row.n, int)  # ordinary draws have one number
+    are = "is" if row.successes == 1 else "are"
+    say(f"1. Votes. {row.successes:,} of {counted(row.n, 'noisy copy')} {are} called unsafe.")
     say(
         f"2. Confidence. The clean score p, the chance that one noisy copy is called unsafe, is at least p_A = "
         f"{probability_text(p_a)} with probability at least {confidence_text(certificate.risk_per_statement)} over the "
@@ -38,7 +48,7 @@ def explain(certificate: Certificate, index: int) -> None:
     if row.budget < 0:
         need = certificate.statement.needs
         level = ceil_probability_text(need.bound, need.complement)
-        say(f"3. Here it ends: p_A is below the {level} that certifies. It abstains.")
+        say(f"3. Here it ends: p_A is below the {level} that certifies. {_other_draws(more, index)}")
         return
     budgets = certificate.budget_numbers
     d = budgets[budgets.index(row.budget) // 2]
@@ -48,12 +58,14 @@ def explain(certificate: Certificate, index: int) -> None:
     lower, upper = (float(x) for x in worst_case_bounds(p_a, d, epsilon, smoothing, complement=complement))
     between = f"between {probability_text(lower)} and {ceil_probability_text(upper, 1 - upper)}"
     say(
-        f"4. Worst case. Among all classifiers with a clean score of p_A the one that suffers most from {d} tokens "
-        f"and a pixel change of eps = {setting_text(epsilon)} is a likelihood-ratio test (Neyman-Pearson, Theorem "
-        f"4.2). Its score under attack lies {between} (both bounds hold whatever the rounding)."
+        "4. Worst case. Among all classifiers with a clean score of p_A the one that suffers most from "
+        f"{counted(d, 'changed token')} and a pixel change of eps = {setting_text(epsilon)} is a likelihood-ratio test "
+        f"(Neyman-Pearson, Theorem 4.2). Its score under attack lies {between} (both bounds hold whatever the "
+        "rounding)."
     )
     say(
-        f"5. Radius. That exceeds tau = {down_text(tau)}, so (d = {d}, eps = {setting_text(epsilon)}) is certified. "
+        f"5. Radius. That exceeds tau = {down_text(tau)}{_left_over(certificate)}, so (d = {d}, eps = "
+        f"{setting_text(epsilon)}) is certified. "
         f"At d = {d} it stays above tau up to eps = r_{d} = {floor_text(radius, 3)}; with no pixel change, up to "
         f"d = {row.budget}."
     )
@@ -65,6 +77,21 @@ def explain(certificate: Certificate, index: int) -> None:
             f"budget is {more[index].budget}."
         )
     say(f"6. Guarantee. {run_time_text(tau, 0.01, more.alpha)}")
+
+
+def _other_draws(more: Certificate, index: int) -> str:
+    """What becomes of an input that the ordinary draws do not certify."""
+    if (found := more[index].budget) < 0:
+        return "It abstains."
+    return (
+        f"So far the ordinary draws; by the conditional ones, with the other half of alpha, d = {found} is certified."
+    )
+
+
+def _left_over(certificate: Certificate) -> str:
+    """The noise that was drawn is not quite the ideal one, of which this chain speaks."""
+    delta = certificate.statement.noise.total_variation
+    return f" by more than the noise on a grid can take off ({up_text(delta)}, and as much from p_A)" if delta else ""
 
 
 def _ordinary(certificate: Certificate) -> Certificate:
@@ -86,9 +113,9 @@ def _say_atoms(smoothing: HybridSmoothing, d: int) -> None:
     """The law of the log likelihood ratio of the token noise."""
     ratio = smoothing.likelihood_ratios(d)[0]
     say(
-        f"3. Tokens. Take d = {d} changed tokens. How much a noisy text speaks for the attacked text instead of the "
-        f"clean one is one number, the log likelihood ratio; with this noise it has {len(ratio.log_ratio)} values "
-        "(rounded down here):\n"
+        f"3. Tokens. Take d = {d}, {counted(d, 'changed token')}. How much a noisy text speaks for the attacked text "
+        "instead of the clean one is one number, the log likelihood ratio; with this noise it has "
+        f"{counted(len(ratio.log_ratio), 'value')} (numbers are rounded down here):\n"
     )
     atoms = sorted(zip(*(np.asarray(x) for x in (ratio.log_ratio, ratio.log_p, ratio.log_q)), strict=True))
     body = [

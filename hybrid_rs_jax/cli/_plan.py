@@ -81,7 +81,7 @@ def target_record(
     """What early stopping for one target costs, for inputs of different clean scores, as JSON has it."""
     meaning = (
         "certified: probability that an input of clean score p is certified; mean, median, quantile_95, worst: "
-        "draws until it is decided; all exact, from the law of the stopping rule"
+        "draws until it is decided; all exact, from the law of the stopping rule, for ideal noise"
     )
     statement = {
         **about.record(),
@@ -103,7 +103,8 @@ def budgets_record(rows: Sequence[BudgetRow], epsilon: float, about: Setting, sa
         "required_samples: ordinary draws that certify if all succeed, -1 where none do; required_conditional: "
         "conditional draws of this budget and of one set of positions; runtime_copies: copies m of a filter that flags "
         "at one unsafe copy, of an input whose conditional draws (`samples`, or 10000) all succeed; "
-        "affordable_failures: of `samples` ordinary draws, -1 where even no failure does not certify"
+        "affordable_failures: of `samples` ordinary draws, -1 where not even none certifies; all for ideal noise: "
+        "a run also subtracts the total variation of its noise on a grid from it"
     )
     statement = {**about.record(), "epsilon": epsilon, "samples": samples, "meaning": meaning}
     return {"statement": statement, "budgets": [row.record() for row in rows]}

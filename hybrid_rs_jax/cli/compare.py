@@ -76,7 +76,7 @@ def compare(
     runs = read_runs([run, *more], asked or ResultOptions(), by)
     if out is not None:
         write_comparison(runs, out, force, by)
-    said = [*comparison.cautions(runs), "A cell is the share of inputs certified at d, and their mean radius."]
+    said = [*comparison.cautions(runs), comparison.CELL]
     header, rows = comparison.comparison_table(runs)
     if json or format == "json":
         print(json_module.dumps(comparison.comparison_record(runs), indent=2))

@@ -18,7 +18,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from hybrid_rs_jax._files import atomic_folder, check_target_folder, free_folder
-from hybrid_rs_jax._text import DASH, floor_text, mean, radius_text
+from hybrid_rs_jax._text import DASH, counted, floor_text, mean, radius_text
 from hybrid_rs_jax.cli._draws import design_text
 from hybrid_rs_jax.cli._values import flag, integer
 from hybrid_rs_jax.cli.options import ALPHA, Level, Positive, Seed, Unit
@@ -147,10 +147,13 @@ def certify_demo(options: DemoOptions) -> dict[str, Certificate]:
         "image-only": HybridSmoothing(None, options.sigma),
         "text-only": HybridSmoothing(kernel, None),
     }
-    say(f"{len(inputs)} held-out unsafe inputs, {samples:,} noisy copies of each. {STORY}")
+    drawn = f"{counted(samples, 'noisy copy')} of each under each of three kinds of noise"
+    say(f"{counted(len(inputs), 'held-out unsafe input')}, {drawn}. {STORY}")
     say(f'For example {inputs.ids[0]}: "{inputs.prompts[0]}", with a picture of a {inputs.digits[0]}.')
     say(rounding_text(check_pixels(inputs.images, smoothings["hybrid"])))
-    total = len(inputs) * samples
+    total, pixels = len(inputs) * samples, inputs.images[0].size
+    with library_sentences():
+        noises = {name: describe_noise(smoothing, pixels) for name, smoothing in smoothings.items()}
     places = int(demo.suffix_mask().sum())
     results: dict[str, Certificate] = {}
     with progress_bar("noisy copies", total * len(smoothings), "copies") as progress:
@@ -158,7 +161,7 @@ def certify_demo(options: DemoOptions) -> dict[str, Certificate]:
             design = None
             if options.draws == "both" and name == "hybrid":
                 settings = (samples, MAX_BUDGET, places, options.threshold, options.alpha)
-                delta = smoothing.total_variation(inputs.images[0].size)
+                delta = smoothing.total_variation(pixels)
                 with library_sentences():
                     design = design_draws("both", smoothing, *settings, ordered=True, total_variation=delta)
             columns, before = [], index * total
@@ -187,7 +190,7 @@ def certify_demo(options: DemoOptions) -> dict[str, Certificate]:
                 dtype=str(inputs.images.dtype),
                 classifier=guard.describe(),
                 data={"name": "hybrid_rs_jax.data.demo.held_out_unsafe", "inputs": len(inputs)},
-                noise=describe_noise(smoothing, inputs.images[0].size),
+                noise=noises[name],
                 threat="image" if smoothing.discrete is None else "append",
                 design=design,
             )

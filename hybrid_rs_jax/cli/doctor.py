@@ -100,7 +100,7 @@ def doctor(
     )
     for name, line in zip(("planned run", "deployed"), planned.lines(), strict=False):
         _say(name, line)
-    say("A plan that stops early (sample --target, --frontier) takes fewer draws.")
+    say("A plan that stops early (sample --target, --frontier) may take fewer draws.")
 
 
 def _other(

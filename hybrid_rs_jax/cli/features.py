@@ -138,7 +138,8 @@ def sample(
     aim = similarity_target(target, alpha)
     header = feature_header(source, smoothing, samples, work.seed, {"reference": reference, "bins": bins}, aim)
     indices = work.indices(len(source.inputs.ids))
-    most = f"{samples:,} draws per input" if aim is None else f"at most {samples:,} draws per input, for {aim.text}"
+    draws = f"{counted(samples, 'draw')} per input"
+    most = draws if aim is None else f"at most {draws}, for {aim.text}"
     noise_text = smoothing_text(describe_smoothing(smoothing))
     say(f"{counted(len(indices), 'input')}, {noise_text}; {most}")
     new = not resume or kind_of(out / LEDGER_FILE) is None
@@ -304,9 +305,9 @@ def curve(
         _print_csv(names, rows)
     elif format == "latex":
         cells = curve_cells(found, len(source.ids))
-        print(latex_tabular(*cells, source.statement(certificate)), end="")
+        print(latex_tabular(*cells, f"At d = {budget}. {source.statement(certificate)}"), end="")
     else:
-        print_curve(found, len(source.ids), source.statement(certificate))
+        print_curve(found, budget, len(source.ids), source.statement(certificate))
         if out is not None:
             say(f"\nWrote {out}.")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from hybrid_rs_jax._files import atomic_file, check_target, json_text, path_text
-from hybrid_rs_jax._text import DASH, ceil_text, floor_text, setting_text, up_text
+from hybrid_rs_jax._text import DASH, ceil_text, counted, floor_text, setting_text, up_text
 from hybrid_rs_jax.cli._values import flag, integer
 from hybrid_rs_jax.cli.options import ALPHA, Level, Target, Unit
 from hybrid_rs_jax.errors import BadInputError, library_sentences
@@ -152,38 +152,43 @@ def _write(path: Path, found: Mapping[str, Operation], force: bool) -> None:
 def _print(name: str, operation: Operation, max_alarms: float | None) -> None:
     target = f"d = {operation.budget}, eps = {setting_text(operation.epsilon)}"
     say(
-        f"{name}: {operation.unsafe} unsafe and {operation.safe} safe inputs; target {target}; "
+        f"{name}: {operation.unsafe:,} unsafe and {counted(operation.safe, 'safe input')}; target {target}; "
         f"a = {setting_text(operation.miss_probability)}, alpha = {setting_text(operation.alpha)}\n"
     )
     if not operation.points:
         say(
-            "No rule with so few copies certifies an input for this target: the score kept under attack is too small.\n"
+            f"None of {counted(operation.rules, 'rule')} up to m = {operation.most_copies:,} certifies an input for "
+            "this target: the score kept under attack is too small.\n"
         )
         return
     shown = _thinned(operation.points)
     print_table(["copies m", "flags k", "tau", "certified", "alarms", "at most", "copies, safe"], [*map(_cells, shown)])
     if len(shown) < len(operation.points):
-        say(f"{len(operation.points) - len(shown)} more rules in between; --json and --out have all of them.")
+        more = counted(len(operation.points) - len(shown), "more rule")
+        say(f"{more} in between; --json and --out have all of them.")
     say()
     say(
-        "certified: share of unsafe inputs that the filter misses with probability at most "
+        "certified: share of unsafe inputs of which it is proven that the filter misses them with probability at most "
         f"{setting_text(operation.miss_probability)} per request, under every attack within the target, given that "
-        "their certificates are right. alarms: estimated share of safe inputs that are flagged; at most: its upper "
-        f"bound ({DASH} and for these inputs only, where m exceeds the draws of a safe input). Alpha was split over "
-        f"{operation.rules} rules, so any may be chosen."
+        f"their certificates are right (each with probability at least 1 - alpha). alarms: estimated share of safe "
+        f"inputs that are flagged, where nobody attacks; at most: its upper bound, with probability at least 1 - alpha "
+        f"({DASH} and for these inputs only, where m exceeds the draws of a safe input; else for inputs like these). "
+        f"For these bounds alpha was split over {counted(operation.rules, 'rule')}, so any may be chosen. copies, "
+        "safe: estimated mean for a safe input, where the filter stops at the k-th unsafe copy."
     )
+    say(f"The attacker: {operation.attacker}.")
     say(
-        f"An attacker who sends the same input R times slips through with probability up to 1 - (1 - a)^R: "
-        f"{_half(operation.miss_probability):,} requests give one half."
+        "An attacker who sends the same input R times slips through with probability up to 1 - (1 - a)^R, one half or "
+        f"more from R = {_half(operation.miss_probability)} on."
     )
     if max_alarms is not None:
         best = operation.best(max_alarms)
         level = setting_text(max_alarms)
         say(
-            f"No rule keeps false alarms at most {level}."
+            f"No rule here has a bound on false alarms of at most {level}."
             if best is None
-            else f"Best with false alarms at most {level}: flag at {best.flags} of {best.copies} copies, certified "
-            f"detection {floor_text(100 * best.detection, 1)} %."
+            else f"Best with a bound on false alarms of at most {level}: flag at {best.flags:,} of "
+            f"{counted(best.copies, 'copy')}, certified detection {floor_text(100 * best.detection, 1)} %."
         )
     say()
 
@@ -205,8 +210,9 @@ def _thinned(points: tuple[OperatingPoint, ...]) -> list[OperatingPoint]:
     return list(points[::step])
 
 
-def _half(miss_probability: float) -> int:
-    """Requests after which an attacker has slipped through with probability one half."""
+def _half(miss_probability: float) -> str:
+    """Requests from which on an attacker may have slipped through with probability one half; very many rounded up."""
     import math
 
-    return math.ceil(math.log(0.5) / math.log1p(-miss_probability))
+    requests = math.log(0.5) / math.log1p(-miss_probability)
+    return f"{math.ceil(requests):,}" if requests < 1e9 else up_text(requests * (1 + 1e-12))

@@ -93,6 +93,6 @@ def pack(
     size, inputs = opened.vocab_size, counted(len(rows), "input")
     pictures = bool(rows[0][1].image.size)
     shown = f"{height}x{width} pixels" if pictures else "no pictures"
-    say(f"Wrote {out}: {inputs}, {length} tokens each out of {size:,}, {shown}.")
+    say(f"Wrote {out}: {inputs}, {counted(length, 'token')} each out of {size:,}, {shown}.")
     noise = " --sigma 0.25" if pictures else ""
     say(f"Next: hybrid-rs sample --model package.module:name --data {out} --vocab-size {size}{noise}")

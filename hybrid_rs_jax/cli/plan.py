@@ -20,6 +20,7 @@ from hybrid_rs_jax._text import (
     DASH,
     ceil_probability_text,
     ceil_text,
+    counted,
     down_text,
     floor_text,
     setting_text,
@@ -186,7 +187,7 @@ def _scores(p_star: float) -> list[float]:
     """Clean scores worth a row, short numbers: some below the one that is needed, some between it and 1."""
     gap = 1 - p_star
     between = [1 - gap / part for part in (2, 5, 20, 100)] if gap < p_star else []
-    below = [p_star - gap] if gap < p_star else []
+    below = [max(p_star - gap, p_star / 2)] if gap < p_star else []
     return [*(float(down_text(p)) for p in (*below, p_star, *between)), 1.0]
 
 
@@ -217,6 +218,7 @@ def _print_target(
         f"with probability at least {setting_text(test.power)}. The figures come from the law of the stopping "
         "rule, not from a simulation; shares certified are rounded down, draws up."
     )
+    _say_ideal(about)
     say(run_time_text(about.tau, about.miss_probability, about.alpha))
 
 
@@ -230,6 +232,15 @@ def _refuse_impossible(rows: Sequence[BudgetRow], epsilon: float, tau: float) ->
         f"No number of draws (up to 2^53) certifies d = {span_text(impossible)} at epsilon = {setting_text(epsilon)} "
         f"and tau = {setting_text(tau)} with this noise{best}."
     )
+
+
+def _say_ideal(about: Setting) -> None:
+    """What a run subtracts besides: pixel noise on a grid is not quite the Gaussian noise of a plan."""
+    if about.smoothing.sigma is not None:
+        say(
+            "All of this is about ideal Gaussian noise; a run also subtracts the total variation of its noise on a "
+            "grid from it, which depends on the number of pixels and matters where p_A needed is very close to 1."
+        )
 
 
 def _number(count: int) -> str:
@@ -253,11 +264,13 @@ def _print(rows: Sequence[BudgetRow], epsilon: float, about: Setting, samples: i
     say()
     say("p_A needed is rounded up. Draws needed: if every draw succeeds; each failure costs more.")
     if conditional:
+        drawn = counted(samples or SAMPLES, "conditional draw")
         say(
             "Conditional draws (sample --draws conditional): all succeed, for this one budget and one set of positions."
-            f" Copies at run time: for a filter that flags at one unsafe copy, if {samples or SAMPLES:,} conditional "
-            f"draws all succeed; it misses with probability at most {setting_text(about.miss_probability)}."
+            f" Copies at run time: for a filter that flags at one unsafe copy, if all of {drawn} succeed; given that "
+            f"the certificate is right, it misses with probability at most {setting_text(about.miss_probability)}."
         )
+    _say_ideal(about)
     for row in rows:
         if samples is not None and row.affordable_failures == -1 and row.required_samples > 0:
             say(too_few_draws(samples, row.d, row.required_samples))

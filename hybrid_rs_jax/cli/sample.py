@@ -275,7 +275,8 @@ def summary(
             f"{int(drawn[0]):,} to {int(drawn[-1]):,}, median {int(drawn[(drawn.size - 1) // 2]):,}, "
             f"mean {float(drawn.mean()):,.1f}, of at most {plan.max_samples:,}."
         )
-    say(f"This session classified {progress.classified:,} noisy copies; {progress.drawn:,} of them count.")
+    kept = "it counts" if progress.classified == progress.drawn == 1 else f"{progress.drawn:,} of them count"
+    say(f"This session classified {counted(progress.classified, 'noisy copy')}; {kept}.")
     if counts.ties:
         say(
             f"{counts.ties:,} of all draws were ties: their margin is at rounding level, another batch size may flip "

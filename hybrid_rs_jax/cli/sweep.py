@@ -4,7 +4,8 @@ Each row is the worst-case smoothed score (a certified lower bound) for one poin
 grid; with --radius, the certified radius. The table is written block by block, so its
 size is bounded by the disk, not by the memory; FILE appears when it is complete.
 
-A GRID is a list 0.9,0.99,0.999, or start:stop:count, or log:start:stop:count.
+A GRID is a list 0.9,0.99,0.999, or start:stop:count, or log:start:stop:count. Numbers are
+about ideal Gaussian noise, and about beta as it is drawn: the nearest multiple of 2^-32.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from hybrid_rs_jax._files import atomic_file, check_target
+from hybrid_rs_jax._text import counted
 from hybrid_rs_jax._version import __version__
 from hybrid_rs_jax.cli._values import (
     LARGEST,
@@ -171,7 +173,7 @@ def sweep(
             table.write(block.index, block.constants, values)
             done += values.size
             progress(done)
-    say(f"Wrote {grid.cells:,} rows to {out}.")
+    say(f"Wrote {counted(grid.cells, 'row')} to {out}.")
 
 
 @dataclasses.dataclass(frozen=True)

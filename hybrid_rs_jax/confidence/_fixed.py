@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -74,7 +76,7 @@ class FixedSample:
         return k, draws
 
 
-def samples_for_share(share: float, p_star: float, alpha: float) -> int | None:
+def samples_for_share(share: float, p_star: float, alpha: float, complement_star: float | None = None) -> int | None:
     """The smallest n at which `floor(share n)` successes of n draws prove `p >= p_star` by Clopper-Pearson.
 
     What an input that abstained would have needed, had it gone on as it began. The floor makes the bound rise and fall
@@ -84,6 +86,7 @@ def samples_for_share(share: float, p_star: float, alpha: float) -> int | None:
       share: share of successes, in [0, 1].
       p_star: the proportion to prove, in (0, 1).
       alpha: risk level in [1e-200, 1).
+      complement_star: `1 - p_star`, for a p* so close to 1 that `p_star` has lost its digits.
 
     Returns:
       n, or None where no number of draws up to 10^12 is enough: the share is not, or hardly, above `p_star`.
@@ -95,27 +98,38 @@ def samples_for_share(share: float, p_star: float, alpha: float) -> int | None:
     (17, None)
     """
     share, p_star = float(check_probability("share", share)), float(check_open_unit("p_star", p_star))
+    rest = 1 - p_star if complement_star is None else float(check_open_unit("complement_star", complement_star))
     alpha = float(check_risk(alpha))
-    if share <= p_star:
+    if share <= p_star and 1 - share >= rest:
         return None
-    start = _least_conceivable(share, p_star, alpha)
+
+    def tail(k: Any, n: Any) -> np.ndarray:
+        """Probability of k successes or more at p*."""
+        if p_star > 0.5:
+            return np.asarray(special.betaincc(n - k + 1.0, k, rest))
+        return np.asarray(special.betainc(k, n - k + 1.0, p_star))
+
+    start = _least_conceivable(share, tail, alpha)
     if start is None:
         return None
     while True:
         n = np.arange(start, start + _BLOCK)
         k = np.floor(share * n * (1 + 2.0**-50)).astype(np.int64)
-        close = special.betainc(np.maximum(k, 1), n - k + 1.0, p_star) <= alpha * (1 + 1e-6)
-        for at in np.flatnonzero(close & (k > 0)):
-            if clopper_pearson_bound(k[at], n[at], alpha).p >= p_star:
-                return int(n[at])
+        close = tail(np.maximum(k, 1), n) <= alpha * (1 + 1e-6)
+        places = np.flatnonzero(close & (k > 0))
+        for some in (places[:1], places[1:]):  # nearly always the first one it is
+            bound = clopper_pearson_bound(k[some], n[some], alpha)
+            enough = bound.complement <= rest if p_star > 0.5 else bound.p >= p_star
+            if enough.any():
+                return int(n[some[np.argmax(enough)]])
         start += _BLOCK
 
 
-def _least_conceivable(share: float, p_star: float, alpha: float) -> int | None:
+def _least_conceivable(share: float, tail: Callable[[Any, Any], np.ndarray], alpha: float) -> int | None:
     """Draws below which not even `share n` successes, not rounded down, are enough; None above `_MOST`."""
 
     def enough(n: int) -> bool:
-        return bool(special.betainc(share * n, (1 - share) * n + 1, p_star) <= alpha * (1 + 1e-6))
+        return bool(tail(share * n, n) <= alpha * (1 + 1e-6))
 
     low, high = 0, 1
     while not enough(high):

@@ -191,7 +191,9 @@ class SequentialTest:
             return int(n[min(np.searchsorted(below, level * below[-1] * (1 - 1e-12)), n.size - 1)])
 
         mean = float(mass @ n)
-        return PlanSummary(p, reach_probability(law, odds), mean, quantile(0.5), quantile(0.95), self.max_samples)
+        sure = -math.inf in odds  # one course alone: no draw fails, or none succeeds
+        worst = int((n[mass > 0] if sure else n)[-1])
+        return PlanSummary(p, reach_probability(law, odds), mean, quantile(0.5), quantile(0.95), worst)
 
     # inside: "hits" prove the claim, "misses" speak against it
 

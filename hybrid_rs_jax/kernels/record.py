@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hybrid_rs_jax._text import ceil_text, joined
+from hybrid_rs_jax._text import ceil_text, joined, setting_text
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 
 if TYPE_CHECKING:
@@ -151,9 +151,9 @@ def smoothing_text(record: Mapping[str, Any]) -> str:
         if record.get("draws") == "conditional":
             words.append("conditional draws")
         parts.append(", ".join(words))
-    parts.append("no pixel noise" if record["sigma"] is None else f"sigma = {record['sigma']:g}")
+    parts.append("no pixel noise" if record["sigma"] is None else f"sigma = {setting_text(float(record['sigma']))}")
     if record.get("step") is not None:
-        parts.append(f"steps of {record['step']:.9g}")
+        parts.append(f"steps of {setting_text(float(record['step']))}")
     return "; ".join(parts)
 
 
@@ -167,7 +167,10 @@ def rounding_text(change: float, table: bool = False) -> str:
 
 
 def _beta_text(beta: Any) -> str:
-    """Beta as the user gave it: what is drawn differs from it by less than 2^-33."""
+    """Beta as the user gave it: the shortest number that is drawn as this multiple of 2^-32."""
     if isinstance(beta, (list, tuple)):
         return f"[{', '.join(map(_beta_text, beta))}]"
-    return f"{beta:.9g}" if isinstance(beta, float) else str(beta)
+    if not isinstance(beta, float):
+        return str(beta)
+    texts = (f"{beta:.{digits}g}" for digits in range(1, 17))
+    return next((text for text in texts if round(float(text) * 2**32) == beta * 2**32), setting_text(beta))

@@ -11,7 +11,7 @@ from hybrid_rs_jax.report._page_sections import html_list, html_table
 from hybrid_rs_jax.report.comparison_plots import comparison_svgs
 from hybrid_rs_jax.report.page import asset
 from hybrid_rs_jax.results import sentences
-from hybrid_rs_jax.results.comparison import Compared, cautions, comparison_table, varied
+from hybrid_rs_jax.results.comparison import CELL, Compared, cautions, comparison_table, varied
 
 __all__ = ["comparison_page"]
 
@@ -87,8 +87,8 @@ def comparison_page(runs: Sequence[Compared]) -> str:
         own="tbody th, thead th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }",
         source=escape(f"Certified by hybrid randomized smoothing; {words}."),
         table=html_table(header, rows, "Certified share and mean radius per budget, a row per run"),
-        cell="A cell is the share of inputs certified at d, and the mean radius (one not certified counts as 0).",
-        cautions=html_list(cautions(runs)) if cautions(runs) else "",
+        cell=CELL,
+        cautions=html_list(cautions(runs)),
         figures="\n".join(figures),
         guarantees="\n".join(guarantees),
     )

@@ -71,12 +71,12 @@ def curve_cells(found: FeatureCurve, inputs: int) -> tuple[list[str], list[list[
     ]
 
 
-def print_curve(found: FeatureCurve, inputs: int, statement: str) -> None:
+def print_curve(found: FeatureCurve, budget: int, inputs: int, statement: str) -> None:
     """The curve as a table, and the promise in words."""
     print_table(*curve_cells(found, inputs))
     say(
-        f"\nMeans over {counted(inputs, 'input')}, with 0 where nothing is certified; 'certified': the share "
-        "of inputs with a certified cosine."
+        f"\nAt d = {budget}, means over {counted(inputs, 'input')}, with 0 where nothing is certified; 'certified': "
+        "the share of inputs with a certified cosine."
     )
     say(statement)
 

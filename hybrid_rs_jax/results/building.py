@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hybrid_rs_jax.kernels import CategoricalKernel, DeletionKernel, HybridSmoothing
 from hybrid_rs_jax.kernels.edits import Budget
 from hybrid_rs_jax.results.counts import Counts
+from hybrid_rs_jax.results.runs import Run
 from hybrid_rs_jax.results.statement import (
     Drawn,
     Noise,
@@ -22,7 +23,7 @@ from hybrid_rs_jax.results.statement import (
 if TYPE_CHECKING:
     from hybrid_rs_jax.certificate.certify import Side
 
-__all__ = ["build_statement"]
+__all__ = ["build_statement", "noise_of_run", "threat_of_run"]
 
 
 def build_statement(
@@ -77,22 +78,34 @@ def _noise(smoothing: HybridSmoothing, counts: Counts) -> Noise:
     if (run := counts.run) is None:
         return Noise(smoothing, total_variation=counts.total_variation)
     drawn: Drawn = "run" if run.generator is not None else "version 0.1"
+    return noise_of_run(smoothing, run, drawn)
+
+
+def noise_of_run(smoothing: HybridSmoothing, run: Run, drawn: Drawn = "run") -> Noise:
+    """The noise of a run as its header has it."""
     return Noise(smoothing, drawn, run.step, run.generator, run.total_variation, run.off_grid)
 
 
-def _threat(smoothing: HybridSmoothing, counts: Counts) -> Threat:
-    run, kernel = counts.run, smoothing.discrete
+def threat_of_run(smoothing: HybridSmoothing, run: Run | None) -> Threat:
+    """What the noise, and the header of a run, say of the threat."""
+    kernel = smoothing.discrete
     if kernel is None:
         return Threat("fields" if run is not None and run.threat == "fields" else "image")
     name: ThreatName = "fields" if isinstance(kernel, CategoricalKernel) else "positions"
     if isinstance(kernel, DeletionKernel):
         name = "insert"
-    if run is None:
-        return Threat("forced" if any(sample.forced is not None for sample in counts.samples or ()) else name)
+    return Threat(name) if run is None else Threat(run.threat or name, run.positions, run.own_positions)
+
+
+def _threat(smoothing: HybridSmoothing, counts: Counts) -> Threat:
+    run = counts.run
+    if run is None or smoothing.discrete is None:
+        forced = run is None and any(sample.forced is not None for sample in counts.samples or ())
+        return Threat("forced") if forced and smoothing.discrete is not None else threat_of_run(smoothing, run)
     if counts.budgets is not None and run.per_budget:
         first = None if run.positions is None else tuple(run.positions[:d] for d in run.per_budget)
         return Threat("append", run.positions, run.own_positions, first)
-    return Threat(run.threat or name, run.positions, run.own_positions)
+    return threat_of_run(smoothing, run)
 
 
 def _ties(counts: Counts) -> Ties:

@@ -8,12 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from hybrid_rs_jax._text import DASH, down_text, floor_text, percent_text, setting_text
+from hybrid_rs_jax._text import DASH, down_text, floor_text, joined, percent_text, setting_text
 from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
 from hybrid_rs_jax.results.result import Result
+from hybrid_rs_jax.results.sentences import claim
 from hybrid_rs_jax.results.summary import summary
 
 __all__ = [
+    "CELL",
     "By",
     "Compared",
     "cautions",
@@ -26,6 +28,10 @@ __all__ = [
     "varied",
 ]
 
+#: What a cell of the table says.
+CELL = (
+    "A cell is the share of inputs certified at d, and the mean radius over all inputs (one not certified counts as 0)."
+)
 #: A setting that runs are held side by side by.
 By = Literal["sigma", "beta", "model"]
 SETTINGS: tuple[By, ...] = ("sigma", "beta", "model")
@@ -67,6 +73,16 @@ class Compared:
         """The classifier, as the run names it."""
         run = self.result.counts.run
         return (None if run is None else run.named("classifier")) or "not said"
+
+    @property
+    def claim(self) -> str:
+        """What is certified of an input."""
+        return joined(dict.fromkeys(map(claim, self.result.statements)), "or")
+
+    @property
+    def provisional(self) -> bool:
+        """It holds only if no vote had a part in when the draws ended."""
+        return any(statement.provisional is not None for statement in self.result.statements)
 
     def beside(self, by: By, settings: Sequence[By]) -> str:
         """The values of all settings but one, in a few words."""
@@ -166,6 +182,8 @@ def comparison_record(runs: Sequence[Compared]) -> list[dict[str, object]]:
                 "run": run.name,
                 "model": run.model,
                 "smoothing": run.smoothing,
+                "claim": run.claim,
+                "provisional": run.provisional,
                 "tau": risk.tau,
                 "alpha": risk.alpha,
                 "inputs": len(run.result),
@@ -205,17 +223,31 @@ def comparison_long(runs: Sequence[Compared]) -> tuple[list[str], list[tuple[obj
 
 
 def cautions(runs: Sequence[Compared]) -> list[str]:
-    """What makes the rows less comparable than they look, a sentence each."""
+    """What certified means, and what makes the rows less comparable than they look, a sentence each."""
     first, said = runs[0], []
     for run in runs[1:]:
         if set(run.result.ids) != set(first.result.ids):
             said.append(f"{run.name} and {first.name} hold different inputs, so their shares are about different data.")
             break
     for what in ("tau", "alpha"):
-        if len({getattr(run.result.statements[0].risk, what) for run in runs}) > 1:
-            said.append(f"The runs are certified for different {what}; --{what} says one for all.")
+        if len({getattr(run.result.statements[0].risk, what) for run in runs} - {None}) > 1:
+            said.append(f"The runs are certified for different {what}; --{what} certifies run folders for the same.")
+    said += _claims(runs)
     if len({run.result.statements[0].threat.name for run in runs}) > 1:
         said.append("The runs are about different threats: a budget d does not count the same changes.")
+    return said
+
+
+def _claims(runs: Sequence[Compared]) -> list[str]:
+    """What certified means, and where that has a condition."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        names.setdefault(run.claim, []).append(run.name)
+    said = [f"Certified: {claimed}." for claimed in names]
+    if len(names) > 1:
+        said = [f"Certified in {joined(own)}: {claimed}." for claimed, own in names.items()]
+    if condition := [run.name for run in runs if run.provisional]:
+        said.append(f"PROVISIONAL, true only if no vote had a part in when the draws ended: {joined(condition)}.")
     return said
 
 

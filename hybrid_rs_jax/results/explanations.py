@@ -68,7 +68,7 @@ def draws_at_share(certificate: OneSided, rows: np.ndarray) -> list[int | None]:
         if share not in known:
             possible = 0 < needs.bound < 1 and needs.complement > 0
             risk = certificate.statement.risk.per_statement
-            known[share] = samples_for_share(share, needs.bound, risk) if possible else None
+            known[share] = samples_for_share(share, needs.bound, risk, needs.complement) if possible else None
         found.append(known[share])
     return found
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_rs_jax._text import counted, setting_text
+from hybrid_rs_jax._text import counted, mean, setting_text
 from hybrid_rs_jax.certificate import FeatureCertificate, SimilarityTarget, certify_features
 from hybrid_rs_jax.confidence import StagedLooks, plan_from
 from hybrid_rs_jax.confidence.score_law import ScoreLaw, score_edges
 from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.results.building import noise_of_run, threat_of_run
 from hybrid_rs_jax.results.facts import Facts, thawed
 from hybrid_rs_jax.results.runs import Run
+from hybrid_rs_jax.results.sentences import attacker
 from hybrid_rs_jax.sampling.ledger import Ledger, Stream
 
 __all__ = ["FeatureCurve", "FeatureRun", "feature_columns", "feature_curve", "feature_record", "read_feature_run"]
@@ -48,7 +50,12 @@ class FeatureRun:
 
     def statement(self, certificate: FeatureCertificate) -> str:
         """What is promised, with what the sampler did."""
-        return f"{certificate.statement} Each cosine was lowered by more than its rounding before it was counted."
+        noise = noise_of_run(self.run.smoothing, self.run)
+        may = attacker(noise, threat_of_run(self.run.smoothing, self.run), certificate.budgets, distance="eps")
+        return (
+            f"{certificate.statement} Each cosine was lowered by more than its rounding before it was counted. The "
+            f"attacker: {may}."
+        )
 
     def certify(self, alpha: float, budgets: Sequence[int]) -> FeatureCertificate:
         """The certificate of its laws."""
@@ -223,5 +230,6 @@ def feature_curve(certificate: FeatureCertificate, epsilons: Sequence[float], bu
         np.stack([bound(float(epsilon))[:, place] for epsilon in epsilons])
         for bound in (certificate.similarity, certificate.mean_similarity)
     ]
-    means, shares = [np.maximum(x, 0).mean(axis=1) for x in both], [(x >= 0).mean(axis=1) for x in both]
+    means = [np.array([mean(row) for row in x.tolist()]) for x in both]
+    shares = [(x >= 0).mean(axis=1) for x in both]
     return FeatureCurve(np.asarray(epsilons, np.float64), means[0], means[1], shares[0], shares[1])

@@ -16,6 +16,7 @@ from scipy import stats
 from hybrid_rs_jax.confidence import clopper_pearson_upper_bound, detection_threshold, mean_lower_bound
 from hybrid_rs_jax.results.certificate import Certificate
 from hybrid_rs_jax.results.counts import Counts
+from hybrid_rs_jax.results.sentences import attacker
 
 __all__ = ["Operation", "OperatingPoint", "operating_points", "ordinary_draws"]
 
@@ -60,6 +61,8 @@ class Operation:
       miss_probability: a, per request.
       alpha: risk of the certificate of an unsafe input, and of all bounds on false alarms together.
       unsafe, safe: numbers of inputs.
+      most_copies: largest m that was tried.
+      attacker: what may happen within the target, in words.
     """
 
     points: tuple[OperatingPoint, ...]
@@ -70,6 +73,8 @@ class Operation:
     alpha: float
     unsafe: int
     safe: int
+    most_copies: int
+    attacker: str
 
     def best(self, alarms: float) -> OperatingPoint | None:
         """The rule with most certified detection whose bound on false alarms is at most `alarms`; None: no rule."""
@@ -126,8 +131,10 @@ def operating_points(
         if detection > 0:
             points.append(_point(m, k, tau, detection, safe, risk))
     front = tuple(_undominated(points))
-    unsafe = len(certificate)
-    return Operation(front, len(rules), budget, epsilon, miss_probability, alpha, unsafe, len(safe))
+    statement = certificate.statement
+    may = attacker(statement.noise, statement.threat, (budget,), distance="eps")
+    settings = (budget, epsilon, miss_probability, alpha)
+    return Operation(front, len(rules), *settings, len(certificate), len(safe), rules[-1][0], may)
 
 
 def ordinary_draws(counts: Counts) -> Counts:

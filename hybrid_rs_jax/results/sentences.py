@@ -18,6 +18,7 @@ from hybrid_rs_jax.results.statement import Denoising, Noise, Provisional, State
 
 __all__ = [
     "MINUS_ONE",
+    "attacker",
     "certified",
     "claim",
     "confidence_text",
@@ -116,12 +117,17 @@ def _effect(statements: Sequence[Statement]) -> str:
 
 def threat_model(statement: Statement) -> str:
     """What the attacker may do, at the level of token ids and pixels, or of the fields and numbers of a table."""
-    noise, table = statement.noise, statement.threat.name == "fields"
-    parts = [_token_changes(statement.threat, statement.budgets)] if noise.tokens else []
+    return attacker(statement.noise, statement.threat, statement.budgets)
+
+
+def attacker(noise: Noise, threat: Threat, budgets: Sequence[Budget], distance: str = "r") -> str:
+    """What the attacker may do within these budgets and an l2 change of `distance`."""
+    table = threat.name == "fields"
+    parts = [_token_changes(threat, budgets)] if noise.tokens else []
     if noise.pixels:
         parts.append(
-            f"the {'numbers move' if table else 'continuous part moves'} by at most r in l2 norm, in the unit of the "
-            f"inputs, as sigma is{_grid(noise, table)}"
+            f"the {'numbers move' if table else 'continuous part moves'} by at most {distance} in l2 norm, in the unit "
+            f"of the inputs, as sigma is{_grid(noise, table)}"
         )
     other = ("numbers stay as they are" if noise.tokens else "fields stay as they are") if table else ""
     other = other or ("text stays as it is" if noise.pixels else "rest of an input, such as a picture, stays as it is")
@@ -335,7 +341,7 @@ def run_time_text(tau: float, miss_probability: float, alpha: float | None = Non
       alpha: risk that it is not; None: nothing is certified yet.
       name: what that risk is called, where each decision has a part of alpha.
     """
-    copies = _copies(tau, miss_probability)
+    copies, fresh = _copies(tau, miss_probability), "fresh noisy"
     miss = setting_text(miss_probability)
     risk = (
         "given that its certificate is right; the risk alpha of the certificate comes on top"
@@ -344,11 +350,15 @@ def run_time_text(tau: float, miss_probability: float, alpha: float | None = Non
         f"in all at most {name} + {miss} = {sum_text(alpha, miss_probability)}"
     )
     return (
-        f"tau = {down_text(tau)}: a filter that runs {copies} fresh noisy copies of an input, and flags it when at "
+        f"tau = {down_text(tau)}: a filter that runs {_copies_text(copies, fresh)} of an input, and flags it when at "
         "least one of them is positive, misses an input certified unsafe, under every attack within its budgets, with "
-        f"probability at most {miss} {risk}. Each request costs up to {copies} copies, and an input that is not "
+        f"probability at most {miss} {risk}. Each request costs up to {_copies_text(copies)}, and an input that is not "
         "flagged costs all of them, as safe inputs do."
     )
+
+
+def _copies_text(copies: str, kind: str = "") -> str:
+    return " ".join(filter(None, (copies, kind, "copy" if copies == "1" else "copies")))
 
 
 def _copies(tau: float, miss_probability: float) -> str:

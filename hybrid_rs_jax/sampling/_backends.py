@@ -29,7 +29,7 @@ from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier
 from hybrid_rs_jax.errors import raised_by
 from hybrid_rs_jax.kernels import HybridSmoothing
 from hybrid_rs_jax.sampling._drawing import Drawing, Row, data_mesh
-from hybrid_rs_jax.sampling._trial import Program, traced
+from hybrid_rs_jax.sampling._trial import COMPANY, Program, check_host_company, traced
 
 __all__ = ["Backend", "DeviceBackend", "HostBackend", "make_backend"]
 
@@ -219,6 +219,8 @@ class HostBackend(Backend):
         self._steps: deque[_Step] = deque()  # batches that have copies left to ask for
         self._pieces: deque[tuple[int, Future[tuple[np.ndarray, float]]]] = deque()
         self._piece = 1
+        # a door that can give up its questions asks a service, one about each copy, and each may cost money
+        self._look_at_company = abilities.cancel is None
         self._workers = ThreadPoolExecutor(self._in_flight, thread_name_prefix="classifier")
 
     def submit(self, slot: np.ndarray, copy: np.ndarray) -> None:
@@ -265,17 +267,25 @@ class HostBackend(Backend):
     def _decide(self, step: _Step, piece: slice) -> tuple[np.ndarray, float]:
         """Labels of a piece, and the seconds that they took."""
         tokens, images = (np.asarray(part)[piece] for part in step.noisy)
-        size, start = piece.stop - piece.start, time.monotonic()
+        start = time.monotonic()
+        votes = self._asked(tokens, images, lambda at: step.naming(piece.start + at))
+        seconds = time.monotonic() - start
+        if self._look_at_company and len(votes) > COMPANY and np.any(votes != votes[0]):
+            self._look_at_company = False
+            check_host_company(self._asked, tokens, images, votes)
+        return votes, seconds
+
+    def _asked(self, tokens: np.ndarray, images: np.ndarray, place: Callable[[int], str] | None = None) -> np.ndarray:
+        """What the classifier says of some copies."""
         with raised_by(f"the classifier {self._name}"):
             returned = self._classifier(tokens, images)
         labels = returned_array(returned)
-        if labels.shape != (size,):
+        if labels.shape != (len(tokens),):
             raise ValueError(
-                f"The classifier must return one bool or integer per copy, shape ({size},), "
+                f"The classifier must return one bool or integer per copy, shape ({len(tokens)},), "
                 f"got {labels.dtype} of shape {labels.shape}."
             )
-        votes = votes_from_labels(labels, self._classes, lambda at: step.naming(piece.start + at))
-        return votes, time.monotonic() - start
+        return votes_from_labels(labels, self._classes, place)
 
 
 def _piece_size(size: int, seconds: float, most: int) -> int:

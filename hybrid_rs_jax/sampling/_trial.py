@@ -28,7 +28,7 @@ from jaxtyping import Array
 from hybrid_rs_jax.classifiers.base import BaseClassifier
 from hybrid_rs_jax.features.base import Encoder
 
-__all__ = ["TRIAL_COPIES", "Program", "traced"]
+__all__ = ["COMPANY", "TRIAL_COPIES", "Program", "check_host_company", "traced"]
 
 #: Copies per batch of a trial; there are two batches.
 TRIAL_COPIES = 64
@@ -37,6 +37,10 @@ _TRACES = 3
 #: Copies in other company that may be decided otherwise: one margin near zero may fall to the other side by rounding.
 _ROUNDED = 1
 _KEPT = 64
+#: Copies that a classifier on the host is asked about again in other company, and how many of them rounding may change.
+COMPANY, _ROUNDED_HOST = 32, 2
+#: So often both batches are asked about before one that looks at its company is refused.
+_ASKED_AGAIN = 8
 
 Batch = tuple[Array, Array]
 
@@ -112,12 +116,41 @@ def _check_company(
     order = np.argsort(said.reshape(len(said), -1)[:, 0], kind="stable")[::-1][:size]
     mixed = (np.concatenate([np.asarray(part) for part in parts])[order] for parts in zip(*batches, strict=True))
     again = decide(*mixed)
-    apart = (again != said[order]).reshape(size, -1).any(axis=1).sum()
+    apart = int((again != said[order]).reshape(size, -1).any(axis=1).sum())
     if apart > _ROUNDED and not agree(again, said[order]):
-        raise ValueError(
-            f"The answer on a noisy copy must depend on that copy alone, but {apart} of {size} copies got another one "
-            "beside other copies: look for statistics of the batch, or for a random key that is the same in each call."
-        )
+        raise ValueError(_company_sentence(apart, size))
+
+
+def check_host_company(
+    decide: Callable[[np.ndarray, np.ndarray], np.ndarray], tokens: np.ndarray, images: np.ndarray, said: np.ndarray
+) -> None:
+    """Raise a ValueError if a callable on the host decides about copies by the rest of their batch.
+
+    Copies that got one answer are asked about without the others. A classifier that draws its answers is legal: only
+    one that says the same on each of two batches, every time, and otherwise on one than on the other is refused. What
+    costs one batch of `COMPANY` copies, unless there is a difference.
+
+    Args:
+      decide: the classifier's answers on a batch, integers or bools.
+      tokens, images: a batch that was decided, of more than `COMPANY` copies.
+      said: its answers, of two kinds at least.
+    """
+    order = np.argsort(said, kind="stable")[::-1][:COMPANY]
+    some = tokens[order], images[order]
+    first = decide(*some)
+    if (apart := int((first != said[order]).sum())) <= _ROUNDED_HOST:
+        return
+    for _ in range(_ASKED_AGAIN):
+        if np.any(decide(tokens, images) != said) or np.any(decide(*some) != first):
+            return  # its answers are drawn
+    raise ValueError(_company_sentence(apart, COMPANY))
+
+
+def _company_sentence(apart: int, size: int) -> str:
+    return (
+        f"The answer on a noisy copy must depend on that copy alone, but {apart} of {size} copies got another one "
+        "beside other copies: look for statistics of the batch, or for a random key that is the same in each call."
+    )
 
 
 def _generators() -> list[object]:

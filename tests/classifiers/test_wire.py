@@ -130,3 +130,29 @@ def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(serve):
 def test_an_address_that_cannot_be_asked_is_refused_before_it_is(address):
     with pytest.raises(ValueError, match="url must be an address like"):
         vote(address)
+
+
+def test_an_answer_that_drips_byte_by_byte_ends():
+    """Each byte ends a silence: without a limit for all of it the head would never be read, nor the attempt over."""
+    over = threading.Event()
+
+    def drip(listening):
+        with contextlib.suppress(OSError):
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                while not over.wait(0.01):
+                    connection.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/classify"
+        asking = WireClassifier(url, lambda tokens: "hello", attempts=1, timeout=0.1)
+        try:
+            with pytest.raises(ChatError, match="timed out"):
+                asking(*PAIR)
+        finally:
+            over.set()
+            asking.close()
+            thread.join()

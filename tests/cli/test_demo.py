@@ -180,7 +180,7 @@ def test_explain_shows_the_chain_from_votes_to_guarantee(tmp_path, capsys):
     row = json.loads((tmp_path / "demo" / "certificates.json").read_text())["certificates"][0]
     assert f"1. Votes. {row['successes']} of 400" in said
     d = row["budget"] // 2
-    assert f"Take d = {d} changed tokens" in said
+    assert f"Take d = {d}, {d} changed token" in said
     assert said.count("\n  ") >= 2 * d + 1, "the table of atoms"
     lower = float(said.split("lies between ")[1].split(" ")[0])
     upper = float(said.split("lies between ")[1].split(" ")[2])

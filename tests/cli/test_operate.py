@@ -29,7 +29,7 @@ def test_the_demo_is_certified_with_a_hundred_copies_at_two_tokens_and_one_sigma
     assert main([*command, "--out", files[0], "--plot", files[1]]) == 0
     said = capsys.readouterr().out
     assert "12 unsafe and 12 safe inputs" in said
-    assert "requests give one half" in said
+    assert "one half or more from R = " in said
     with open(files[0]) as file:
         rows = list(csv.DictReader(file))
     assert any(int(row["copies"]) <= 100 and float(row["detection"]) >= 0.9 for row in rows)

@@ -118,6 +118,56 @@ def test_an_answer_that_hangs_on_the_rest_of_the_batch_is_refused(answer):
         draw(lambda tokens, images: answer(images.mean(axis=(1, 2, 3))))
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda means: means > means.mean(),
+        lambda means: np.random.default_rng(0).random(len(means)) < 0.4,
+        lambda means: means >= means[0],
+    ],
+)
+def test_on_the_host_an_answer_that_hangs_on_the_rest_of_the_batch_is_refused_as_well(answer):
+    """There a function is asked once more, about some of the copies of a batch without the others."""
+
+    def asked(tokens, images):
+        return answer(np.asarray(images).mean(axis=(1, 2, 3)))
+
+    for on_host in (asked, Declared(asked, on_host=True)):
+        with pytest.raises(ValueError, match=r"^The answer .* must depend on that copy alone, but \d+ of 32 "):
+            draw(on_host)
+
+
+def test_an_answer_that_is_drawn_on_the_host_is_legal_and_costs_no_more_than_a_small_batch():
+    sizes, rng = [], np.random.default_rng(0)
+
+    def drawn(tokens, images):
+        sizes.append(len(tokens))
+        return rng.random(len(tokens)) < 0.5
+
+    def decided(tokens, images):
+        sizes.append(len(tokens))
+        return tokens[:, 0] > 3
+
+    draw(Declared(drawn, on_host=True))
+    assert sum(sizes) <= 4 * N + 32 + 100  # the first difference shows that it draws
+    sizes.clear()
+    draw(Declared(decided, on_host=True))
+    assert sum(sizes) == 4 * N + 32
+
+
+def test_a_door_that_can_give_up_its_questions_is_never_asked_more():
+    asked = []
+
+    def paid(tokens, images):
+        asked.append(len(tokens))
+        return tokens[:, 0] > 3
+
+    door = Declared(paid, on_host=True)
+    door.cancel = lambda: None
+    draw(door)
+    assert sum(asked) == 4 * N
+
+
 def test_an_honest_constant_works(said):
     np.testing.assert_array_equal(draw(lambda tokens, images: np.ones(len(tokens), bool)), N)
     np.testing.assert_array_equal(draw(lambda tokens, images: jnp.zeros(len(tokens), bool)), 0)
