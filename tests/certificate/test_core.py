@@ -318,9 +318,9 @@ def test_dtype_follows_the_inputs():
     with jax.enable_x64(True):
         for dtype in (jnp.float32, jnp.float64):
             p, x = jnp.asarray([0.9, 0.99], dtype), jnp.asarray([0.1, 0.2], dtype)
-            assert hrs.core.worst_case_probability(p, ratio, x)[0].dtype == dtype
-            assert hrs.core.certified_radius(p, ratio, x).dtype == dtype
-            assert hrs.core.required_probability(ratio, x, p)[0].dtype == dtype
+            assert jax.eval_shape(hrs.core.worst_case_probability, p, ratio, x)[0].dtype == dtype
+            assert jax.eval_shape(hrs.core.certified_radius, p, ratio, x).dtype == dtype
+            assert jax.eval_shape(hrs.core.required_probability, ratio, x, p)[0].dtype == dtype
 
 
 # The host API and its surroundings

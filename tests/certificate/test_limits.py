@@ -165,7 +165,7 @@ def test_tiny_masking_masses_keep_their_digits(beta):
 # Long budgets
 
 
-@pytest.mark.parametrize("d", [64, 69, 500])
+@pytest.mark.parametrize("d", [64, 69, pytest.param(500, marks=pytest.mark.slow)])
 def test_underflow_makes_no_false_certificate(d):
     """A published code certifies radius 1.64 at d = 64, where the truth is 1e-182, and crashes from d = 69 on."""
     smoothing = hrs.HybridSmoothing(hrs.UniformKernel(beta=0.25, vocab_size=30_000), sigma=0.5)

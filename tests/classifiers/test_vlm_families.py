@@ -157,7 +157,7 @@ def test_a_picture_that_many_texts_share_is_computed_once_with_the_same_margins(
 
 
 @pytest.mark.parametrize("template", ["checkpoint", pytest.param("policy_first", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("family", ["qwen", "gemma", "next"])
+@pytest.mark.parametrize("family", ["qwen", pytest.param("gemma", marks=pytest.mark.slow), "next"])
 def test_texts_behind_one_picture_have_the_margins_of_separate_passes(family, template, request, tmp_path):
     if family == "next":
         make_checkpoint(tmp_path, "next")

@@ -102,7 +102,7 @@ def label_ids(folder, *words):
 ANSWER = '{"rating": "'
 
 
-@pytest.mark.parametrize("size", [(28, 28), (40, 60)])
+@pytest.mark.parametrize("size", [pytest.param((28, 28), marks=pytest.mark.slow), (40, 60)])
 def test_margins_equal_those_of_pytorch_with_a_prompt_without_padding(onevision, policy, size):
     model, folder = onevision
     guard = VlmGuard.from_pretrained(folder, policy=policy, text_length=24, image_size=size)
@@ -239,7 +239,7 @@ def test_tokens_in_the_suffix_do_move_the_margin(guard):
     assert abs(guard.margin(changed, images)[0] - guard.margin(tokens, images)[0]) > 1e-3
 
 
-@pytest.mark.parametrize("template", ["checkpoint", "policy_first"])
+@pytest.mark.parametrize("template", ["checkpoint", pytest.param("policy_first", marks=pytest.mark.slow)])
 def test_a_shared_picture_gives_the_same_margins(template, onevision, policy, guard, policy_first):
     plain = policy_first if template == "policy_first" else guard
     shared = VlmGuard.from_pretrained(onevision[1], policy=policy, text_length=24, template=template, share_image=True)
@@ -392,6 +392,7 @@ def test_batches_of_another_shape_are_refused(tokens, images, sentence, guard):
         guard(tokens, images)
 
 
+@pytest.mark.slow
 def test_the_base_view_alone_halves_the_picture_and_is_what_torch_computes_from_its_features(tmp_path):
     """The form in which LLaVA-OneVision is shown each of several pictures, here with one."""
     network = make_checkpoint(tmp_path)

@@ -94,7 +94,7 @@ def margins(guard):
     return np.asarray(guard.margin(np.stack([row.tokens for row in rows]), np.stack([row.image for row in rows])))
 
 
-@pytest.mark.parametrize("known_placeholder", [True, False])
+@pytest.mark.parametrize("known_placeholder", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["onevision", "next", "llava"])
 def test_a_guard_of_the_original_layout_is_that_of_the_converted_one(family, known_placeholder, policy, tmp_path):
     source = tmp_path / "converted"

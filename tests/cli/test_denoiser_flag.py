@@ -173,6 +173,7 @@ def test_doctor_counts_the_arithmetic_of_denoiser_and_network(checkpoint, capsys
     assert whole == pytest.approx(denoiser + network, rel=0.02)
 
 
+@pytest.mark.slow
 def test_curate_asks_behind_the_denoiser(checkpoint, tmp_path, capsys):
     out = tmp_path / "kept.jsonl"
     assert main(["curate", *checkpoint, "--out", str(out), "--sigma", "0.25"]) == 0

@@ -163,6 +163,7 @@ def test_a_checkpoint_is_sampled_and_certified_and_what_cannot_be_used_is_skippe
     assert "text_length" in refused([*sample, "--resume", "--text-length", "21"], capsys)
 
 
+@pytest.mark.slow
 def test_token_noise_alone_on_the_whole_text_is_sampled(flags, tmp_path):
     run = tmp_path / "run"
     change = ["--threat", "l0", "--no-pixel-noise", "--samples", "16", "--template", "policy_first"]
@@ -193,6 +194,7 @@ def test_doctor_of_a_folder_wants_a_checkpoint(capsys):
     assert "holds no config.json" in refused(["doctor", "--model", "."], capsys)
 
 
+@pytest.mark.slow
 def test_doctor_needs_no_data(flags, capsys):
     without = [flag for number, flag in enumerate(flags) if number not in (2, 3)]
     assert main(["doctor", *without, "--inputs", "7", "--batch-size", "2", "--template", "policy_first"]) == 0

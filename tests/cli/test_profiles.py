@@ -49,6 +49,7 @@ def test_sample_recognises_the_guard_and_its_header_holds_what_was_resolved(fold
     assert header(tmp_path / "other")["classifier"]["policy"] == "combination"
 
 
+@pytest.mark.slow
 def test_pictures_alone_are_sampled_with_noise_on_pixels_alone(folders, tmp_path):
     sample = ["sample", "--model", str(folders / "gemma"), "--profile", "shieldgemma2", "--sigma", "0.5"]
     sample += ["--policy", str(folders / "policy.txt"), "--data", str(folders / "pictures" / "data.csv")]

@@ -320,6 +320,7 @@ def test_a_finished_result_is_left_as_it_is(table, finished, capsys):
     assert (finished / "result.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_second_call_uses_the_saved_counts_and_gives_the_same_result(table, finished, tmp_path, capsys):
     for path in finished.glob("*.npz"):
         if path.name != "counts-sigma0.5-beta0.5.npz":

@@ -132,6 +132,7 @@ def test_the_picture_alone_can_be_the_one_without_its_phrase(bench, tmp_path):
     assert '"clean_image": ' in (tmp_path / "questions.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_kept_is_a_table_without_certificates(flags, tmp_path, capsys):
     out = tmp_path / "none"
     assert mm_safetybench.main([*flags, "--out", str(out), "--scenarios", "02-HateSpeech", "--labels", "I,p"]) == 0

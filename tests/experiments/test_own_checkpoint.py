@@ -56,6 +56,7 @@ def record_of(folder):
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_tables_are_certificates_of_the_counts_of_sample(flags, filtered, tmp_path):
     """`hybrid-rs sample` draws the same copies: the same noise, the same prompt, the same decisions."""
     run = tmp_path / "run"
@@ -75,6 +76,7 @@ def test_the_tables_are_certificates_of_the_counts_of_sample(flags, filtered, tm
     assert 0 < successes.sum() < N * ROWS, "the guard does not say the same of all"
 
 
+@pytest.mark.slow
 def test_the_result_says_which_guard_which_inputs_and_which_noise(filtered):
     record = record_of(filtered)
     assert record["settings"]["inputs"] == ROWS

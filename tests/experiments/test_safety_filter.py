@@ -134,6 +134,7 @@ def test_figures_are_written(finished):
         assert 20_000 < (finished / name).stat().st_size < 150_000
 
 
+@pytest.mark.slow
 def test_a_second_call_draws_nothing_and_gives_the_same_result(finished, record, tmp_path, monkeypatch):
     for path in finished.glob("counts-*.npz"):
         (tmp_path / path.name).write_bytes(path.read_bytes())

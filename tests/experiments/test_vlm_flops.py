@@ -119,6 +119,7 @@ def test_the_benchmark_compares_equal_decisions(tmp_path):
     assert record["note"] == vlm.NO_GPU
 
 
+@pytest.mark.slow
 def test_texts_on_one_picture_compute_nothing_twice():
     import prefix
 

@@ -173,7 +173,9 @@ def test_equal_fields_have_the_atoms_of_the_uniform_kernel():
     assert hrs.Conditional(hrs.CategoricalKernel(0.25, (7,) * 4)).likelihood_ratio(9).atoms == 5
 
 
-@pytest.mark.parametrize("beta", [0.1, 0.45, 0.55, 0.7, 0.85])
+@pytest.mark.parametrize(
+    "beta", [0.1, 0.45, pytest.param(0.55, marks=pytest.mark.slow), pytest.param(0.7, marks=pytest.mark.slow), 0.85]
+)
 def test_the_worst_set_of_fields_is_among_the_candidates(beta):
     """All sets of fields by themselves, each by its own law, are never below the least candidate."""
     sizes = (2, 3, 4, 6)

@@ -47,7 +47,7 @@ def radius(kernel, beta, sigma, d, p_a, tau):
     ("kernel", "beta", "d", "p_a", "tau"),
     [
         ("uniform", 0.25, 1, 0.99, 0.01),
-        ("uniform", 0.9, 4, 0.9, 0.05),
+        pytest.param("uniform", 0.9, 4, 0.9, 0.05, marks=pytest.mark.slow),
         ("absorbing", 0.7, 2, 0.99, 0.1),
         ("two symbols", 0.3, 3, 0.99, 0.2),
     ],
