@@ -140,12 +140,6 @@ def plot_sweep(tables: list[SweepTable]) -> Any:
     return figure
 
 
-def _in_greek(words: str) -> str:
-    for name, letter in (("sigma", "σ"), ("beta", "β"), ("tau", "τ")):
-        words = words.replace(name, letter)
-    return words
-
-
 def _name_places(axis: Any, names: list[str]) -> None:
     """At most a dozen names along an axis of cells."""
     every = -(-len(names) // 12)
