@@ -101,3 +101,30 @@ def test_counts_under_other_names_of_columns_are_the_same_counts(capsys):
     assert json.loads(capsys.readouterr().out)["certificates"] == ours["certificates"]
     assert main(["certify", "theirs.csv", "--columns", "votes=n_A", *noise]) == 2
     assert "--columns must be pairs like successes=n_A" in capsys.readouterr().err
+
+
+SWEEP = "sigma,p_a,d,radius\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ([], "sweep.csv holds no rows."),
+        (["0.5,0.9,0,wide"], "sweep.csv, line 2: radius must be a number, got 'wide'."),
+        ([f"0.{n:02},0.9,0,1" for n in range(1, 40)], "sweep.csv holds 39 settings of sigma, beta and tau; at most"),
+    ],
+)
+def test_a_sweep_that_cannot_be_drawn_is_one_sentence(capsys, lines, sentence):
+    Path("sweep.csv").write_text(SWEEP + "".join(f"{line}\n" for line in lines))
+    assert main(["plot", "sweep.csv", "--kind", "heat"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_five_noises_are_five_heat_maps_and_the_sixth_place_stays_empty():
+    from hybrid_rs_jax.report.sweep_plots import is_sweep, plot_sweep, read_sweep
+
+    Path("sweep.csv").write_text(SWEEP + "".join(f"0.{n},0.9,0,{n}\n" for n in range(1, 6)))
+    axes = plot_sweep(read_sweep(Path("sweep.csv"))).axes[:6]
+    assert [ax.get_visible() for ax in axes] == [True] * 5 + [False]
+    assert [ax.get_title("left") for ax in axes[:5]] == [f"σ = 0.{n}" for n in range(1, 6)]
+    assert is_sweep(Path("radii.parquet"))

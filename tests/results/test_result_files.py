@@ -286,3 +286,55 @@ def test_two_decisions_of_version_0_1_must_be_certified_again(tmp_path):
     write_json(tmp_path / "a.json", {**OLD, "statement": OLD["statement"] | {"side": "both"}})
     with pytest.raises(BadInputError, match="mixed the bounds of two decisions"):
         read_certificates(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"threat": "typos"}, "threat must be one of append, suffix, anywhere, .*, image, got 'typos'"),
+        ({"noise": 3}, "noise must be an object, got 3"),
+        ({"noise": {"generator": 3}}, "generator must be a text, got 3"),
+        ({"noise": {"step": "wide"}}, r"step must be a number of at least 0\.0 and below inf, got 'wide'"),
+        ({"noise": {"total_variation": 1.0}}, r"total_variation must be .* at least 0\.0 and below 1\.0, got 1\.0"),
+        ({"samples": -1}, "samples must be a non-negative integer, got -1"),
+        ({"classes": True}, "classes must be a non-negative integer, got True"),
+        ({"aim": {"tau": 0.5}}, r"aim must name tau and alpha, got \{'tau': 0\.5\}"),
+        ({"draws": {"kind": "both"}}, r"must be described by a design, got \{'kind': 'both'\}"),
+    ],
+)
+def test_a_header_out_of_range_is_one_sentence_with_file_name_and_value(tmp_path, change, sentence):
+    with pytest.raises(BadInputError, match=rf"run\.json: [^\n]*{sentence}[^\n]*\.$"):
+        run_of(tmp_path, **change)
+
+
+@pytest.mark.parametrize(
+    ("statement", "row", "sentence"),
+    [
+        ({"kernel": 3}, {}, "its kernel must be a name"),
+        ({}, {"p_a": 1.5}, r"p_a must be in \[0, 1\]"),
+        ({}, {"p_a": [0.5, 0.5]}, "p_a must have the shape of the counts"),
+        ({}, {"id": 3}, "id must be a text, got 3"),
+        ({"budgets": [0, -1]}, {}, "a budget must be an integer of at least 0, got -1"),
+        ({"skipped": ["a"]}, {}, "skipped must be an object"),
+        ({"unfinished": {"a": 1}}, {}, "unfinished must be a list"),
+        ({"run": None, "noise": {"total_variation": 2}}, {}, r"total_variation must be a number in .*, 1\.0\), got 2"),
+        ({"provisional": {"planned": -1, "partial": 0, "earlier": []}}, {}, "planned must be .* at least 0, got -1"),
+    ],
+)
+def test_a_result_with_a_value_out_of_range_is_refused_with_it(tmp_path, statement, row, sentence):
+    content = {"statement": OLD["statement"] | statement, "certificates": [OLD["certificates"][0] | row]}
+    write_json(tmp_path / "a.json", content)
+    with pytest.raises(BadInputError, match=sentence):
+        read_certificates(tmp_path / "a.json")
+
+
+def test_budgets_of_edits_come_back_from_a_file_and_are_told_in_its_words(tmp_path):
+    budgets = [hrs.Edits(), hrs.Edits(inserted=1), hrs.Edits(substituted=1, inserted=1, deleted=2)]
+    smoothing = hrs.HybridSmoothing(hrs.DeletionKernel(0.75), 0.5)
+    result = hrs.certify([1000], 1000, smoothing, tau=0.01, alpha=0.01, budgets=budgets)
+    result.save(tmp_path / "a.json")
+    again = read_certificates(tmp_path / "a.json")
+    assert list(again.budgets) == budgets
+    assert np.array_equal(again.radius, result.radius)
+    words = "the text is edited within a budget, anywhere (no edit; 1 inserted; 1 substituted + 1 inserted + 2 deleted)"
+    assert words in " ".join(str(result.summary()).split())
