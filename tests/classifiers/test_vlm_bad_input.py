@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from vlm_checkpoint import LLAVA_TEMPLATE, ONEVISION_TEMPLATE, POLICY, SIDE, make_checkpoint
+from vlm_checkpoint import IMAGE, LLAVA_TEMPLATE, ONEVISION_TEMPLATE, POLICY, SIDE, make_checkpoint
 
 from hybrid_rs_jax.classifiers import VlmGuard
 
@@ -117,11 +117,15 @@ REWRITING = ONEVISION_TEMPLATE.replace("part['text']", "part['text'] | replace('
 @pytest.mark.parametrize(
     ("template", "image_token", "sentence"),
     [
-        (REWRITING, IMAGE, r"^The chat template changes the text of the policy; template must be 'checkpoint' for it\.$"),
+        (
+            REWRITING,
+            IMAGE,
+            r"^The chat template changes the text of the policy; template must be 'checkpoint' for it\.$",
+        ),
         (
             LLAVA_TEMPLATE,
-            300,
-            r"^The prompt must hold the picture's placeholder '.+' as one token with id 300, got 0 of",
+            "Ġthe",
+            r"^The prompt must hold the picture's placeholder 'Ġthe' as one token with id \d+, got 2 of them\.$",
         ),
     ],
 )
@@ -132,8 +136,9 @@ def test_a_template_in_which_the_parts_are_not_found_again_is_refused(
     shutil.copytree(checkpoint, folder)
     (folder / "chat_template.jinja").write_text(template)
     config = json.loads((folder / "config.json").read_text())
+    vocabulary = {IMAGE: 3, **json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]}
     for name in {"image_token_index", "image_token_id"} & set(config):
-        config[name] = image_token
+        config[name] = vocabulary[image_token]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=sentence):
         VlmGuard.from_pretrained(folder, policy=policy, template="policy_first")

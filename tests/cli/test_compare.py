@@ -128,3 +128,33 @@ def test_five_noises_are_five_heat_maps_and_the_sixth_place_stays_empty():
     assert [ax.get_visible() for ax in axes] == [True] * 5 + [False]
     assert [ax.get_title("left") for ax in axes[:5]] == [f"σ = 0.{n}" for n in range(1, 6)]
     assert is_sweep(Path("radii.parquet"))
+
+
+def test_a_table_of_radii_is_shown_alike_in_every_format(capsys):
+    Path("radii.tsv").write_text(FIELD)
+    command = ["certify", "radii.tsv", "--epsilon", "0,1"]
+    assert main([*command, "--json"]) == 0
+    (shares,) = json.loads(capsys.readouterr().out).values()
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "they were certified elsewhere." in said
+    assert main([*command, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [int(row["right"]) for row in rows] == [1, 1]
+    assert "33.3 %" in said
+    assert shares
+    assert main([*command, "--json", "--format", "csv"]) == 2
+    assert "--json contradicts --format csv; leave one of them out." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (FIELD.splitlines()[0] + "\n", "radii.tsv holds no inputs."),
+        (FIELD.replace("0.5", "wide"), "line 4: radius must be a finite number of at least 0, got wide."),
+    ],
+)
+def test_a_table_of_radii_that_cannot_be_read_is_one_sentence(capsys, content, sentence):
+    Path("radii.tsv").write_text(content)
+    assert main(["certify", "radii.tsv", "--epsilon", "0"]) == 2
+    assert sentence in capsys.readouterr().err

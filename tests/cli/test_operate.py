@@ -60,7 +60,7 @@ def test_runs_that_do_not_go_together_are_refused(runs, capsys, names, flags, wo
 
 
 def operated(runs, *flags, names=("unsafe", "safe"), target=TARGET):
-    return main(["operate", *(str(runs / name) for name in names), *target, *flags])
+    return main(["operate", *(str(runs / name) for name in names), *target, "--max-copies", "1000", *flags])
 
 
 def test_a_file_of_json_holds_every_rule_and_a_table_says_how_many_it_leaves_out(runs, tmp_path, capsys, monkeypatch):

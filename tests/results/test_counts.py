@@ -338,6 +338,8 @@ def test_a_run_of_features_without_usable_laws_is_refused_in_one_sentence(tmp_pa
 def test_a_run_without_a_finished_input_has_none_done_and_one_of_version_0_1_is_done_whole(tmp_path):
     begun = run_status(run_folder(tmp_path / "run", SHARED, [(0, None, 0, 10, 5, 0)]))
     assert (begun.done, begun.draws) == (0, 10)
+    nothing = run_status(run_folder(tmp_path / "nothing", SHARED, []))
+    assert (nothing.done, nothing.draws) == (0, 0)
     old = tmp_path / "old"
     old.mkdir()
     header = {"format": FORMAT, "smoothing": {"kernel": "none", "sigma": 0.5}, "samples": 9}

@@ -11,9 +11,11 @@ import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import write_json
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.results.certificate import certify_decisions
+from hybrid_rs_jax.results.accuracy import accuracy_table
+from hybrid_rs_jax.results.certificate import certify_counts, certify_decisions
 from hybrid_rs_jax.results.classes import certify_class_counts
 from hybrid_rs_jax.results.counts import Column, Counts
+from hybrid_rs_jax.results.facts import Facts
 from hybrid_rs_jax.results.reading import read_certificates
 from hybrid_rs_jax.results.record import record
 from hybrid_rs_jax.results.runs import Run
@@ -339,3 +341,50 @@ def test_budgets_of_edits_come_back_from_a_file_and_are_told_in_its_words(tmp_pa
     assert np.array_equal(again.radius, result.radius)
     words = "the text is edited within a budget, anywhere (no edit; 1 inserted; 1 substituted + 1 inserted + 2 deleted)"
     assert words in threat_model(again.statement)
+
+
+def counted(**change):
+    return Counts(("a",), **{"successes": np.array([3]), "n": np.array([9])} | change)
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (
+            lambda: certify_counts(counted(votes=np.array([[3, 6]])), HYBRID, 0.5, 0.01, [0]),
+            r"^The counts are votes per class; certify_classes certifies those\.$",
+        ),
+        (
+            lambda: certify_counts(
+                Counts(("a",), np.array([[3, 3]]), np.array([[9, 9]]), budgets=(0, 2)), HYBRID, 0.5, 0.01, [0, 1]
+            ),
+            r"^budgets must be those of the counts, \[0, 2\], got \[0, 1\]\.$",
+        ),
+        (
+            lambda: certify_class_counts(counted(), HYBRID, 0.01, [0]),
+            r"^Votes per class are certified from one sample for all budgets, not from one per budget\.$",
+        ),
+        (
+            lambda: accuracy_table(hrs.certify([3], 9, HYBRID, tau=0.5, alpha=0.01), [0.5, -1.0]),
+            r"^epsilon must be finite and at least 0, got -1\.0\.$",
+        ),
+        (lambda: Facts({"a": {1, 2}}), r"^JSON has no word for set$"),
+    ],
+)
+def test_what_no_certificate_can_be_made_of_is_refused(ask, sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        ask()
+
+
+def test_facts_are_equal_and_hash_alike_whatever_their_order():
+    one, other = Facts({"a": 1, "b": {"c": [1, 2]}}), Facts({"b": {"c": [1, 2]}, "a": 1})
+    assert one == other
+    assert hash(one) == hash(other)
+    assert repr(Facts({"a": 1})) == "Facts({'a': 1})"
+
+
+def test_one_count_of_conditional_draws_serves_one_budget():
+    smoothing = hrs.HybridSmoothing(hrs.Conditional(UNIFORM), 0.5)
+    flat = hrs.certify([1000], 1000, smoothing, tau=0.01, alpha=0.01, budgets=[1])
+    deep = hrs.certify([[1000]], [[1000]], smoothing, tau=0.01, alpha=0.01, budgets=[1])
+    assert flat.radius[0, 0] == deep.radius[0, 0] > 0
