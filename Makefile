@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= experiments/out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soundness resilience bench lint types doctest notebooks docs wheel train clean
+.PHONY: help demo test test-all coverage soundness resilience bench lint types doctest notebooks docs wheel train clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: $(VENV)/.dev ## the fast tests: some 20 minutes on two cores
 
 test-all: $(VENV)/.dev ## every test, the exhaustive ones too
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+coverage: $(VENV)/.dev ## lines that the fast tests run: at least 98 %
+	$(BIN)/python -m pytest -n 2 --cov=hybrid_rs_jax
 
 soundness: $(VENV)/.dev ## 20,000 certificates against 200-bit arithmetic
 	mkdir -p $(OUT)

@@ -1,5 +1,6 @@
 """Paths are asked about in one place, JSON is read in one place, and files appear whole, never over another one."""
 
+import errno
 import json
 import os
 import re
@@ -363,3 +364,23 @@ def test_json_text_is_json_and_refuses_infinity():
     assert json.loads(files.json_text(content)) == content
     with pytest.raises(ValueError, match="JSON"):
         files.json_text({"radius": float("inf")})
+
+
+def test_a_file_that_is_not_there_or_no_text_is_one_sentence_with_the_place(tmp_path):
+    with pytest.raises(BadInputError, match=r"nowhere\.txt does not exist\.$"):
+        files.read_text(tmp_path / "nowhere.txt")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(BadInputError, match=r"latin\.txt is not a text file in UTF-8: byte 3 is not legal\.$"):
+        files.read_text(tmp_path / "latin.txt")
+
+
+def test_what_may_not_be_read_is_told_where_it_is_asked_for_and_else_holds_nothing(tmp_path, monkeypatch):
+    def closed(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "file").write_text("words")
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(BadInputError, match=r"cannot be read: permission is denied"):
+        files.check_target_folder(tmp_path)
+    monkeypatch.setattr(Path, "open", closed)
+    assert files.beginning(tmp_path / "file", 9) == ""

@@ -1,10 +1,12 @@
 """The one reader of tables: what it reads, and the sentence for what it does not."""
 
 import csv
+import errno
 import gzip
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -221,3 +223,13 @@ def test_ranges_may_differ_by_row_and_the_first_cell_outside_is_named(tmp_path):
     np.testing.assert_array_equal(table.integers("k", 0, np.arange(9)), np.arange(9))
     with pytest.raises(BadInputError, match=r"line 5: k must be in 0\.\.2, got 3\.$"):
         table.integers("k", 0, 2)
+
+
+def test_a_file_that_the_system_does_not_give_is_one_sentence(tmp_path, monkeypatch):
+    def broken(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "a.csv").write_text("id\na\n")
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    with pytest.raises(BadInputError, match=r"a\.csv cannot be read: Input/output error\.$"):
+        read_table(tmp_path / "a.csv", ("id",))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_rs_jax._files import atomic_file, read_text, write_json
+from hybrid_rs_jax._files import atomic_file, check_target, read_text, write_json
 from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax._tables import Table, read_table, whole_number
 from hybrid_rs_jax._text import joined
@@ -97,7 +97,9 @@ class Schema:
         Raises:
           BadInputError: if the file exists and `force` is not given.
         """
-        with atomic_file(Path(path), force) as file:
+        path = Path(path)
+        check_target(path, (path.suffix.lower(),), force)
+        with atomic_file(path, force) as file:
             write_json(file, {"columns": self.describe()})
 
     def _column(self, name: str) -> dict[str, object]:

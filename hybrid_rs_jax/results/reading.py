@@ -103,7 +103,7 @@ class _Stored:
         )
 
     @property
-    def budgets(self) -> tuple[int, ...]:
+    def budgets(self) -> tuple[Budget, ...]:
         return self.smoothing.check_budgets([_budget(d) for d in _list(self.statement["budgets"], "budgets")])
 
     @property

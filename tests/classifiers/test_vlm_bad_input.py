@@ -1,10 +1,12 @@
 """What is wrong with a checkpoint or with settings is said in one sentence, before or while a guard is built."""
 
 import dataclasses
+import json
 import shutil
 
+import numpy as np
 import pytest
-from vlm_checkpoint import POLICY, make_checkpoint
+from vlm_checkpoint import IMAGE, LLAVA_TEMPLATE, ONEVISION_TEMPLATE, POLICY, SIDE, make_checkpoint
 
 from hybrid_rs_jax.classifiers import VlmGuard
 
@@ -32,6 +34,7 @@ def policy(tmp_path_factory):
         ({"text_length": -1}, r"^text_length must be an integer in 0\.\.1048576, got -1\.$"),
         ({"image_size": (0, 5)}, r"^image_size must be a height and a width in 1\.\."),
         ({"dtype": "half"}, r"^dtype must be float32 or bfloat16, got '(float16|half)'\.$"),
+        ({"dtype": "wide"}, r"^dtype must be float32 or bfloat16, got 'wide'\.$"),
         ({"dtype": "float16"}, r"^dtype must be float32 or bfloat16, got 'float16'\.$"),
         (
             {"policy": "nowhere.txt"},
@@ -93,3 +96,61 @@ def test_a_damaged_checkpoint_is_named(damage, sentence, checkpoint, policy, tmp
         (folder / damage.name).write_text(damage.content)
     with pytest.raises(ValueError, match=sentence):
         VlmGuard.from_pretrained(folder, policy=policy)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"Rate {text} and {text}", r"^The policy twice\.txt must hold \{text\} at most once, got 2 times\.$"),
+        (b"Rate \xff", r"twice\.txt is not a text file in UTF-8: byte 5 is not legal\.$"),
+    ],
+)
+def test_a_policy_of_a_file_is_read_before_the_weights(content, sentence, checkpoint, tmp_path):
+    (tmp_path / "twice.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        VlmGuard.from_pretrained(checkpoint, policy=tmp_path / "twice.txt")
+
+
+REWRITING = ONEVISION_TEMPLATE.replace("part['text']", "part['text'] | replace('Rate', 'rate')")
+
+
+@pytest.mark.parametrize(
+    ("template", "image_token", "sentence"),
+    [
+        (
+            REWRITING,
+            IMAGE,
+            r"^The chat template changes the text of the policy; template must be 'checkpoint' for it\.$",
+        ),
+        (
+            LLAVA_TEMPLATE,
+            "Ġthe",
+            r"^The prompt must hold the picture's placeholder 'Ġthe' as one token with id \d+, got 2 of them\.$",
+        ),
+    ],
+)
+def test_a_template_in_which_the_parts_are_not_found_again_is_refused(
+    template, image_token, sentence, checkpoint, policy, tmp_path
+):
+    folder = tmp_path / "other"
+    shutil.copytree(checkpoint, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    config = json.loads((folder / "config.json").read_text())
+    vocabulary = {IMAGE: 3, **json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]}
+    for name in {"image_token_index", "image_token_id"} & set(config):
+        config[name] = vocabulary[image_token]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=sentence):
+        VlmGuard.from_pretrained(folder, policy=policy, template="policy_first")
+
+
+def test_a_guard_that_generates_has_no_margin_and_one_of_base_views_no_tower(checkpoint, policy):
+    generates = VlmGuard.from_pretrained(checkpoint, policy=policy, text_length=4, decision="generate")
+    pair = np.zeros((1, 4), np.int32), np.zeros((1, SIDE, SIDE, 3), np.float32)
+    with pytest.raises(ValueError, match=r"^decision must be logit_mass for a margin, got generate\.$"):
+        generates.margin(*pair)
+    with pytest.raises(ValueError, match=r"^decision must be logit_mass for a function of the margin, got generate\.$"):
+        generates.functional()
+    base = VlmGuard.from_pretrained(checkpoint, policy=policy, text_length=4, views="base")
+    with pytest.raises(ValueError, match=r"^views must be checkpoint for a tower that is smoothed, got base\.$"):
+        base.tower()

@@ -11,6 +11,7 @@ from vlm_checkpoint import IMAGE, POLICY, SIDE, make_checkpoint, picture, torch,
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.classifiers import BaseClassifier, VlmGuard
+from hybrid_rs_jax.classifiers.vlm._ties import largest_change, tie_tolerance
 from hybrid_rs_jax.classifiers.vlm.prompt import PAD
 from hybrid_rs_jax.classifiers.vlm.settings import first_label
 from hybrid_rs_jax.confidence import FixedSample
@@ -429,3 +430,18 @@ def test_other_networks_have_no_base_view(tmp_path):
     make_checkpoint(tmp_path, "llava")
     with pytest.raises(ValueError, match="views must be checkpoint for the image processor of CLIP, got base"):
         VlmGuard.from_pretrained(tmp_path, views="base")
+
+
+def test_ties_elsewhere_than_on_a_cpu_are_measured_on_pairs_of_noise(guard, monkeypatch):
+    """Alone, in one batch and with shared pictures the same pairs have the same margins, but for rounding."""
+    size, length = guard.vocab_size, guard.settings.text_length
+    change, largest = largest_change(guard.prompt, size, length)
+    random = np.random.default_rng(0)
+    tokens = random.integers(1, size, (8, length)).astype(np.int32)
+    images = np.repeat(random.normal(0.5, 0.5, (2, SIDE, SIDE, 3)).astype(np.float32), 4, axis=0)
+    margins = np.asarray(guard.margin(tokens, images), np.float64)
+    assert largest == pytest.approx(np.abs(margins).max(), abs=1e-4)
+    assert 0 <= change < 1e-3
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = tie_tolerance(guard.prompt, "float32", size, length)
+    assert found == max(4 * change, float(jnp.finfo("float32").eps) * largest)

@@ -156,3 +156,61 @@ def test_an_answer_that_drips_byte_by_byte_ends():
             over.set()
             asking.close()
             thread.join()
+
+
+SLOW_DOWN = answer(b"busy", "429 Too Many Requests", headers="Retry-After: 900\r\n")
+MANY_CHUNKS = CHUNKED + b"".join(b"10000\r\n" + b" " * (1 << 16) + b"\r\n" for _ in range(17)) + b"0\r\n\r\n"
+UNREADABLE = CHUNKED.replace(b"200 OK", b"503 Service Unavailable") + b"zz\r\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "changes", "words"),
+    [
+        (SLOW_DOWN, {}, "asks for a pause of 900 s, longer than 60 s: status 429, 'busy'"),
+        (MANY_CHUNKS, {}, "gave an answer of more than 1,048,576 bytes"),
+        (answer(b"[true]"), {}, 'must answer {"unsafe": true}, got'),
+        (answer(b'{"score": 0.7}'), {}, 'must answer {"unsafe": true}, got'),
+        (answer(GOOD), {"threshold": 0.5}, 'must answer {"score": 0.7}, got'),
+        (answer(b'{"score": "high"}'), {"threshold": 0.5}, """must give a finite number for "score", got 'high'"""),
+        (answer(b'{"score": true}'), {"threshold": 0.5}, 'must give a finite number for "score", got True'),
+    ],
+)
+def test_an_answer_that_is_none_says_what_was_wanted(serve, fault, changes, words):
+    with pytest.raises(ChatError) as caught:
+        vote(serve(fault), attempts=8, **changes)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("score", "unsafe"), [(0.5, False), (0.51, True), (1, True), (-3, False)])
+def test_a_score_above_the_threshold_is_unsafe(serve, score, unsafe):
+    assert vote(serve(answer(b'{"score": %s}' % str(score).encode())), threshold=0.5) == [unsafe]
+
+
+def test_a_pause_that_is_no_number_of_seconds_and_a_body_that_cannot_be_read_are_passing_faults(serve):
+    dated = answer(b"busy", "503 Service Unavailable", headers="Retry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n")
+    assert vote(serve(dated, UNREADABLE), attempts=3) == [True]
+    with pytest.raises(ChatError, match="at last with status 503, without a readable body"):
+        vote(serve(UNREADABLE, UNREADABLE))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"concurrency": 0}, "concurrency must be at least 1, got 0."),
+        ({"attempts": 0}, "attempts must be at least 1, got 0."),
+        ({"timeout": 0.0}, "timeout must be a positive number of seconds, got 0.0."),
+        ({"backoff": -1.0}, "backoff must be a positive number of seconds, got -1.0."),
+        ({"longest_wait": float("inf")}, "longest_wait must be a positive number of seconds, got inf."),
+        ({"threshold": float("nan")}, "threshold must be a finite number, got nan."),
+    ],
+)
+def test_settings_out_of_range_are_named(changes, sentence):
+    with pytest.raises(ValueError) as caught:
+        WireClassifier("http://localhost:1/classify", lambda tokens: "hello", **changes)
+    assert str(caught.value) == sentence
+
+
+def test_it_shows_its_address():
+    asking = WireClassifier("http://localhost:1/classify", lambda tokens: "hello")
+    assert repr(asking) == "WireClassifier('http://localhost:1/classify')"
+    asking.close()

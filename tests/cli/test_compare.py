@@ -101,3 +101,60 @@ def test_counts_under_other_names_of_columns_are_the_same_counts(capsys):
     assert json.loads(capsys.readouterr().out)["certificates"] == ours["certificates"]
     assert main(["certify", "theirs.csv", "--columns", "votes=n_A", *noise]) == 2
     assert "--columns must be pairs like successes=n_A" in capsys.readouterr().err
+
+
+SWEEP = "sigma,p_a,d,radius\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ([], "sweep.csv holds no rows."),
+        (["0.5,0.9,0,wide"], "sweep.csv, line 2: radius must be a number, got 'wide'."),
+        ([f"0.{n:02},0.9,0,1" for n in range(1, 40)], "sweep.csv holds 39 settings of sigma, beta and tau; at most"),
+    ],
+)
+def test_a_sweep_that_cannot_be_drawn_is_one_sentence(capsys, lines, sentence):
+    Path("sweep.csv").write_text(SWEEP + "".join(f"{line}\n" for line in lines))
+    assert main(["plot", "sweep.csv", "--kind", "heat"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_five_noises_are_five_heat_maps_and_the_sixth_place_stays_empty():
+    from hybrid_rs_jax.report.sweep_plots import is_sweep, plot_sweep, read_sweep
+
+    Path("sweep.csv").write_text(SWEEP + "".join(f"0.{n},0.9,0,{n}\n" for n in range(1, 6)))
+    axes = plot_sweep(read_sweep(Path("sweep.csv"))).axes[:6]
+    assert [ax.get_visible() for ax in axes] == [True] * 5 + [False]
+    assert [ax.get_title("left") for ax in axes[:5]] == [f"σ = 0.{n}" for n in range(1, 6)]
+    assert is_sweep(Path("radii.parquet"))
+
+
+def test_a_table_of_radii_is_shown_alike_in_every_format(capsys):
+    Path("radii.tsv").write_text(FIELD)
+    command = ["certify", "radii.tsv", "--epsilon", "0,1"]
+    assert main([*command, "--json"]) == 0
+    (shares,) = json.loads(capsys.readouterr().out).values()
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "they were certified elsewhere." in said
+    assert main([*command, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [int(row["right"]) for row in rows] == [1, 1]
+    assert "33.3 %" in said
+    assert shares
+    assert main([*command, "--json", "--format", "csv"]) == 2
+    assert "--json contradicts --format csv; leave one of them out." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (FIELD.splitlines()[0] + "\n", "radii.tsv holds no inputs."),
+        (FIELD.replace("0.5", "wide"), "line 4: radius must be a finite number of at least 0, got wide."),
+    ],
+)
+def test_a_table_of_radii_that_cannot_be_read_is_one_sentence(capsys, content, sentence):
+    Path("radii.tsv").write_text(content)
+    assert main(["certify", "radii.tsv", "--epsilon", "0"]) == 2
+    assert sentence in capsys.readouterr().err

@@ -13,7 +13,9 @@ import pytest
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax import cli
 from hybrid_rs_jax.classifiers import DemoGuard
+from hybrid_rs_jax.cli._explain import explain
 from hybrid_rs_jax.data import demo
+from hybrid_rs_jax.results.explanations import explanations
 from hybrid_rs_jax.sampling import engine
 
 FILES = {"run.json", "counts.csv", "certificates.json", "certificates.csv", "frontier.png"}
@@ -189,3 +191,17 @@ def test_explain_shows_the_chain_from_votes_to_guarantee(tmp_path, capsys):
     assert lower <= hrs.worst_case_probability(row["p_a"], d, epsilon, smoothing) <= upper
     assert epsilon <= row["radius"][d]
     assert "6. Guarantee." in said
+
+
+def test_explain_ends_where_the_bound_is_too_low_and_names_the_one_that_it_needs(capsys):
+    smoothing = hrs.HybridSmoothing(hrs.UniformKernel(0.25, demo.VOCAB_SIZE), 0.25)
+    certificate = hrs.certify([20], 100, smoothing, tau=0.5, alpha=0.01, budgets=[1, 2])
+    explain(certificate, 0)
+    said = " ".join(capsys.readouterr().out.split())
+    level = float(said.split("p_A is below the ")[1].split(" ")[0])
+    needed = hrs.required_probability(1, 0.0, smoothing, 0.5)
+    assert needed <= level <= needed + 1e-3
+    assert "that certifies. It abstains." in said
+    assert "4." not in said
+    (text, *_) = explanations(certificate)
+    assert "the lower bound p_A on the clean score is too low for d = 1" in text

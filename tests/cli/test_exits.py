@@ -21,6 +21,7 @@ from hybrid_rs_jax.results.pace import RunPace
 from hybrid_rs_jax.results.reading import read_certificates
 
 COUNTS = "id,successes,n,label\na,10000,10000,unsafe\nb,9990,10000,Safe\nc,9000,10000,1\nd,0,10000,unsafe\n"
+FORMATS = ("json", "csv", "markdown", "latex", "table")
 NOISE = ["--kernel", "uniform", "--beta", "0.25", "--vocab-size", "32000", "--sigma", "0.5"]
 SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(0.25, 32_000), 0.5)
 
@@ -309,3 +310,43 @@ def test_the_curve_of_a_field_table_is_its_certified_accuracy():
         x, y = line.get_data()  # a step reaches back from each point to the one before
         drawn = [y[np.searchsorted(x, level, side="left")] if level <= x[-1] else 0 for level in levels]
         np.testing.assert_allclose(drawn, 100 * counts[0] / 4)
+
+
+def test_packing_tells_what_it_leaves_out_and_refuses_where_nothing_is_left(capsys):
+    pictures()
+    rows = [{"id": f"i{n}", "text": "dial", "image": f"pictures/{n}.png"} for n in range(9)]
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    printed = done(capsys, "pack", "data.jsonl", "--image-size", "5x5", "--out", "inputs.npz")
+    assert printed.count("Skipped i") == 5
+    assert "... and 1 more." in printed
+    assert load_npz(Path("inputs.npz")).ids == ["i0", "i1", "i2"]
+    Path("none.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[3:]))
+    message = refused(capsys, "pack", "none.jsonl", "--image-size", "5x5", "--out", "none.npz")
+    assert "None of the 6 inputs can be used; the first one: " in message
+    message = refused(capsys, "pack", "demo", "--text-length", "9", "--out", "demo.npz")
+    assert "--text-length and --image-size mean nothing to demo, whose inputs are encoded." in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--json", "--format", "csv"], "--json contradicts --format csv; leave one of them out."),
+        (["--out", "both.html"], "both.html: tables of radii have a figure (.png, .pdf, .svg), no page."),
+    ],
+)
+def test_tables_of_the_field_are_compared_in_a_figure_and_one_format(capsys, flags, sentence):
+    Path("one.tsv").write_text(FIELD)
+    assert sentence in refused(capsys, "compare", "one.tsv", "one.tsv", *flags)
+    assert not Path("both.html").exists()
+
+
+def test_tables_of_the_field_are_compared_alike_in_every_format(capsys):
+    Path("one.tsv").write_text(FIELD)
+    Path("two.tsv").write_text(FIELD.replace("0.75", "0.125"))
+    printed = {name: done(capsys, "compare", "one.tsv", "two.tsv", "--format", name) for name in FORMATS}
+    rows = json.loads(printed["json"])
+    assert list(csv.DictReader(io.StringIO(printed["csv"]))) == [{k: str(v) for k, v in row.items()} for row in rows]
+    for row in rows:
+        for name in ("markdown", "latex", "table"):
+            line = next(line for line in printed[name].splitlines() if row["name"] in line)
+            assert all(str(value) in line.replace(r"\%", "%").replace("$", "") for value in row.values())

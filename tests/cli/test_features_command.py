@@ -1,6 +1,7 @@
 """The commands `features sample`, `certify` and `curve`: a run is kept, resumed, merged and certified."""
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from hybrid_rs_jax.cli import main
-from hybrid_rs_jax.results.features import read_feature_run
+from hybrid_rs_jax.report.feature_tables import print_certificates
+from hybrid_rs_jax.results.features import feature_columns, read_feature_run
 from hybrid_rs_jax.sampling.ledger import Ledger
 
 DEMO = ["features", "sample", "--encoder", "demo", "--data", "demo", "--limit", "3", "--samples", "300"]
@@ -223,6 +225,125 @@ def test_latex_tables_hold_the_promise_and_every_input(run, capsys):
     assert "unit feature of the clean input" in certified
     assert main(["features", "curve", str(run), "--format", "latex", "--epsilon", "0,0.1"]) == 0
     assert capsys.readouterr().out.count("3/3 & 3/3") == 1 + 1
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        ("certify", ["--json", "--format", "csv"], "--json contradicts --format csv; leave one of them out."),
+        ("curve", ["--json", "--format", "latex"], "--json contradicts --format latex; leave one of them out."),
+        ("curve", ["--encoder", "demo"], "--encoder and --data belong to --copies."),
+        ("curve", ["--data", "demo"], "--encoder and --data belong to --copies."),
+        ("curve", ["--copies", "1"], "--copies needs --encoder and --data of the run: the means are drawn anew."),
+        (
+            ["curve", "--copies", "1", "--encoder", "demo", "--data", "demo"],
+            ["--out", "curve.csv"],
+            "--copies prints a table; --out belongs to the curve.",
+        ),
+        (
+            ["curve", "--copies", "1", "--encoder", "own_encoder:encode"],
+            ["--data", "demo"],
+            "--encoder is not that of the run, whose header names {'layer': 'joint_up",
+        ),
+        (["curve", "--copies", "1", "--encoder", "demo"], ["--data", "inputs.npz"], "--data is not that of the run"),
+    ],
+)
+def test_flags_that_do_not_go_with_a_run_are_refused_in_one_sentence(run, own, capsys, command, flags, message):
+    first, *more = [command] if isinstance(command, str) else command
+    assert main(["features", first, str(run), *more, *flags]) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not Path("curve.csv").exists()
+
+
+def test_few_copies_are_measured_and_shown_alike_in_every_format(own, capsys):
+    command = [*own[:-4], "--samples", "40", "--encoder", "own_encoder:encode", "--out", "run"]
+    assert main(command) == 0
+    capsys.readouterr()
+    measure = [
+        "features",
+        "curve",
+        "run",
+        "--copies",
+        "1,64",
+        "--encoder",
+        "own_encoder:encode",
+        "--data",
+        "inputs.npz",
+    ]
+    printed = {}
+    for name in ("json", "csv", "table", "latex"):
+        assert main([*measure, "--format", name]) == 0
+        printed[name] = capsys.readouterr().out
+    found = json.loads(printed["json"])
+    assert found["certified"] is False
+    few, many = found["rows"]
+    assert (few["copies"], many["copies"]) == (1, 64)
+    assert few["mean"] < many["mean"] < 1
+    assert few["least"] < many["least"] < many["mean"]
+    assert [float(row["mean"]) for row in csv.DictReader(io.StringIO(printed["csv"]))] == [few["mean"], many["mean"]]
+    for row in (few, many):
+        shown = f"{np.floor(row['mean'] * 1000) / 1000:.3f}"
+        assert shown in printed["table"]
+        assert shown in printed["latex"]
+    for text in (printed["table"], printed["latex"]):
+        assert "over 4 clean inputs: measured, not certified" in " ".join(text.split())
+
+
+def test_files_of_json_hold_what_is_printed(run, tmp_path, capsys):
+    for number, command in enumerate((["certify", str(run)], ["curve", str(run), "--alpha", "0.05"])):
+        target = tmp_path / f"{number}.json"
+        assert main(["features", *command, "--json", "--out", str(target)]) == 0
+        assert json.loads(capsys.readouterr().out) == json.loads(target.read_text())
+    assert main(["features", "curve", str(run), "--alpha", "0.05", "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    columns = json.loads(target.read_text())["columns"]
+    assert [float(row["law"]) for row in rows] == columns["law"]
+    assert main(["features", "curve", str(run), "--json"]) == 0
+    stricter = json.loads(capsys.readouterr().out)["columns"]["law"]
+    assert all(loose >= strict for loose, strict in zip(columns["law"], stricter, strict=True))
+    assert columns["law"] != stricter
+
+
+def test_more_rows_than_a_terminal_holds_and_inputs_without_certificate_are_told(run, capsys):
+    source = dataclasses.replace(
+        read_feature_run(run), skipped=(("torn", "its picture is cut off"),), unfinished=("late", "later")
+    )
+    certificate = source.certify(0.01, (0,))
+    columns = feature_columns(source.ids, certificate, [0.1], 0.5)
+    rows = list(zip(*(x if isinstance(x, tuple) else x.tolist() for x in columns.values()), strict=True))
+    print_certificates(source, certificate, columns, 5 * rows, 0.5)
+    said = capsys.readouterr().out
+    assert "... and 5 more (--format csv shows all)." in said
+    assert "Skipped torn: its picture is cut off" in said
+    assert "2 inputs unfinished; features sample --resume continues." in said
+
+
+def test_a_run_whose_inputs_cannot_be_used_is_one_sentence_and_leaves_nothing(own, capsys):
+    np.savez("bright.npz", tokens=np.zeros((2, 1), int), images=np.full((2, 3, 3, 1), 1e30, np.float32))
+    own[own.index("--data") + 1] = "bright.npz"
+    assert (
+        main([*own, "--step", "0.01", "--pixel-range", "0,1", "--encoder", "own_encoder:encode", "--out", "run"]) == 2
+    )
+    assert "None of the 2 inputs can be used; the first one: " in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_what_is_finished_is_not_drawn_again_and_the_noise_of_deletion_knows_its_pad(own, capsys):
+    command = [*own[:-4], "--samples", "20", "--encoder", "own_encoder:encode", "--kernel", "deletion"]
+    assert main([*command, "--p-delete", "0.5", "--out", "run"]) == 0
+    before = read_feature_run(Path("run"))
+    assert before.run.smoothing.discrete.pad_token == 0
+    capsys.readouterr()
+    assert main([*command, "--p-delete", "0.5", "--out", "run", "--resume"]) == 0
+    assert "classified 0 noisy copies" in capsys.readouterr().out
+    assert np.array_equal(read_feature_run(Path("run")).law.counts, before.law.counts)
+
+
+def test_a_mapper_without_pixel_noise_is_refused(own, capsys):
+    noise = ["--no-pixel-noise", "--kernel", "uniform", "--vocab-size", "4", "--beta", "0.9"]
+    flags = [*own[:4], *noise, "--encoder", "own_encoder:encode", "--mapper", "m", "--out", "run"]
+    assert main(flags) == 2
+    assert "--denoiser and --mapper need pixel noise: give --sigma." in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -57,6 +57,7 @@ def test_keys_are_flags_and_lists_are_joined():
         ("a = ", "is not legal TOML"),
         ("[sample.a]\nb = 1", "a must be a text, a number, true or a list"),
         ("[sample]\nsgima = 1", "--sgima"),
+        ("[sweep]\np_a = 0.9", "bad.toml holds no flags for sample."),
     ],
 )
 def test_a_bad_file_of_flags_is_one_sentence(content, sentence, capsys):

@@ -7,7 +7,11 @@ import pytest
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.cli import main
+from hybrid_rs_jax.cli.options import NoiseOptions, StoppingOptions, check_noise, target_test
+from hybrid_rs_jax.cli.sample import WorkOptions
 from hybrid_rs_jax.confidence import SequentialTest, Verdict
+from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.kernels import HybridSmoothing, UniformKernel
 
 TARGET = ["plan", "--target", "d=1,eps=0.25", "--beta", "0.25", "--vocab-size", "32000", "--sigma", "0.5"]
 
@@ -76,3 +80,34 @@ def test_flags_without_their_partner_are_refused(capsys):
     assert "--target only" in capsys.readouterr().err
     assert main(["plan", "--target", "d=1,eps=0.5", "--kernel", "none", "--sigma", "0.5"]) == 2
     assert "token noise" in capsys.readouterr().err
+
+
+PIXELS, TEXT = HybridSmoothing(None, 0.5), HybridSmoothing(UniformKernel(0.25, 512), None)
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda: NoiseOptions(no_pixel_noise=True).repeated(PIXELS), "--no-pixel-noise contradicts the run, which has"),
+        (lambda: NoiseOptions(sigma=0.25).repeated(PIXELS), "--sigma"),
+        (lambda: StoppingOptions(target=(1, 0.5), frontier=True).check(), "--target and --frontier both say when to"),
+        (lambda: StoppingOptions(tolerance=0.1).check(), "--tolerance has a meaning with --frontier only."),
+        (
+            lambda: target_test(0, 9.0, PIXELS, 0.5, 0.01, 1000),
+            "No number of draws (up to 2^53) certifies d = 0, eps =",
+        ),
+        (lambda: target_test(0, 0.5, PIXELS, 0.5, 0.01, 10), "10 draws are too few for d = 0, eps = 0.5 at tau = 0.5"),
+        (lambda: target_test(0, 0.5, TEXT, 0.5, 0.01, 10), "eps above 0 needs pixel noise: without it no pixel change"),
+        (lambda: target_test(1, 0.5, PIXELS, 0.5, 0.01, 10), "d above 0 needs token noise: without it no token change"),
+        (
+            lambda: check_noise("uniform", no_pixel_noise=True, step=0.1, sigma=None, beta=0.5, vocab_size=9),
+            "--step has a meaning with --sigma only.",
+        ),
+        (lambda: WorkOptions(limit=2, shard=(3, 4)).indices(9), "--shard 3/4 leaves none of the 2 inputs."),
+    ],
+)
+def test_flags_that_contradict_each_other_or_the_noise_are_one_sentence(ask, sentence):
+    with pytest.raises(BadInputError) as caught:
+        ask()
+    assert sentence in str(caught.value)
+    assert str(caught.value).endswith(".")

@@ -284,3 +284,22 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(flags, sentence, capsy
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("model", ["demo", "served_model:guard"])
+def test_it_says_its_promise_and_address_before_it_listens(model, tmp_path, monkeypatch, capsys):
+    own = "from hybrid_rs_jax.classifiers import DemoGuard\nguard = DemoGuard.load()\nguard.vocab_size = 77\n"
+    (tmp_path / "served_model.py").write_text(own)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    served = []
+    monkeypatch.setattr(FilterServer, "serve_forever", lambda self: served.append(self))
+    noise = ["--kernel", "uniform", "--beta", "0.25", "--sigma", "0.25"]
+    assert main(["serve", "--model", model, "--samples", "8", *noise, "--port", "0"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    (server,) = served
+    assert f"Listening on http://127.0.0.1:{server.server_port}/classify; Ctrl-C ends it." in said
+    size = demo.VOCAB_SIZE if model == "demo" else 77
+    smoothing = hrs.HybridSmoothing(hrs.UniformKernel(0.25, size), 0.25)
+    expected = hrs.SmoothedClassifier(DemoGuard.load(), smoothing, copies=8).guarantee(8)
+    assert " ".join(expected.split()) in said

@@ -105,3 +105,19 @@ def test_a_prototype_head_takes_the_mean_direction_of_each_class():
     assert head(features).tolist() == [0, 0, 1]
     with pytest.raises(ValueError, match="at least 2 rows"):
         PrototypeHead([[1.0, 0.0]])
+
+
+def test_a_table_of_copies_has_the_cosines_of_the_smoothed_encoder_with_noise_of_its_own_for_each_row():
+    key, reference = jax.random.key(5), 3 * np.asarray(flat(TOKENS, IMAGES))
+    rows = hrs.smoothed_encoder.copies_table(flat, TOKENS, IMAGES, PIXELS, reference, [1, 8], key)
+    for number, row in enumerate(rows):
+        mean = hrs.SmoothedEncoder(flat, PIXELS, row.copies)(TOKENS, IMAGES, jax.random.fold_in(key, number))
+        cosine = (mean * reference).sum(axis=1) / np.linalg.norm(reference, axis=1)
+        assert (row.mean, row.least) == (pytest.approx(cosine.mean()), pytest.approx(cosine.min()))
+        assert row.seconds > 0
+    assert [row.copies for row in rows] == [1, 8]
+
+
+def test_a_smoothed_encoder_needs_an_input():
+    with pytest.raises(ValueError, match=r"^tokens and images must hold at least one input, got none\.$"):
+        hrs.SmoothedEncoder(flat, PIXELS).mean(TOKENS[:0], IMAGES[:0], jax.random.key(0))

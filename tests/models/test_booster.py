@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from hybrid_rs_jax.models._training import load_optax
 from hybrid_rs_jax.models.booster import Mapper, MapperConfig, MapperNetwork, load_mapper, save_mapper
 from hybrid_rs_jax.models.booster.training import BoosterPlan, cosine, train_denoiser, train_mapper
 from hybrid_rs_jax.models.denoiser import Denoiser, Diffusion, UNet, UNetConfig
@@ -175,6 +177,32 @@ def test_a_mapper_brings_features_nearer_to_the_clean_ones():
     assert np.isfinite(losses).all()
     (plain,), noisy, clean = cosines_with_clean()
     assert float(cosine(mapper(noisy, 0.3), clean).mean()) > plain + 0.05
+
+
+class Blind(Linear):
+    """An encoder whose feature is the same for every picture: its cosine with the clean one is 1."""
+
+    def functional(self):
+        return (lambda weights, tokens, images: jnp.ones((len(images), 3)) * weights[0, 0]), self.weights
+
+
+def test_the_loss_of_a_denoiser_before_a_blind_encoder_is_its_mean_squared_error():
+    start = Denoiser(UNet(UNET, rngs=nnx.Rngs(0)), Diffusion(prediction="v_prediction", fractional=True))
+    plan = BoosterPlan(0.3, 0.3, epochs=1, copies=8, denoiser_batch=32, denoiser_rate=1e-6, lambda_mse=0.5)
+    pictures = stripes(32)
+    denoiser, losses = train_denoiser(start, Blind(), pictures, plan)
+    clean = np.repeat(pictures, 8, axis=0)
+    noisy = clean + 0.3 * np.random.default_rng(3).standard_normal(clean.shape).astype(np.float32)
+    error = np.square(np.asarray(start(noisy, 0.3)) - clean).mean()
+    assert losses == [pytest.approx(0.5 * error, rel=0.05)]
+    assert denoiser.describe()["weights_sha256"] != start.describe()["weights_sha256"]
+    assert (denoiser.rule, denoiser.config) == (start.rule, start.config)
+
+
+def test_training_without_optax_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optax", None)
+    with pytest.raises(ValueError, match=r'^Training needs optax: pip install "hybrid-rs-jax\[experiments\]"\.$'):
+        load_optax()
 
 
 @pytest.mark.slow

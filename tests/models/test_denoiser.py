@@ -411,3 +411,40 @@ def test_the_size_that_a_denoiser_was_trained_on_is_read_and_written(folder, tmp
     assert found.size == size
     save_denoiser(found, tmp_path / "again")
     assert load_denoiser(tmp_path / "again").size == size
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Preconditioned(0.7, 0.01, 9.0),
+        Preconditioned(sign=-1),
+        Preconditioned(sigma_max=2.0, consistency=True, time_scale=1000.0),
+    ],
+)
+def test_a_rule_that_is_told_the_level_comes_back_from_its_file(rule):
+    assert read_rule(json.loads(json.dumps(rule.write()))) == rule
+    described = rule.describe()
+    assert (described["rule"], described["sigma_max"]) == ("preconditioned", rule.sigma_max)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (
+            lambda: Preconditioned(consistency=True).write(),
+            r"^time_scale must be 1000 and sign 1 for .*, got 1 and sign 1",
+        ),
+        (lambda: Preconditioned(time_scale=4.0).write(), r"^time_scale must be 1 for EDM in .*, got 4 and sign 1\.$"),
+        (
+            lambda: read_rule({"_class_name": "EDMEulerScheduler", "prediction_type": "sample"}),
+            r"^prediction_type must be one of epsilon, v_prediction for EDMEulerScheduler, got sample\.$",
+        ),
+        (
+            lambda: Diffusion("trained", 3, betas=(0.1, 0.2)),
+            r"^trained_betas must hold num_train_timesteps = 3, got 2\.$",
+        ),
+    ],
+)
+def test_a_rule_that_no_file_can_hold_is_refused(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()

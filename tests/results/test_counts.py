@@ -15,7 +15,9 @@ from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.results.count_files import read_counts
 from hybrid_rs_jax.results.counts import Column, Counts
 from hybrid_rs_jax.results.facts import Facts
-from hybrid_rs_jax.results.runs import read_run
+from hybrid_rs_jax.results.features import read_feature_run
+from hybrid_rs_jax.results.progress import run_status
+from hybrid_rs_jax.results.runs import FORMAT, read_run, write_run
 from hybrid_rs_jax.results.statement import Provisional
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, CountRow, Ledger, Stream
 
@@ -310,3 +312,37 @@ def test_a_damaged_ledger_is_refused(tmp_path):
     for read in (read_counts, read_run):
         with pytest.raises(BadInputError, match="is damaged or is no ledger"):
             read(folder)
+
+
+def feature_run(folder, **change):
+    header = SHARED | {"features": {"bins": 4, "reference": "clean"}, "samples": 10} | change
+    Ledger.create(folder, header).close()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"features": {"bins": "many", "reference": "clean"}}, "does not say its bins, reference and number of draws"),
+        ({"features": {"bins": 4, "reference": "noisy"}}, "does not say its bins, reference and number of draws"),
+        ({"samples": None}, "does not say its bins, reference and number of draws"),
+        ({"features": {"bins": 4, "reference": "clean", "target": 3}}, "with a target must name its looks, up to its"),
+        ({}, "holds no finished input yet: 0 inputs unfinished, 0 skipped; `hybrid-rs features sample --resume`"),
+    ],
+)
+def test_a_run_of_features_without_usable_laws_is_refused_in_one_sentence(tmp_path, change, sentence):
+    with pytest.raises(BadInputError, match=rf"^[^\n]*{sentence}[^\n]*\.$"):
+        read_feature_run(feature_run(tmp_path / "run", **change))
+
+
+def test_a_run_without_a_finished_input_has_none_done_and_one_of_version_0_1_is_done_whole(tmp_path):
+    begun = run_status(run_folder(tmp_path / "run", SHARED, [(0, None, 0, 10, 5, 0)]))
+    assert (begun.done, begun.draws) == (0, 10)
+    nothing = run_status(run_folder(tmp_path / "nothing", SHARED, []))
+    assert (nothing.done, nothing.draws) == (0, 0)
+    old = tmp_path / "old"
+    old.mkdir()
+    header = {"format": FORMAT, "smoothing": {"kernel": "none", "sigma": 0.5}, "samples": 9}
+    write_run(old, header, [("a", 3, 9), ("b", 4, 9)])
+    whole = run_status(old)
+    assert (whole.inputs, whole.done, whole.draws) == (2, 2, 18)

@@ -11,12 +11,15 @@ import hybrid_rs_jax as hrs
 from hybrid_rs_jax._files import write_json
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest
 from hybrid_rs_jax.errors import BadInputError
-from hybrid_rs_jax.results.certificate import certify_decisions
+from hybrid_rs_jax.results.accuracy import accuracy_table
+from hybrid_rs_jax.results.certificate import certify_counts, certify_decisions
 from hybrid_rs_jax.results.classes import certify_class_counts
 from hybrid_rs_jax.results.counts import Column, Counts
+from hybrid_rs_jax.results.facts import Facts
 from hybrid_rs_jax.results.reading import read_certificates
 from hybrid_rs_jax.results.record import record
 from hybrid_rs_jax.results.runs import Run
+from hybrid_rs_jax.results.sentences import threat_model
 from hybrid_rs_jax.results.statement import Provisional
 
 UNIFORM = hrs.UniformKernel(0.25, 512)
@@ -286,3 +289,102 @@ def test_two_decisions_of_version_0_1_must_be_certified_again(tmp_path):
     write_json(tmp_path / "a.json", {**OLD, "statement": OLD["statement"] | {"side": "both"}})
     with pytest.raises(BadInputError, match="mixed the bounds of two decisions"):
         read_certificates(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"threat": "typos"}, "threat must be one of append, suffix, anywhere, .*, image, got 'typos'"),
+        ({"noise": 3}, "noise must be an object, got 3"),
+        ({"noise": {"generator": 3}}, "generator must be a text, got 3"),
+        ({"noise": {"step": "wide"}}, r"step must be a number of at least 0\.0 and below inf, got 'wide'"),
+        ({"noise": {"total_variation": 1.0}}, r"total_variation must be .* at least 0\.0 and below 1\.0, got 1\.0"),
+        ({"samples": -1}, "samples must be a non-negative integer, got -1"),
+        ({"classes": True}, "classes must be a non-negative integer, got True"),
+        ({"aim": {"tau": 0.5}}, r"aim must name tau and alpha, got \{'tau': 0\.5\}"),
+        ({"draws": {"kind": "both"}}, r"must be described by a design, got \{'kind': 'both'\}"),
+    ],
+)
+def test_a_header_out_of_range_is_one_sentence_with_file_name_and_value(tmp_path, change, sentence):
+    with pytest.raises(BadInputError, match=rf"run\.json: [^\n]*{sentence}[^\n]*\.$"):
+        run_of(tmp_path, **change)
+
+
+@pytest.mark.parametrize(
+    ("statement", "row", "sentence"),
+    [
+        ({"kernel": 3}, {}, "its kernel must be a name"),
+        ({}, {"p_a": 1.5}, r"p_a must be in \[0, 1\]"),
+        ({}, {"p_a": [0.5, 0.5]}, "p_a must have the shape of the counts"),
+        ({}, {"id": 3}, "id must be a text, got 3"),
+        ({"budgets": [0, -1]}, {}, "a budget must be an integer of at least 0, got -1"),
+        ({"skipped": ["a"]}, {}, "skipped must be an object"),
+        ({"unfinished": {"a": 1}}, {}, "unfinished must be a list"),
+        ({"run": None, "noise": {"total_variation": 2}}, {}, r"total_variation must be a number in .*, 1\.0\), got 2"),
+        ({"provisional": {"planned": -1, "partial": 0, "earlier": []}}, {}, "planned must be .* at least 0, got -1"),
+    ],
+)
+def test_a_result_with_a_value_out_of_range_is_refused_with_it(tmp_path, statement, row, sentence):
+    content = {"statement": OLD["statement"] | statement, "certificates": [OLD["certificates"][0] | row]}
+    write_json(tmp_path / "a.json", content)
+    with pytest.raises(BadInputError, match=sentence):
+        read_certificates(tmp_path / "a.json")
+
+
+def test_budgets_of_edits_come_back_from_a_file_and_are_told_in_its_words(tmp_path):
+    budgets = [hrs.Edits(), hrs.Edits(inserted=1), hrs.Edits(substituted=1, inserted=1, deleted=2)]
+    smoothing = hrs.HybridSmoothing(hrs.DeletionKernel(0.75), 0.5)
+    result = hrs.certify([1000], 1000, smoothing, tau=0.01, alpha=0.01, budgets=budgets)
+    result.save(tmp_path / "a.json")
+    again = read_certificates(tmp_path / "a.json")
+    assert list(again.budgets) == budgets
+    assert np.array_equal(again.radius, result.radius)
+    words = "the text is edited within a budget, anywhere (no edit; 1 inserted; 1 substituted + 1 inserted + 2 deleted)"
+    assert words in threat_model(again.statement)
+
+
+def counted(**change):
+    return Counts(("a",), **{"successes": np.array([3]), "n": np.array([9])} | change)
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (
+            lambda: certify_counts(counted(votes=np.array([[3, 6]])), HYBRID, 0.5, 0.01, [0]),
+            r"^The counts are votes per class; certify_classes certifies those\.$",
+        ),
+        (
+            lambda: certify_counts(
+                Counts(("a",), np.array([[3, 3]]), np.array([[9, 9]]), budgets=(0, 2)), HYBRID, 0.5, 0.01, [0, 1]
+            ),
+            r"^budgets must be those of the counts, \[0, 2\], got \[0, 1\]\.$",
+        ),
+        (
+            lambda: certify_class_counts(counted(), HYBRID, 0.01, [0]),
+            r"^Votes per class are certified from one sample for all budgets, not from one per budget\.$",
+        ),
+        (
+            lambda: accuracy_table(hrs.certify([3], 9, HYBRID, tau=0.5, alpha=0.01), [0.5, -1.0]),
+            r"^epsilon must be finite and at least 0, got -1\.0\.$",
+        ),
+        (lambda: Facts({"a": {1, 2}}), r"^JSON has no word for set$"),
+    ],
+)
+def test_what_no_certificate_can_be_made_of_is_refused(ask, sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        ask()
+
+
+def test_facts_are_equal_and_hash_alike_whatever_their_order():
+    one, other = Facts({"a": 1, "b": {"c": [1, 2]}}), Facts({"b": {"c": [1, 2]}, "a": 1})
+    assert one == other
+    assert hash(one) == hash(other)
+    assert repr(Facts({"a": 1})) == "Facts({'a': 1})"
+
+
+def test_one_count_of_conditional_draws_serves_one_budget():
+    smoothing = hrs.HybridSmoothing(hrs.Conditional(UNIFORM), 0.5)
+    flat = hrs.certify([1000], 1000, smoothing, tau=0.01, alpha=0.01, budgets=[1])
+    deep = hrs.certify([[1000]], [[1000]], smoothing, tau=0.01, alpha=0.01, budgets=[1])
+    assert flat.radius[0, 0] == deep.radius[0, 0] > 0

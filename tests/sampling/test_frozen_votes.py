@@ -207,6 +207,16 @@ def test_a_pure_function_is_compiled_and_says_nothing(said):
     assert not said()
 
 
+def fails_on_arrays(tokens):
+    if not isinstance(tokens, jax.core.Tracer):
+        raise OSError("no weights")
+    return tokens[:, 0] > 3
+
+
+def otherwise_on_arrays(tokens):
+    return tokens[:, 0] > (3 if isinstance(tokens, jax.core.Tracer) else 99)
+
+
 class Declared:
     """A classifier that says whether it is JAX."""
 
@@ -223,6 +233,9 @@ class Declared:
         (numpy_randomness, "its traced output does not depend on its input"),
         (numpy_randomness_beside_the_input, "traced again it is another program"),
         (lambda tokens, images: np.asarray(tokens)[:, 0] > 3, "JAX cannot trace it"),
+        (lambda tokens, images: (tokens[:, 0] > 3, images[:, 0, 0, 0] > 0.5), "traced it returns several arrays"),
+        (lambda tokens, images: fails_on_arrays(tokens), "called with JAX arrays it raises OSError"),
+        (lambda tokens, images: otherwise_on_arrays(tokens), "called on the same noisy copies it decides otherwise"),
     ],
 )
 def test_a_function_that_is_declared_to_be_jax_is_refused_with_the_reason(function, reason):

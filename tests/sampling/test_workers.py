@@ -12,11 +12,15 @@ from pathlib import Path
 
 import cluster_work
 import pytest
-from cluster_work import B, free_port, open_work
+from cluster_work import INPUTS, B, free_port, open_work
 
+from hybrid_rs_jax.confidence import FixedSample
+from hybrid_rs_jax.errors import UnreadableInputError
 from hybrid_rs_jax.kernels import run_key
 from hybrid_rs_jax.sampling import Ledger, sample_run
-from hybrid_rs_jax.sampling.workers import Slice, draw_slice, sample_with_ray
+from hybrid_rs_jax.sampling.design import StreamGroup
+from hybrid_rs_jax.sampling.ledger import CountRow, Stream
+from hybrid_rs_jax.sampling.workers import Slice, _progress, _slices, draw_slice, sample_with_ray
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +39,55 @@ def whole(tmp_path_factory):
             batch_size=32,
         )
         return ledger.rows()
+
+
+def test_a_slice_ends_after_one_batch_where_its_time_is_over_and_the_next_one_goes_on_from_there():
+    work = dataclasses.replace(open_work(), batch_size=200)
+    part = Slice((1,), tuple(range(6)), {})
+    first = draw_slice(work, part, seconds=0.0)
+    kept = sum(row.draws for row in first.rows)
+    assert not first.decided
+    assert 0 < kept == first.progress.drawn < 6 * 2 * 50
+    assert dict(first.tallies()) == {}
+    second = draw_slice(work, dataclasses.replace(part, tallies=first.now_known()))
+    assert second.decided
+    assert second.tallies() == first.now_known()
+    assert second.progress.drawn == 6 * 2 * 50 - kept
+    at_once = draw_slice(work, part)
+    assert second.now_known() == at_once.now_known()
+    assert {row.draws for row in at_once.now_known().values()} == {50}
+    assert [name for name, *_ in at_once.inputs] == [f"input-{i}" for i in range(6)]
+    assert at_once.seconds > 0
+
+
+def test_a_slice_keeps_why_an_input_cannot_be_used():
+    class Torn:
+        ids = ("one", "two")
+
+        def read(self, index):
+            if index == 0:
+                raise UnreadableInputError("its picture is cut off")
+            return INPUTS.read(index)
+
+    drawn = draw_slice(dataclasses.replace(open_work(), inputs=Torn(), batch_size=200), Slice((1,), (0, 1), {}))
+    assert drawn.skipped == [(0, "one", "its picture is cut off")]
+    assert {row.index for row in drawn.rows} == {1}
+    assert (drawn.decided, drawn.progress.skipped) == (True, 2)
+
+
+def test_the_slices_of_a_run_hold_each_draw_that_is_missing_once():
+    work, known = open_work(), CountRow(3, Stream("shared"), 0, 5, (5,))
+    work = dataclasses.replace(work, groups=(StreamGroup(FixedSample(9)), StreamGroup(FixedSample(9), ((0,), (1,)))))
+    streams = {stream for group in work.groups for stream in group.streams}
+    tallies = {(3, stream): dataclasses.replace(known, stream=stream) for stream in streams}
+    slices = list(_slices(work, range(B), tallies, slots=2))
+    assert {len(part.indices) for part in slices} == {B // 8}
+    for group in ((0,), (1,)):
+        assert [index for part in slices if part.groups == group for index in part.indices] == list(range(B))
+    assert {place for part in slices for place in part.tallies} == set(tallies)
+    assert all(index in part.indices for part in slices for index, _ in part.tallies)
+    progress = _progress(work, range(B), tallies)
+    assert (progress.inputs, progress.settled) == (B * 3, 5 * len(streams))
 
 
 @pytest.mark.slow

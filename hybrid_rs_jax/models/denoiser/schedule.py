@@ -202,15 +202,22 @@ class Preconditioned:
         return {"rule": "preconditioned", **dataclasses.asdict(self)}
 
     def write(self) -> dict[str, object]:
-        """The contents of scheduler_config.json."""
+        """The contents of scheduler_config.json, of which `read_rule` makes the same rule.
+
+        Raises:
+          ValueError: for a time_scale or a sign that such a file does not say.
+        """
         levels = {name: getattr(self, name) for name in ("sigma_data", "sigma_min", "sigma_max")}
-        if self.consistency:
-            return {"_class_name": "CMStochasticIterativeScheduler", **levels}
-        return {
-            "_class_name": "EDMEulerScheduler",
-            **levels,
-            "prediction_type": "v_prediction" if self.sign < 0 else "epsilon",
-        }
+        written: dict[str, object] = {"_class_name": "CMStochasticIterativeScheduler", **levels}
+        if not self.consistency:
+            prediction = "v_prediction" if self.sign < 0 else "epsilon"
+            written = {"_class_name": "EDMEulerScheduler", **levels, "prediction_type": prediction}
+        if read_rule(written) != self:
+            legal = "1000 and sign 1 for a consistency model" if self.consistency else "1 for EDM"
+            raise ValueError(
+                f"time_scale must be {legal} in a scheduler_config.json, got {self.time_scale:g} and sign {self.sign}."
+            )
+        return written
 
 
 Rule = Diffusion | Preconditioned
