@@ -238,8 +238,7 @@ def reported(
         except InterruptedRun as interrupt:
             kept, lost = ledger.counts().draws, interrupt.progress.lost
             say(
-                f"Interrupted: {out} keeps {counted(kept, 'draw')}, {lost:,} under way were lost; "
-                "--resume goes on from there.",
+                f"Interrupted: {out} keeps {kept:,} draws, {lost:,} under way were lost; --resume goes on from there.",
                 stderr=True,
             )
             raise

@@ -77,6 +77,12 @@ def test_the_demo_is_certified_for_tokens_and_pixels(run, capsys):
     assert "unit feature of the clean input" in statement["text"]
 
 
+def test_status_counts_the_inputs_that_are_done(run, capsys):
+    assert main(["status", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["done"], found["begun"], found["draws"]) == (3, 0, 900)
+
+
 def test_table_csv_and_files_hold_the_same_numbers(run, tmp_path, capsys):
     target = tmp_path / "certificates.csv"
     assert main(["features", "certify", str(run), "--format", "csv", "--out", str(target)]) == 0
