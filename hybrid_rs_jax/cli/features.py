@@ -285,7 +285,9 @@ def curve(
     risk = _risk(source, alpha)
     certificate = source.certify(risk, _budgets(source, budget)[-1:] if budget else (0,))
     sigma = source.run.smoothing.sigma
-    default = np.zeros(1) if sigma is None else np.linspace(0, 3 * sigma, _CURVE)
+    default = (
+        np.zeros(1) if sigma is None else np.array([float(f"{eps:.6g}") for eps in np.linspace(0, 3 * sigma, _CURVE)])
+    )
     found = feature_curve(certificate, (default if epsilon is None else epsilon).tolist(), budget)
     record = _curve_record(found, source.statement(certificate), budget, len(source.ids))
     names, rows = list(found.columns()), list(found.rows())

@@ -72,8 +72,8 @@ def test_a_summary_is_text_and_a_table_for_notebooks(certificate):
 
 
 def test_what_a_console_shows_of_a_result_is_its_summary_and_of_a_row_its_numbers(certificate, decisions):
-    for result in (certificate, decisions):
-        assert repr(result) == f"{type(result).__name__} of {len(result)} inputs\n{result.summary()}"
+    for shown in (certificate, decisions):
+        assert repr(shown) == f"{type(shown).__name__} of {len(shown)} inputs\n{shown.summary()}"
     row = certificate[0]
     assert repr(row) == f"Row(id={row.id!r}, budget={row.budget}, radius={row.radius})"
 
