@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["foreign_label", "foreign_margin", "refusal", "returned_array", "votes_from_labels", "votes_from_margins"]
+__all__ = [
+    "NO_SCORE",
+    "foreign_label",
+    "foreign_margin",
+    "refusal",
+    "returned_array",
+    "votes_from_labels",
+    "votes_from_margins",
+]
+
+#: Label of a copy whose score is NaN or infinite, in a compiled program, which cannot raise.
+NO_SCORE = np.iinfo(np.int32).min
 
 
 def votes_from_margins(margins: Any) -> np.ndarray:
@@ -99,6 +110,11 @@ def refusal(value: Any, classes: int | None, where: str = "") -> str:
         return (
             f"The classifier's margin{place} is {value}: it must be a finite number, so no vote was counted from it; "
             "look at the classifier's weights and its dtype."
+        )
+    if value == NO_SCORE:
+        return (
+            f"The classifier's score{place} is no finite number, so no vote was counted from it; look at the "
+            "classifier's weights and its dtype."
         )
     return f"A classifier's label must lie in 0..{1 if classes is None else classes - 1}, got {value}{place}."
 

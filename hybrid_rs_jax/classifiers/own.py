@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hybrid_rs_jax.classifiers._pairs import qualified_name
+from hybrid_rs_jax.classifiers._votes import NO_SCORE
 from hybrid_rs_jax.classifiers.host import HostClassifier
 
 __all__ = ["Features", "decisions", "own_classifier"]
@@ -133,10 +134,18 @@ class _Above:
         self.name = qualified_name(function)
 
     def __call__(self, tokens: Any, images: Any) -> Any:
-        scores = self._function(tokens, images)
-        if np.dtype(getattr(scores, "dtype", float) if not _of_torch(scores) else float).kind == "b":
+        import jax
+        import jax.numpy as jnp
+
+        found = self._function(tokens, images)
+        scores = found if isinstance(found, jax.Array) else _array(found)
+        if scores.dtype == bool:
             raise ValueError(f"a threshold needs scores, got bools from {self.name}")
-        return scores > self._threshold
+        above = scores > self._threshold
+        if isinstance(scores, jax.core.Tracer):  # what is compiled cannot raise: the engine refuses this label
+            return jnp.where(jnp.isfinite(scores), above.astype(jnp.int32), jnp.int32(NO_SCORE))
+        _check_finite(np.asarray(scores))
+        return above
 
     def describe(self) -> dict[str, object]:
         described = self._function.describe() if hasattr(self._function, "describe") else {}
@@ -183,7 +192,7 @@ def decisions(
             return found.astype(np.int32)  # labels that were fitted as floats
         raise ValueError(
             f"The model returns scores ({found.dtype}), {float(found.flat[0]) if found.size else 0:g} for one: say "
-            "from where on one is Unsafe (a threshold)."
+            "from where on one is Unsafe (a threshold: --threshold X)."
         )
     return found
 

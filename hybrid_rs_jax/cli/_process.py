@@ -77,6 +77,9 @@ def _run(command: Callable[[], int], debug: bool) -> int:
 def _told(sentence: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
+    head, *items = sentence.splitlines()
+    if items and head.endswith(":"):
+        sentence = f"{head} {'; '.join(item.strip() for item in items)}"
     words = (word if len(word) <= _LONGEST_WORD else f"{word[: _LONGEST_WORD // 2]}..." for word in sentence.split())
     print(f"hybrid-rs: {' '.join(words)}", file=sys.stderr)  # a value of any length must not bury the sentence
     return status

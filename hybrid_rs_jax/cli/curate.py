@@ -61,7 +61,7 @@ def curate(
     force
         overwrite FILE; its journal is gone on with
     limit
-        only the first K inputs
+        only the first N inputs
     batch_size
         pairs per step (default: 16)
     sigma

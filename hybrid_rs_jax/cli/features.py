@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -286,8 +287,9 @@ def curve(
     risk = _risk(source, alpha)
     certificate = source.certify(risk, _budgets(source, budget)[-1:] if budget else (0,))
     sigma = source.run.smoothing.sigma
-    default = np.zeros(1) if sigma is None else np.linspace(0, 3 * sigma, _CURVE)
-    found = feature_curve(certificate, (default if epsilon is None else epsilon).tolist(), budget)
+    # in decimals, as sigma was written: 0.015 and not 0.015000000000000003
+    steps = [0.0] if sigma is None else [float(Decimal(repr(sigma)) * 3 * i / (_CURVE - 1)) for i in range(_CURVE)]
+    found = feature_curve(certificate, steps if epsilon is None else epsilon.tolist(), budget)
     record = _curve_record(found, source.statement(certificate), budget, len(source.ids))
     names, rows = list(found.columns()), list(found.rows())
     if out is not None:

@@ -232,9 +232,9 @@ class GuardOptions:
     """what is shown of a picture; base leaves out the tiles of LLaVA-OneVision: half of the positions, and another
     base classifier (default: checkpoint)"""
     text_length: Annotated[int, flag(integer(1, 2**20), "L")] | None = None
-    """positions of the certified text, padding included (default: 64)"""
+    """positions of the certified text, padding included (default: 64; of other models the longest text and 8 more)"""
     image_size: Annotated[tuple[int, int], flag(_values.image_size, "HxW")] | None = None
-    """certified resolution in pixels, e.g. 384x384 (default: one tile of the checkpoint)"""
+    """certified resolution in pixels, e.g. 384x384 (default: one tile of a checkpoint, else of the first picture)"""
     alphabet: Annotated[Path, Parameter(metavar="FILE")] | None = None
     """ids of the tokens that noise draws from and attackers may use, a text file of integers
     (default: all tokens that are not special)"""

@@ -71,7 +71,7 @@ class WorkOptions:
     """Which inputs are drawn, and how the work is cut."""
 
     limit: Count | None = None
-    """only the first K inputs"""
+    """only the first N inputs"""
     shard: Annotated[tuple[int, int], flag(_values.shard, "I/K")] = (0, 1)
     """every K-th input from the I-th on (0/4, 1/4, ...): runs of several machines, joined by `hybrid-rs merge`"""
     batch_size: Batch | None = None
@@ -80,7 +80,7 @@ class WorkOptions:
     """use the first K devices (default: all)"""
     seed: Seed = 0
     """seed of the noise (default: 0)"""
-    workers: Annotated[Cluster, flag(Cluster.parse, "ray[:ADDRESS]")] | None = None
+    workers: Annotated[Cluster, flag(Cluster.parse, "ray[:ADDRESS]", accepts_keys=False)] | None = None
     """draw on the workers of the Ray cluster at ADDRESS (auto: where this machine belongs), or of one started here"""
 
     def indices(self, total: int) -> range:
@@ -238,8 +238,7 @@ def reported(
         except InterruptedRun as interrupt:
             kept, lost = ledger.counts().draws, interrupt.progress.lost
             say(
-                f"Interrupted: {out} keeps {counted(kept, 'draw')}, {lost:,} under way were lost; "
-                "--resume goes on from there.",
+                f"Interrupted: {out} keeps {kept:,} draws, {lost:,} under way were lost; --resume goes on from there.",
                 stderr=True,
             )
             raise

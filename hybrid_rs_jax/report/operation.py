@@ -41,10 +41,10 @@ def save_operation(operations: Mapping[str, Operation], path: Path, suffix: str)
             marker = _MARKERS[number % len(_MARKERS)]
             colours = [point.copies for point in points]
             dots = ax.scatter(known, y, c=colours, norm=norm, cmap="viridis", marker=marker, s=34, label=name, zorder=3)
-        for point in _corners(operations):
+        for number, point in enumerate(_corners(operations)):  # the second above its dot: both may lie in one place
             x = 100 * (point.alarms_bound if point.alarms is None else point.alarms)
             label, place = f"{point.flags} of {point.copies:,}", (x, 100 * point.detection)
-            ax.annotate(label, place, xytext=(5, -13), textcoords="offset points", fontsize=8.5)
+            ax.annotate(label, place, xytext=(5, (-13, 6)[number]), textcoords="offset points", fontsize=8.5)
         ax.set_xlim(left=0)
         ax.set_ylim(0, 107)
         ax.set_xlabel("False alarms on safe inputs (%): estimate, and line to the upper bound")
@@ -60,7 +60,7 @@ def save_operation(operations: Mapping[str, Operation], path: Path, suffix: str)
 
 
 def _corners(operations: Mapping[str, Operation]) -> list[OperatingPoint]:
-    """The rules with the fewest copies, the fewest alarms, and the most copies."""
+    """The rules with the fewest copies and with the fewest alarms."""
     points = [point for operation in operations.values() for point in operation.points]
     if not points:
         return []

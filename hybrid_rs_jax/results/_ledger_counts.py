@@ -11,6 +11,7 @@ from hybrid_rs_jax.confidence import FixedSample, SamplingPlan, Verdict, plan_fr
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.results._ledger_samples import sample_counts_of
 from hybrid_rs_jax.results._ledger_table import LedgerTable, ledger_table
+from hybrid_rs_jax.results.columns import unregistered_ids
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.facts import thawed
 from hybrid_rs_jax.results.runs import Run
@@ -39,8 +40,9 @@ def ledger_counts(folder: Path, partial: bool) -> Counts:
             "risk is more than alpha. --partial certifies it and says so; --target or --frontier stop by the votes at "
             "risk alpha in all."
         )
+    waiting = unregistered_ids(folder, {*counts.ids.values(), *(name for name, _ in counts.skipped)})
     if run.design is not None:
-        return sample_counts_of(folder, run, run.design, counts, plan, partial)
+        return sample_counts_of(folder, run, run.design, counts, plan, partial, waiting)
     table = ledger_table(counts)
     columns = np.array([-1] if run.per_budget is None else run.per_budget, np.int64)
     _check_budgets(folder, run, columns, table)
@@ -50,7 +52,7 @@ def ledger_counts(folder: Path, partial: bool) -> Counts:
     cell = (row, np.searchsorted(columns, table.budget))
     complete = _grid(cell, used, (index.size, columns.size)).astype(bool).all(axis=1)
     names = dict(zip(row.tolist(), table.ids, strict=True))
-    unfinished = [names[number] for number in np.flatnonzero(~complete).tolist()] + table.undrawn
+    unfinished = [names[number] for number in np.flatnonzero(~complete).tolist()] + table.undrawn + waiting
     if not complete.any():
         some = "" if partial or not table.n.size else " (--partial certifies what there is, and says so)"
         raise BadInputError(

@@ -30,7 +30,13 @@ class _Family(NamedTuple):
 
 
 def sample_counts_of(
-    folder: Path, run: Run, design: Design, counts: LedgerCounts, plan: SamplingPlan | None, partial: bool
+    folder: Path,
+    run: Run,
+    design: Design,
+    counts: LedgerCounts,
+    plan: SamplingPlan | None,
+    partial: bool,
+    waiting: Sequence[str],
 ) -> Counts:
     """Counts of the inputs whose draws are complete in every set of every sample.
 
@@ -40,6 +46,7 @@ def sample_counts_of(
       counts: what the ledger holds.
       plan: of the run; one that stops early stops each set by itself.
       partial: take fixed numbers of draws that were cut short, where all sets of a sample have equally many.
+      waiting: inputs that the run was asked for and the ledger does not know yet.
     """
     index = np.array(sorted(counts.ids), np.int64)
     families = [_family(part, counts, index) for part in design.parts]
@@ -49,6 +56,7 @@ def sample_counts_of(
         done &= _complete(part, family, plan, partial)
     names = [counts.ids[key] for key in index.tolist()]
     unfinished = tuple(name for name, whole in zip(names, done.tolist(), strict=True) if not whole)
+    unfinished += tuple(waiting)
     if not done.any():
         raise BadInputError(
             f"{folder} holds no finished input yet: {counted(len(unfinished), 'input')} unfinished, "

@@ -34,7 +34,7 @@ Decision = Literal["unsafe", "safe", "both"]
 _SIDES: tuple[Side, Side] = ("above", "below")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Certificate(OneSided, Exits):
     """What is proven about the smoothed scores of B inputs, for each of D discrete budgets.
 
@@ -112,7 +112,7 @@ class Certificate(OneSided, Exits):
         return dataclasses.replace(self, counts=self.counts.taken(rows), **columns)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Decisions(Exits):
     """Two certificates of the same inputs, each at half of the risk: certified unsafe, certified safe, or neither.
 

@@ -26,7 +26,7 @@ from hybrid_rs_jax.results.statement import Statement
 __all__ = ["ClassCertificate", "certify_class_counts", "certify_classes"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ClassCertificate(Exits):
     """What is proven about the smoothed top-1 decision of B inputs, for each of D discrete budgets.
 

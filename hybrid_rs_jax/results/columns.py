@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from hybrid_rs_jax._files import atomic_file, kind_of, write_csv
 from hybrid_rs_jax._tables import read_table
 
-__all__ = ["COLUMNS_FILE", "Column", "join_columns", "planned_ids", "read_columns", "write_columns"]
+__all__ = ["COLUMNS_FILE", "Column", "join_columns", "planned_ids", "read_columns", "unregistered_ids", "write_columns"]
 
 COLUMNS_FILE = "inputs.csv"
 
@@ -47,6 +47,17 @@ def planned_ids(folder: Path) -> int | None:
     """Number of inputs that the run was asked for; None where it does not say."""
     rows = _read(folder)
     return len(rows) or None
+
+
+def unregistered_ids(folder: Path, known: Collection[str]) -> list[str]:
+    """Inputs that the run was asked for and has not come to: those that are not `known`."""
+    path = folder / COLUMNS_FILE
+    if kind_of(path) != "file":
+        return []
+    with path.open("rb") as file:
+        if sum(1 for _ in file) == len(known) + 1:  # a million names are not read for nothing
+            return []
+    return [name for name in _read(folder) if name not in known]
 
 
 def read_columns(folder: Path, ids: Sequence[str]) -> tuple[Column, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hybrid_rs_jax._text import counted
 from hybrid_rs_jax.results.files import data_frame, save
 from hybrid_rs_jax.results.result import Result
 from hybrid_rs_jax.results.summary import Summary, summary
@@ -38,6 +39,9 @@ class Exits(Result):
           force: replace a file that exists.
         """
         save(self, Path(path), force)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {counted(len(self), 'input')}\n{self.summary()}"
 
     def _repr_html_(self) -> str:
         return self.summary().html()

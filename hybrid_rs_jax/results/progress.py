@@ -9,6 +9,7 @@ from hybrid_rs_jax._files import kind_of
 from hybrid_rs_jax.errors import BadInputError, library_sentences
 from hybrid_rs_jax.results.columns import planned_ids
 from hybrid_rs_jax.results.count_files import read_counts
+from hybrid_rs_jax.results.features import read_feature_run
 from hybrid_rs_jax.results.pace import RunPace
 from hybrid_rs_jax.results.runs import read_run
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
@@ -70,11 +71,13 @@ def run_status(folder: Path) -> RunStatus:
     with library_sentences(), Ledger.open(folder) as ledger:
         kept = ledger.counts()
     try:
-        whole = read_counts(folder, partial=True)
+        if any(stream.kind == "law" for stream in kept.streams):
+            done = len(read_feature_run(folder).ids)
+        else:
+            whole = read_counts(folder, partial=True)
+            done = len(whole) - (0 if whole.provisional is None else whole.provisional.partial)
     except BadInputError:  # no input is finished: nothing could be certified yet
         done = 0
-    else:
-        done = len(whole) - (0 if whole.provisional is None else whole.provisional.partial)
     planned = planned_ids(folder)
     begun = len(kept.ids) - len(kept.undrawn) - done
     return RunStatus(planned, done, max(begun, 0), tuple(kept.skipped), kept.draws, kept.ties, RunPace.read(folder))

@@ -31,7 +31,7 @@ class Bounds(NamedTuple):
     complement: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Result(abc.ABC):
     """Certificates of B inputs at D discrete budgets, as columns.
 
@@ -158,7 +158,7 @@ class Result(abc.ABC):
     __hash__ = None  # type: ignore[assignment]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class OneSided(Result):
     """A result about one side of a threshold: bounds on the clean score, and one statement.
 
@@ -193,7 +193,7 @@ class OneSided(Result):
         return self.statement.stopping.plan
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Row:
     """One input of a result: a view, it holds nothing of its own.
 
@@ -204,6 +204,10 @@ class Row:
 
     result: Result
     index: int
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("id", "budget", "radius"))
+        return f"Row({said})"
 
     @property
     def id(self) -> str:

@@ -8,10 +8,13 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from hybrid_rs_jax import HybridSmoothing, sample_counts
+from hybrid_rs_jax.classifiers.own import own_classifier
 from hybrid_rs_jax.cli import main
 from hybrid_rs_jax.results.count_files import read_counts
 from hybrid_rs_jax.results.reading import read_certificates
@@ -31,6 +34,9 @@ def numpy_function(tokens, images):
 
 def score(tokens, images):
     return images.mean((1, 2, 3))
+
+def never_a_number(tokens, images):
+    return np.full(len(tokens), np.nan, np.float32)
 
 class Network(torch.nn.Module):
     def __init__(self):
@@ -108,9 +114,22 @@ def test_on_host_forces_the_host_and_counts_the_same(folder):
     assert read_counts(Path("run")).run.facts["classifier"]["threshold"] == 0.4
 
 
+def test_a_score_that_is_no_number_ends_a_run_and_is_never_read_as_safe(folder, capsys):
+    assert drawn("other_models:never_a_number", "--threshold", "0.4") == 2
+    assert "A score must be a finite number, got nan" in capsys.readouterr().err
+
+
+def test_one_score_in_thousands_that_is_no_number_ends_a_compiled_run(caplog):
+    guard = own_classifier(lambda tokens, images: (0.8 - images[:, 0, 0, 0]) ** 0.5, threshold=0.1)
+    tokens, images = np.zeros((1, 2), np.int32), np.zeros((1, 4, 4, 1), np.float32)
+    with pytest.raises(ValueError, match=r"The classifier's score .* is no finite number, so no vote was counted"):
+        sample_counts(guard, tokens, images, HybridSmoothing(None, 0.25), 20_000, jax.random.key(0))
+    assert not caplog.records, "it is compiled"
+
+
 def test_a_module_with_one_argument_gets_pictures_and_needs_a_threshold_for_scores(folder, capsys):
     assert drawn("other_models:network") != 0
-    assert "say from where on one is Unsafe (a threshold)" in capsys.readouterr().err
+    assert "say from where on one is Unsafe (a threshold: --threshold X)" in capsys.readouterr().err
     assert drawn("other_models:network", "--threshold", "0", out="again") == 0
     classifier = read_counts(Path("again")).run.facts["classifier"]
     assert re.fullmatch("[0-9a-f]{64}", classifier["digest"])

@@ -55,6 +55,11 @@ def started(code):
 # The last resort
 
 
+def test_a_list_of_faults_is_one_line_with_a_mark_between_them(capsys):
+    assert _process.guarded(raising(BadInputError("It cannot go on:\n  a: 1\n  b: 2"))) == 2
+    assert capsys.readouterr().err == "hybrid-rs: error: It cannot go on: a: 1; b: 2\n"
+
+
 def test_an_error_that_nobody_foresaw_is_one_line_that_takes_the_blame(capsys):
     assert _process.guarded(raising(KeyError("n\no"))) == 1
     out, err = capsys.readouterr()

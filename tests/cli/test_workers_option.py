@@ -23,6 +23,13 @@ def test_a_cluster_of_another_kind_is_refused(tmp_path, capsys):
     assert "--workers must look like ray or ray:ADDRESS, got slurm" in capsys.readouterr().err
 
 
+def test_help_names_the_flag_as_it_is_given(capsys):
+    assert main(["sample", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--workers ray[:ADDRESS]: " in shown
+    assert "--workers." not in shown
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_workers_of_a_cluster_count_what_one_process_counts(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Pictures are drawn for every kind of certificate, in every format."""
 
+import numpy as np
 import pytest
 
 import hybrid_rs_jax as hrs
@@ -39,11 +40,15 @@ def test_one_budget_and_one_sample_per_budget(tmp_path):
 def test_curves_show_the_numbers():
     from matplotlib.figure import Figure
 
-    certificate = hrs.certify([1000, 999, 900, 0], 1000, SMOOTHINGS["hybrid"], tau=1e-3, alpha=0.01)
+    certificate = hrs.certify([1000, 900, 890, 0], 1000, SMOOTHINGS["hybrid"], tau=1e-3, alpha=0.01)
     left, right = Figure().subplots(1, 2)
     plot_frontier(left, certificate.budgets, certificate.radius)
     mean = next(line for line in left.lines if line.get_label().startswith("mean"))
     assert mean.get_ydata()[0] == pytest.approx(certificate.radius[:, 0].clip(0).mean())
+    median = next(line for line in left.lines if line.get_label() == "median").get_ydata()
+    said = [line.median for line in certificate.summary().budgets][: len(median)]
+    assert [-1 if np.isnan(value) else value for value in median] == said
+    assert -1 in said, "no marker stands at a radius of 0 where half of the inputs are not certified"
     plot_certified_accuracy(right, certificate.budgets, certificate.radius)
     curve = next(line for line in right.lines if line.get_label() == "d = 1")
     for epsilon, share in zip(curve.get_xdata()[1:], curve.get_ydata()[:-1], strict=True):

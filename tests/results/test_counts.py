@@ -12,6 +12,7 @@ import pytest
 from hybrid_rs_jax import cli
 from hybrid_rs_jax.confidence import FixedSample, SequentialTest, Verdict
 from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.results.columns import write_columns
 from hybrid_rs_jax.results.count_files import read_counts
 from hybrid_rs_jax.results.counts import Column, Counts
 from hybrid_rs_jax.results.facts import Facts
@@ -218,6 +219,17 @@ def test_a_fixed_number_of_draws_counts_where_it_is_complete(tmp_path):
     assert counts.run == read_run(folder)
     assert counts.skipped == (("input 2", "its picture is cut off"),)
     assert counts.unfinished == ("input 0", "input 1", "input 4")
+
+
+def test_inputs_that_a_killed_run_had_not_come_to_are_unfinished(tmp_path):
+    folder = run_folder(tmp_path / "run", SHARED, FIXED, skipped=[2])
+    planned = [f"input {number}" for number in range(7)]
+    write_columns(folder, planned, range(7), {})
+    assert read_counts(folder).unfinished == ("input 0", "input 1", "input 4", "input 5", "input 6")
+    fresh = run_folder(tmp_path / "fresh", SHARED, [])
+    write_columns(fresh, planned, range(7), {})
+    with pytest.raises(BadInputError, match="7 inputs unfinished, 0 skipped"):
+        read_counts(fresh)
 
 
 def test_draws_that_were_cut_short_count_on_request_and_say_so(tmp_path):

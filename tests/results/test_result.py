@@ -71,6 +71,13 @@ def test_a_summary_is_text_and_a_table_for_notebooks(certificate):
     assert page.startswith("<table>")
 
 
+def test_what_a_console_shows_of_a_result_is_its_summary_and_of_a_row_its_numbers(certificate, decisions):
+    for shown in (certificate, decisions):
+        assert repr(shown) == f"{type(shown).__name__} of {len(shown)} inputs\n{shown.summary()}"
+    row = certificate[0]
+    assert repr(row) == f"Row(id={row.id!r}, budget={row.budget}, radius={row.radius})"
+
+
 def test_two_decisions_keep_two_statements_and_two_bounds(decisions):
     assert decisions.decision.tolist() == ["unsafe", "abstain", "safe"]
     unsafe, safe = decisions.statements
