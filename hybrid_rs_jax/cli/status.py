@@ -66,10 +66,11 @@ def status(run: Annotated[Path, Parameter(metavar="RUN")], /, *, json: bool = Fa
         say("--json prints all reasons.")
     if pace is not None and found.left:
         age = pace.age(RunPace.now())
-        share = f"{100 * pace.settled // max(pace.draws, 1)} % of the draws are settled"
+        settled = max(pace.settled, found.draws)  # a session that was killed has drawn more than it has said
+        share = f"{100 * settled // max(pace.draws, 1)} % of the draws are settled"
         if age <= QUIET_SECONDS and pace.seconds_left is not None:
             say(f"{share}; {left_text(max(pace.seconds_left - age, 0.0))}.")
         else:
-            say(f"{share}, as of {pace.at}: no session has reported since.")
+            say(f"At least {share}; no session has reported since {pace.at}.")
     if found.left:
         say("`hybrid-rs sample ... --resume` goes on with it.")

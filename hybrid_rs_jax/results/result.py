@@ -121,9 +121,11 @@ class Result(abc.ABC):
     def __getitem__(self, index: int) -> Row: ...
 
     @overload
-    def __getitem__(self: Some, index: slice) -> Some: ...
+    def __getitem__(self: Some, index: slice | list[int] | list[bool] | np.ndarray) -> Some: ...
 
-    def __getitem__(self: Some, index: int | slice) -> Row | Some:
+    def __getitem__(self: Some, index: int | slice | list[int] | list[bool] | np.ndarray) -> Row | Some:
+        if isinstance(index, list | np.ndarray):
+            return self.taken(np.arange(len(self))[np.asarray(index)])
         if isinstance(index, slice):
             return self.taken(index)
         place = range(len(self))[index]

@@ -373,11 +373,11 @@ def too_few_draws(n: int, budget: int, needed: int, decision: str = "") -> str:
     """Why no input can be certified at a budget (as `decision`, where there are two), and what would help.
 
     >>> too_few_draws(10_000, 6, 23_155)
-    'n = 10000 is too small for d = 6: it needs at least 23155 draws.'
+    'n = 10,000 is too small for d = 6: it needs at least 23,155 draws.'
     """
     if decision:
-        return f"n = {n} is too small to certify {decision} at d = {budget}: that needs at least {needed} draws."
-    return f"n = {n} is too small for d = {budget}: it needs at least {needed} draws."
+        return f"n = {n:,} is too small to certify {decision} at d = {budget}: that needs at least {needed:,} draws."
+    return f"n = {n:,} is too small for d = {budget}: it needs at least {needed:,} draws."
 
 
 def confidence_text(alpha: float) -> str:

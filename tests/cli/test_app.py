@@ -103,7 +103,7 @@ def test_certify_splits_alpha_where_each_budget_has_its_own_sample(capsys):
 
 def test_certify_tells_what_is_not_certified_and_why(capsys):
     printed = done(capsys, "certify", "counts.csv", *NOISE)
-    assert "n = 10000 is too small for d = 6: it needs at least 23155 draws." in printed
+    assert "n = 10,000 is too small for d = 6: it needs at least 23,155 draws." in printed
     assert "1 of 4 inputs abstain: the lower bound p_A on the clean score does not exceed tau = 4.6e-05." in printed
     assert "in all at most alpha + 0.01 = 0.02" in printed
     assert "an input that is not flagged costs all of them" in printed
@@ -279,7 +279,7 @@ def test_plan_gives_the_numbers_of_the_library(capsys):
             assert radius[0] >= 0.25
         assert radius[-1] < 0.25
     printed = done(capsys, *argv)
-    assert "n = 10000 is too small for d = 6" in printed
+    assert "n = 10,000 is too small for d = 6" in printed
     assert "100,111 fresh noisy copies" in printed
 
 

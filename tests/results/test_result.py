@@ -40,6 +40,15 @@ def test_a_row_is_a_view_of_its_index(certificate):
         _ = certificate[3]
 
 
+def test_a_mask_and_places_choose_inputs_like_a_slice(certificate):
+    mask = np.arange(len(certificate)) != 1
+    for index in (mask, mask.tolist(), np.flatnonzero(mask), np.flatnonzero(mask).tolist()):
+        assert certificate[index].ids == tuple(np.array(certificate.ids)[mask].tolist())
+        np.testing.assert_array_equal(certificate[index].radius, certificate.radius[mask])
+    with pytest.raises(IndexError):
+        certificate[[len(certificate)]]
+
+
 def test_a_slice_is_a_certificate_of_fewer_inputs(certificate):
     part = certificate[1:]
     assert isinstance(part, Certificate)

@@ -142,8 +142,8 @@ def check_explanations(result):
                 column = own.budgets.index(d)
                 assert not (own.radius[:, column] >= 0).any()
                 assert own.statement.needs.draws[column] == -1
-        elif found := re.search(r"^n = (\d+) is too small .*d = (\d+): .* at least (\d+) draws", text):
-            n, d, needed = map(int, found.groups())
+        elif found := re.search(r"^n = ([\d,]+) is too small .*d = (\d+): .* at least ([\d,]+) draws", text):
+            n, d, needed = (int(number.replace(",", "")) for number in found.groups())
             column = own.budgets.index(d)
             assert not (own.radius[:, column] >= 0).any()
             assert n < needed == own.statement.needs.draws[column]
