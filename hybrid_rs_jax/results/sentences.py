@@ -32,9 +32,11 @@ __all__ = [
 ]
 
 MINUS_ONE = (
-    "radius -1: not certified at this budget, not even without any pixel change; "
+    "radius -1: not certified at this budget, not even at distance 0; "
     "budget -1: not certified at d = 0 either, the input abstains"
 )
+# What the filter that a statement takes as its example may miss.
+_MISS_PROBABILITY = 0.01
 
 
 def claim(statement: Statement) -> str:
@@ -310,24 +312,23 @@ def _changed(threat: Threat) -> str:
     return "inserted" if threat.name == "insert" else "changed"
 
 
-def deployment(statements: Sequence[Statement], miss_probability: float = 0.01) -> str:
+def deployment(statements: Sequence[Statement]) -> str:
     """What tau means for a filter that runs a finite number of noisy copies, and what that costs."""
     name = "alpha" if len(statements) == 1 else f"alpha / {len(statements)}"
-    return " ".join(
-        _deployed(statement, miss_probability, name) for statement in statements if statement.risk.tau is not None
-    )
+    return " ".join(_deployed(statement, name) for statement in statements if statement.risk.tau is not None)
 
 
-def _deployed(statement: Statement, miss_probability: float, risk: str) -> str:
+def _deployed(statement: Statement, risk: str) -> str:
     tau, own = statement.risk.tau, statement.risk.own
     assert tau is not None
     if statement.side == "above":
-        return run_time_text(tau, miss_probability, own, risk)
+        return run_time_text(tau, _MISS_PROBABILITY, own, risk)
     chance = up_text(min(math.nextafter(-math.expm1(100 * math.log1p(-tau)) * (1 + 1e-15), 2), 1.0))
+    example = "" if chance == "1" else f", at most {chance} for m = 100"
     return (
         f"tau = {up_text(tau)}: given that its certificate is right (risk {risk} = {setting_text(own)}), a filter that "
         "runs m fresh noisy copies and flags at one positive flags an input certified safe with probability below "
-        f"1 - (1 - tau)^m, at most {chance} for m = 100, under every attack within its budgets. Each request that is "
+        f"1 - (1 - tau)^m{example}, under every attack within its budgets. Each request that is "
         "not flagged costs all m copies."
     )
 

@@ -221,7 +221,9 @@ def check_deployment(result):
         statement = sides["below"].statement
         assert f"risk {name} = {setting_text(statement.risk.own)}" in text
         assert "flags at one positive" in text
-        chance = Decimal(re.search(r"at most (\S+) for m = 100", text)[1])
+        said = re.search(r"at most (\S+) for m = 100", text)
+        chance = Decimal(said[1] if said else 1)
+        assert said is None or chance < 1
         with localcontext() as context:
             context.prec = 60
             assert chance >= 1 - (1 - Decimal(statement.risk.tau)) ** 100
