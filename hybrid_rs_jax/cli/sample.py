@@ -17,7 +17,7 @@ import numpy as np
 from cyclopts import Group, Parameter
 
 from hybrid_rs_jax._files import kind_of
-from hybrid_rs_jax._text import counted
+from hybrid_rs_jax._text import counted, joined
 from hybrid_rs_jax.cli import _values
 from hybrid_rs_jax.cli._config import CONFIG_FILE, write_config
 from hybrid_rs_jax.cli._denoiser import DenoiserName
@@ -159,6 +159,7 @@ def sample(
         _ledger(out, header, new) as ledger,
     ):
         made += [new]
+        extended = _say_extended(ledger, out)
         groups = (StreamGroup(plan),) if design is None else design.groups(plan if conditional else None)
         write_columns(out, source.inputs.ids, indices, source.columns)
         write_config(out)
@@ -168,7 +169,7 @@ def sample(
     if counts.skipped and not counts.ids:
         refuse_all(out, counts.skipped, new)
     summary(progress, plan, counts, design, table=source.cardinalities is not None)
-    say(f"\nWrote {out / 'ledger.sqlite'}. Next: hybrid-rs certify {out}")
+    say(f"\nWrote {out / 'ledger.sqlite'}. Next: hybrid-rs certify {out}{' --partial' if extended else ''}")
 
 
 def _draw(
@@ -252,6 +253,18 @@ def _ledger(out: Path, header: dict[str, object], new: bool) -> Ledger:
     from hybrid_rs_jax.sampling.ledger import Ledger
 
     return Ledger.create(out, header) if new else Ledger.resume(out, header, may_change=_may_change)
+
+
+def _say_extended(ledger: Ledger, out: Path) -> bool:
+    """Whether a fixed number of draws has grown since the run began, and what that costs, before it is paid for."""
+    earlier = [n for header in ledger.history[:-1] if isinstance(n := header.get("samples"), int)]
+    if earlier:
+        say(
+            f"{out} is extended from n = {joined(earlier)}: certify it with --partial, which says so. An extension "
+            "that was decided after a look at the votes has more risk than alpha; --target or --frontier stop by the "
+            "votes at risk alpha in all."
+        )
+    return bool(earlier)
 
 
 def _may_change(field: str, before: Any, after: Any) -> bool:

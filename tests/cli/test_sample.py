@@ -130,7 +130,11 @@ def test_resume_extends_a_run_and_refuses_other_settings_with_a_difference(tmp_p
     assert "0.25" in error
     assert "seed" in error
     assert main([*DEMO, "--samples", "260", "--out", str(run), "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "is extended from n = 150: certify it with --partial" in said
+    assert said.endswith(f"Next: hybrid-rs certify {run} --partial\n")
     assert main([*DEMO, "--samples", "260", "--out", str(tmp_path / "once")]) == 0
+    assert "extended" not in capsys.readouterr().out
     assert counts(run) == counts(tmp_path / "once")
     assert main([*DEMO, "--samples", "100", "--out", str(run), "--resume"]) == 2, "draws are never taken back"
     capsys.readouterr()
