@@ -5,13 +5,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-__all__ = ["BadInputError", "LedgerError", "UnreadableInputError", "library_sentences", "raised_by", "who_raised"]
+__all__ = [
+    "BadInputError",
+    "LedgerError",
+    "MissingColumnError",
+    "UnreadableInputError",
+    "library_sentences",
+    "raised_by",
+    "who_raised",
+]
 
 _RAISED_BY = "This was raised by "
 
 
 class BadInputError(ValueError):
     """An input that cannot be used; its text is one full sentence that says what and what would be legal."""
+
+
+class MissingColumnError(BadInputError):
+    """A table without a column that it needs; its text says which, and what was found."""
 
 
 class LedgerError(BadInputError):
