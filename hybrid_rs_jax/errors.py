@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 __all__ = [
     "BadInputError",
@@ -56,11 +56,11 @@ def library_sentences() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def raised_by(whom: str) -> Iterator[None]:
+def raised_by(whom: str | Callable[[], str]) -> Iterator[None]:
     """Around a call of code that is not ours: its errors stay what they are, with a note that says whose they are.
 
     Args:
-      whom: what was called, as in "the classifier my_filter.classify".
+      whom: what was called, as in "the classifier my_filter.classify"; or what says it, asked after an error only.
 
     Returns:
       A context.
@@ -78,7 +78,7 @@ def raised_by(whom: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        error.add_note(f"{_RAISED_BY}{whom}.")
+        error.add_note(f"{_RAISED_BY}{whom if isinstance(whom, str) else whom()}.")
         raise
 
 

@@ -24,7 +24,15 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Key
 
 from hybrid_rs_jax._jax import own_settings
-from hybrid_rs_jax.classifiers._votes import foreign_label, foreign_margin, refusal, returned_array, votes_from_labels
+from hybrid_rs_jax.classifiers._pairs import pairs_text
+from hybrid_rs_jax.classifiers._votes import (
+    columns_text,
+    foreign_label,
+    foreign_margin,
+    refusal,
+    returned_array,
+    votes_from_labels,
+)
 from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier
 from hybrid_rs_jax.errors import raised_by
 from hybrid_rs_jax.kernels import HybridSmoothing
@@ -277,13 +285,13 @@ class HostBackend(Backend):
 
     def _asked(self, tokens: np.ndarray, images: np.ndarray, place: Callable[[int], str] | None = None) -> np.ndarray:
         """What the classifier says of some copies."""
-        with raised_by(f"the classifier {self._name}"):
+        with raised_by(lambda: f"the classifier {self._name} (called with {pairs_text(tokens, images)})"):
             returned = self._classifier(tokens, images)
         labels = returned_array(returned)
         if labels.shape != (len(tokens),):
             raise ValueError(
                 f"The classifier must return one bool or integer per copy, shape ({len(tokens)},), "
-                f"got {labels.dtype} of shape {labels.shape}."
+                f"got {labels.dtype} of shape {labels.shape}{columns_text(labels.shape)}."
             )
         return votes_from_labels(labels, self._classes, place)
 
@@ -313,7 +321,10 @@ def _step(
     """
     out = apply(parameters, tokens, images)
     if out.shape != tokens.shape[:-1]:
-        raise ValueError(f"The classifier must return one label per copy, shape {tokens.shape[:-1]}, got {out.shape}.")
+        advice = columns_text(out.shape) if tokens.ndim == 2 else ""
+        raise ValueError(
+            f"The classifier must return one label per copy, shape {tokens.shape[:-1]}, got {out.shape}{advice}."
+        )
     out = out if wanted is None else out.reshape(-1)[wanted]
     labels, ties, bad = _votes(out, tolerance, classes)
     first = jnp.argmax(bad)
