@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import logging
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -42,6 +43,8 @@ from hybrid_rs_jax.sampling._trial import COMPANY, Program, check_host_company, 
 __all__ = ["Backend", "DeviceBackend", "HostBackend", "make_backend"]
 
 _log = logging.getLogger("hybrid_rs_jax")
+#: Classifiers of which the log says that they are called on the host.
+_on_host: weakref.WeakSet[Any] = weakref.WeakSet()
 #: Seconds that a classifier on the host is busy with one piece of a batch, as a rule.
 PIECE_SECONDS = 4.0
 #: Seconds until a classifier that still answers is told again to give up.
@@ -85,8 +88,19 @@ def make_backend(
                 f"The classifier {abilities.name} is declared to be JAX (on_host = False), but {program}; declare "
                 "on_host = True, or wrap it in a HostClassifier."
             )
-        _log.warning("The classifier %s is called on the host, not compiled: %s.", abilities.name, program)
+        if not _said_before(classifier):
+            _log.warning("The classifier %s is called on the host, not compiled: %s.", abilities.name, program)
         return HostBackend(drawing, classifier, abilities, classes)
+
+
+def _said_before(classifier: Any) -> bool:
+    """Whether the log has been told of this object: a filter at run time asks for a backend with each request."""
+    try:
+        known = classifier in _on_host
+        _on_host.add(classifier)
+    except TypeError:  # it cannot be hashed, or nothing can refer to it weakly
+        return False
+    return known
 
 
 class Backend(abc.ABC):
