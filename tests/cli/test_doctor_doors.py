@@ -75,9 +75,6 @@ def test_what_is_wrong_with_a_model_is_said(capsys):
     status, said = examined("doctor_models:fails", capsys)
     assert status == 2
     assert "The model fails on noisy copies: RuntimeError: no weights" in said
-    status, said = examined("doctor_models:bright", capsys, "--denoiser", "demo-fashion")
-    assert status == 2
-    assert "--denoiser means something to a checkpoint only" in said
     assert main(["doctor", "--model", "doctor_models:bright"]) == 2
     assert "--data is needed" in capsys.readouterr().err
 
