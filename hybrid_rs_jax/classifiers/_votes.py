@@ -92,20 +92,17 @@ def returned_array(returned: Any) -> np.ndarray:
         raise ValueError(f"A classifier must return an array of decisions, got a {kind} of unequal parts.") from None
 
 
-def columns_text(shape: tuple[int, ...]) -> str:
-    """What to do about a column for each class, for the sentence that refuses it; empty for another shape.
+def columns_text(shape: tuple[int, ...], classes: int | None) -> str:
+    """What a binary classifier can do about a column for each class, for the sentence that refuses it.
 
-    >>> columns_text((8, 3))
-    '; where it gives a column for each class, say which classes are Unsafe (unsafe classes: --unsafe-classes K,K,...)'
-    >>> columns_text((8,))
+    >>> columns_text((8, 3), None)
+    '; where it gives a column for each class, say which classes are Unsafe (--unsafe-classes K,K,...)'
+    >>> columns_text((8,), None)
     ''
     """
-    if len(shape) != 2 or shape[1] < 2:
+    if classes is not None or len(shape) != 2 or shape[1] < 2:
         return ""
-    return (
-        "; where it gives a column for each class, say which classes are Unsafe (unsafe classes: "
-        "--unsafe-classes K,K,...)"
-    )
+    return "; where it gives a column for each class, say which classes are Unsafe (--unsafe-classes K,K,...)"
 
 
 def foreign_margin(margins: Any) -> Any:

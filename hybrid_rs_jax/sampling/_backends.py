@@ -305,7 +305,7 @@ class HostBackend(Backend):
         if labels.shape != (len(tokens),):
             raise ValueError(
                 f"The classifier must return one bool or integer per copy, shape ({len(tokens)},), "
-                f"got {labels.dtype} of shape {labels.shape}{columns_text(labels.shape)}."
+                f"got {labels.dtype} of shape {labels.shape}{columns_text(labels.shape, self._classes)}."
             )
         return votes_from_labels(labels, self._classes, place)
 
@@ -335,7 +335,7 @@ def _step(
     """
     out = apply(parameters, tokens, images)
     if out.shape != tokens.shape[:-1]:
-        advice = columns_text(out.shape) if tokens.ndim == 2 else ""
+        advice = columns_text(out.shape, classes) if tokens.ndim == 2 else ""
         raise ValueError(
             f"The classifier must return one label per copy, shape {tokens.shape[:-1]}, got {out.shape}{advice}."
         )
