@@ -23,7 +23,7 @@ from hybrid_rs_jax._cells import label_text, plain_integers, whole_number
 from hybrid_rs_jax._files import kind_of, path_text, refuse_device, require_pyarrow
 from hybrid_rs_jax._json import parse_json
 from hybrid_rs_jax._text import joined
-from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.errors import BadInputError, MissingColumnError
 
 __all__ = ["SUFFIXES", "Table", "read_table", "whole_number"]
 
@@ -166,7 +166,8 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
       optional: other names that have a meaning.
 
     Raises:
-      BadInputError: one sentence with the file, the line and what was found there.
+      MissingColumnError: if a required name is not there.
+      BadInputError: for anything else, one sentence with the file, the line and what was found there.
     """
     content = _content(path)
     if content.startswith(b"PAR1"):
@@ -281,7 +282,8 @@ def _from_json(path: Path, lines: Iterable[tuple[int, str]], required: Sequence[
             column.append(cell)
         missing = [name for name in required if len(columns[name]) == row]
         if missing:
-            raise BadInputError(f"{where}: missing {joined(missing)}; needed are {joined(required)}.")
+            kind = BadInputError if row else MissingColumnError  # a line that lacks what the first one has
+            raise kind(f"{where}: missing {joined(missing)}; needed are {joined(required)}.")
         numbers.append(number)
     for column in columns.values():
         column.extend([None] * (len(numbers) - len(column)))
@@ -358,7 +360,7 @@ def _spelt(names: list[str], required: Sequence[str], optional: Sequence[str]) -
 def _check_names(where: str, names: list[str], required: Sequence[str], found: str) -> None:
     missing = [name for name in required if name not in names]
     if missing:
-        raise BadInputError(f"{where}: missing column {joined(missing)}; needed are {joined(required)}, {found}.")
+        raise MissingColumnError(f"{where}: missing column {joined(missing)}; needed are {joined(required)}, {found}.")
     twice = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
     if twice:
         raise BadInputError(f"{where}: column {joined(twice)} appears twice in {_listed(names)}.")

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-__all__ = ["BadInputError", "LedgerError", "UnreadableInputError", "library_sentences", "raised_by", "who_raised"]
+__all__ = [
+    "BadInputError",
+    "LedgerError",
+    "MissingColumnError",
+    "UnreadableInputError",
+    "library_sentences",
+    "raised_by",
+    "who_raised",
+]
 
 _RAISED_BY = "This was raised by "
 
 
 class BadInputError(ValueError):
     """An input that cannot be used; its text is one full sentence that says what and what would be legal."""
+
+
+class MissingColumnError(BadInputError):
+    """A table without a column that it needs; its text says which, and what was found."""
 
 
 class LedgerError(BadInputError):
@@ -44,11 +56,11 @@ def library_sentences() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def raised_by(whom: str) -> Iterator[None]:
+def raised_by(whom: str | Callable[[], str]) -> Iterator[None]:
     """Around a call of code that is not ours: its errors stay what they are, with a note that says whose they are.
 
     Args:
-      whom: what was called, as in "the classifier my_filter.classify".
+      whom: what was called, as in "the classifier my_filter.classify"; or what says it, asked after an error only.
 
     Returns:
       A context.
@@ -66,7 +78,7 @@ def raised_by(whom: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        error.add_note(f"{_RAISED_BY}{whom}.")
+        error.add_note(f"{_RAISED_BY}{whom if isinstance(whom, str) else whom()}.")
         raise
 
 

@@ -28,7 +28,7 @@ WITHOUT_EXAMPLE = {
     _FOLDER: "curate from_pretrained load_preprocessor mm_safetybench sample_run attack_features load_denoiser",
     "needs a checkpoint": "VlmGuard TowerEncoder GuardSettings GuardTower SmoothedTower",
     _PROTOCOL: "BaseClassifier DiscreteKernel SamplingPlan Encoder Inputs Tokenizer DifferentiableGuard",
-    _ERROR: "ChatError LedgerError InterruptedRun BadInputError UnreadableInputError",
+    _ERROR: "ChatError LedgerError MissingColumnError InterruptedRun BadInputError UnreadableInputError",
     _RESULT: (
         "Certificate ClassCertificate Draws FeatureCertificate FrontierTable PrototypeCertificate Decisions Result Row "
         "Statement LowerBound UpperBound PlanSummary Verdict ScoreLaw Counts AttackResult Judgement Operation "

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["host_pairs", "qualified_name"]
+__all__ = ["host_pairs", "pairs_text", "qualified_name"]
 
 
 def host_pairs(tokens: Any, images: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -25,6 +25,16 @@ def host_pairs(tokens: Any, images: Any) -> tuple[np.ndarray, np.ndarray]:
     if len(tokens) != len(images):
         raise ValueError(f"tokens and images must hold the same pairs, got {len(tokens)} and {len(images)}.")
     return tokens.astype(np.int32, copy=False), images.astype(np.float32, copy=False)
+
+
+def pairs_text(tokens: np.ndarray, images: np.ndarray) -> str:
+    """What a classifier is called with, in a few words.
+
+    >>> pairs_text(np.array([[3, 7]], np.int32), np.zeros((1, 8, 8, 3), np.float32))
+    'tokens int32[1, 2] from 3 to 7, images float32[1, 8, 8, 3]'
+    """
+    span = f" from {tokens.min()} to {tokens.max()}" if tokens.size else ""
+    return f"tokens {tokens.dtype}{list(tokens.shape)}{span}, images {images.dtype}{list(images.shape)}"
 
 
 def qualified_name(thing: Any) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 __all__ = [
     "NO_SCORE",
+    "columns_text",
     "foreign_label",
     "foreign_margin",
     "refusal",
@@ -89,6 +90,19 @@ def returned_array(returned: Any) -> np.ndarray:
     except ValueError:
         kind = type(returned).__name__
         raise ValueError(f"A classifier must return an array of decisions, got a {kind} of unequal parts.") from None
+
+
+def columns_text(shape: tuple[int, ...], classes: int | None) -> str:
+    """What a binary classifier can do about a column for each class, for the sentence that refuses it.
+
+    >>> columns_text((8, 3), None)
+    '; where it gives a column for each class, say which classes are Unsafe (--unsafe-classes K,K,...)'
+    >>> columns_text((8,), None)
+    ''
+    """
+    if classes is not None or len(shape) != 2 or shape[1] < 2:
+        return ""
+    return "; where it gives a column for each class, say which classes are Unsafe (--unsafe-classes K,K,...)"
 
 
 def foreign_margin(margins: Any) -> Any:

@@ -180,7 +180,8 @@ def decisions(
         if classes is None and found.shape[1] > 2:
             raise ValueError(
                 f"The model returns {found.shape[1]} columns: give it an attribute classes = {found.shape[1]} for a "
-                "certificate of the class, or return one decision per pair."
+                "certificate of the class, say which classes are Unsafe (--unsafe-classes K,K,...), or return one "
+                "decision per pair."
             )
     if threshold is not None:
         if found.ndim != 1 or found.dtype.kind != "f":

@@ -58,11 +58,12 @@ class Examination:
         yield "inputs", f"{counted(len(self.source.inputs.ids), 'input')}; {read}"
         if self.refused:
             yield "refused", self.refused[0]
-        free = [int(each.eligible.sum()) for each in self.inputs]
-        yield "tokens", f"{first.tokens.dtype}[{first.tokens.size}]{alphabet}, {min(free)} to {max(free)} carry noise"
+        free = sorted({int(each.eligible.sum()) for each in self.inputs})
+        carrying = f"{free[0]}" if len(free) == 1 else f"{free[0]} to {free[-1]}"
+        yield "tokens", f"{first.tokens.dtype}[{first.tokens.size}]{alphabet}, {carrying} carry noise"
         yield "pictures", self._pictures(first)
         kinds = f"{self.votes.dtype}[{', '.join(map(str, self.votes.shape))}]"
-        yield "answers", f"{kinds}, {self._shares(self.votes)} on {len(self.votes)} noisy copies of {first.id}"
+        yield "answers", f"{kinds}, {self._shares(self.votes)} on {len(self.votes)} noisy copies of input {first.id}"
         yield "determinism", self._determinism()
         yield "looks at", self._dependence()
 
@@ -162,7 +163,8 @@ def _asked(classifier: Any, tokens: np.ndarray, images: np.ndarray) -> np.ndarra
     except BadInputError:
         raise
     except Exception as error:
-        raise BadInputError(f"The model fails on noisy copies: {type(error).__name__}: {error!s:.300}.") from error
+        said = f"{error!s:.300}".rstrip(".") or "no reason given"
+        raise BadInputError(f"The model fails on noisy copies: {type(error).__name__}: {said}.") from error
 
 
 def timed_rate(source: Source, smoothing: HybridSmoothing, batch_size: int) -> tuple[float, float]:

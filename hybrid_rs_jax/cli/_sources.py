@@ -32,7 +32,7 @@ from hybrid_rs_jax.cli._models import (
 )
 from hybrid_rs_jax.cli.options import GuardOptions, ThreatOptions
 from hybrid_rs_jax.data.inputs import Inputs
-from hybrid_rs_jax.errors import BadInputError, library_sentences
+from hybrid_rs_jax.errors import BadInputError, MissingColumnError, library_sentences
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.kernels import HybridSmoothing
@@ -121,7 +121,13 @@ def open_source(
         return _checkpoint(model, data, guard, threat, share_image)
     named = not (is_address(model) or is_onnx(model) or model == "demo")
     found = found_object(model) if named else (None, None)  # the user's own module first: it may fail at once
-    opened = open_features(data, own) if own.table else open_arrays(data, guard, pixel_range, threat, own.tokenizer)
+    try:
+        opened = open_features(data, own) if own.table else open_arrays(data, guard, pixel_range, threat, own.tokenizer)
+    except MissingColumnError as error:
+        if own.table or is_address(model):
+            raise
+        said = str(error).removesuffix(".")
+        raise BadInputError(f"{said}; of a table of features --label-column says which one is the label.") from error
     if named:
         classifier, described = imported(model, found, own, opened.decode, opened.rows)
     elif is_address(model):

@@ -21,11 +21,12 @@ from hybrid_rs_jax.cli import _values
 from hybrid_rs_jax.cli._results import ResultOptions, certified
 from hybrid_rs_jax.cli._values import flag, number_grid
 from hybrid_rs_jax.cli.options import NoiseOptions
-from hybrid_rs_jax.errors import BadInputError
+from hybrid_rs_jax.errors import BadInputError, MissingColumnError
 from hybrid_rs_jax.report.tables import print_result, print_table, say
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.accuracy import AccuracyTable
+    from hybrid_rs_jax.results.counts import Counts
     from hybrid_rs_jax.results.result import Result
 
 EXAMPLES = """\
@@ -86,7 +87,6 @@ def certify(
         let --out overwrite an existing file
     """
     from hybrid_rs_jax.report.markdown import markdown_document
-    from hybrid_rs_jax.results.count_files import read_counts
     from hybrid_rs_jax.results.field_files import field_accuracy, is_field_file
     from hybrid_rs_jax.results.files import SUFFIXES, csv_lines, write
     from hybrid_rs_jax.results.latex import latex_table
@@ -108,7 +108,7 @@ def certify(
             )
         _print_field({"": field_accuracy(counts, epsilon)}, "json" if json else format)
         return
-    table = read_counts(counts, partial=asked.partial, columns=dict(columns or ())).of_draws(draws, path_text(counts))
+    table = _read(counts, asked.partial, dict(columns or ())).of_draws(draws, path_text(counts))
     smoothing = noise.smoothing() if table.run is None else noise.repeated(table.run.smoothing)
     result = certified(table, smoothing, asked, decision)
     if by is not None and epsilon is None:
@@ -134,6 +134,19 @@ def certify(
             _print_shares(shares)
         if out is not None:
             say(f"\nWrote {out}.")
+
+
+def _read(path: Path, partial: bool, columns: Mapping[str, str]) -> Counts:
+    """The counts; where a table calls its columns otherwise, the sentence names the flag that says so."""
+    from hybrid_rs_jax.results.count_files import read_counts
+
+    try:
+        return read_counts(path, partial=partial, columns=columns)
+    except MissingColumnError as error:
+        if kind_of(path) == "folder":
+            raise
+        said = str(error).removesuffix(".")
+        raise BadInputError(f"{said}; other names are given by --columns, as in successes=n_A,id=name.") from error
 
 
 def _shares(result: Result, epsilon: np.ndarray, by: str | None) -> dict[str, AccuracyTable]:

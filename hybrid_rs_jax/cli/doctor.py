@@ -18,7 +18,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from hybrid_rs_jax.cli._bill import Bill, BillOptions
-from hybrid_rs_jax.cli._denoiser import DenoiserName, before_guard, open_denoiser
+from hybrid_rs_jax.cli._denoiser import DenoiserName, before_guard, denoised_source, open_denoiser
 from hybrid_rs_jax.cli._deployed import clean_lines
 from hybrid_rs_jax.cli._doors import ModelOptions
 from hybrid_rs_jax.cli._models import is_address
@@ -77,7 +77,7 @@ def doctor(
     out
         folder to write a noisy copy to, as the model gets it: copy.txt and copy.png
     denoiser
-        cleans each noisy picture before a checkpoint sees it: a folder in the layout of diffusers, or demo-fashion
+        cleans each noisy picture before the model sees it: a folder in the layout of diffusers, or demo-fashion
     """
     from hybrid_rs_jax.confidence import copies_needed
 
@@ -88,12 +88,10 @@ def doctor(
             raise BadInputError("--out and the flags of one's own models mean nothing to a checkpoint.")
         count, rate = _checkpoint(model, data, noise, denoiser, options, threat, batch_size or 16)
     else:
-        if denoiser is not None:
-            raise BadInputError("--denoiser means something to a checkpoint only.")
         data = data or ("demo" if model == "demo" else None)
         if data is None:
             raise BadInputError(f"--data is needed for --model {model}.")
-        count, rate = _other(model, data, noise, own, options, threat, batch_size, out)
+        count, rate = _other(model, data, noise, denoiser, own, options, threat, batch_size, out)
     _say("memory", _memory_text())
     planned = Bill(
         bill.inputs or count, samples, rate, bill.price, is_address(model), deployed if deployed > 0 else None
@@ -107,6 +105,7 @@ def _other(
     model: str,
     data: str,
     noise: NoiseOptions,
+    denoiser: str | None,
     own: ModelOptions | None,
     options: GuardOptions | None,
     threat: ThreatOptions,
@@ -122,6 +121,7 @@ def _other(
     begin = time.monotonic()
     source = open_source(model, data, options or GuardOptions(), threat=threat, own=own)
     smoothing = smoothing_of(noise, source, threat, demo=data in DEMO_DATA)
+    source = denoised_source(source, open_denoiser(denoiser, smoothing.sigma), smoothing)
     abilities = Abilities.of(source.classifier)
     where = {True: "called on the host", False: "compiled by JAX", None: "compiled by JAX where its trace is faithful"}
     classes = "" if abilities.classes is None else f", {abilities.classes} classes"

@@ -100,7 +100,8 @@ def sample(
         demo (text and picture together), package.module:name of an encoder (Python), or the folder of a CLIP, SigLIP
         or LLaVA checkpoint, whose vision tower is taken
     data
-        demo, or a NumPy archive (.npz) with tokens, images, ids, eligible
+        demo (unsafe inputs), demo-safe, a NumPy archive (.npz) with tokens, images, ids, eligible, or texts and
+        pictures: .csv, .jsonl or .parquet (id, text, image), or a folder (a.png with a.txt)
     out
         folder of the run
     resume

@@ -311,7 +311,7 @@ def refuse_all(folder: Path, skipped: Sequence[tuple[str, str]], new: bool) -> N
 
 @contextlib.contextmanager
 def no_empty_run(folder: Path) -> Iterator[list[bool]]:
-    """A new run that was refused before its first draw leaves nothing that the mended command would stumble over.
+    """A new run that failed before its first draw leaves nothing that the mended command would stumble over.
 
     Gives a list, to which is added whether this session has made the run.
     """
@@ -322,7 +322,7 @@ def no_empty_run(folder: Path) -> Iterator[list[bool]]:
         yield made
     except LedgerError:
         raise  # says itself what is kept
-    except BadInputError:
+    except Exception:  # the user's own model raises whatever it likes
         if any(made):
             with Ledger.open(folder) as ledger:
                 empty = not ledger.counts().draws

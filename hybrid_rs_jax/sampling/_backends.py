@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import logging
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -24,7 +25,15 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Key
 
 from hybrid_rs_jax._jax import own_settings
-from hybrid_rs_jax.classifiers._votes import foreign_label, foreign_margin, refusal, returned_array, votes_from_labels
+from hybrid_rs_jax.classifiers._pairs import pairs_text
+from hybrid_rs_jax.classifiers._votes import (
+    columns_text,
+    foreign_label,
+    foreign_margin,
+    refusal,
+    returned_array,
+    votes_from_labels,
+)
 from hybrid_rs_jax.classifiers.base import Abilities, BaseClassifier
 from hybrid_rs_jax.errors import raised_by
 from hybrid_rs_jax.kernels import HybridSmoothing
@@ -34,6 +43,8 @@ from hybrid_rs_jax.sampling._trial import COMPANY, Program, check_host_company, 
 __all__ = ["Backend", "DeviceBackend", "HostBackend", "make_backend"]
 
 _log = logging.getLogger("hybrid_rs_jax")
+#: Classifiers of which the log says that they are called on the host.
+_on_host: weakref.WeakSet[Any] = weakref.WeakSet()
 #: Seconds that a classifier on the host is busy with one piece of a batch, as a rule.
 PIECE_SECONDS = 4.0
 #: Seconds until a classifier that still answers is told again to give up.
@@ -77,8 +88,19 @@ def make_backend(
                 f"The classifier {abilities.name} is declared to be JAX (on_host = False), but {program}; declare "
                 "on_host = True, or wrap it in a HostClassifier."
             )
-        _log.warning("The classifier %s is called on the host, not compiled: %s.", abilities.name, program)
+        if not _said_before(classifier):
+            _log.warning("The classifier %s is called on the host, not compiled: %s.", abilities.name, program)
         return HostBackend(drawing, classifier, abilities, classes)
+
+
+def _said_before(classifier: Any) -> bool:
+    """Whether the log has been told of this object: a filter at run time asks for a backend with each request."""
+    try:
+        known = classifier in _on_host
+        _on_host.add(classifier)
+    except TypeError:  # it cannot be hashed, or nothing can refer to it weakly
+        return False
+    return known
 
 
 class Backend(abc.ABC):
@@ -277,13 +299,13 @@ class HostBackend(Backend):
 
     def _asked(self, tokens: np.ndarray, images: np.ndarray, place: Callable[[int], str] | None = None) -> np.ndarray:
         """What the classifier says of some copies."""
-        with raised_by(f"the classifier {self._name}"):
+        with raised_by(lambda: f"the classifier {self._name} (called with {pairs_text(tokens, images)})"):
             returned = self._classifier(tokens, images)
         labels = returned_array(returned)
         if labels.shape != (len(tokens),):
             raise ValueError(
                 f"The classifier must return one bool or integer per copy, shape ({len(tokens)},), "
-                f"got {labels.dtype} of shape {labels.shape}."
+                f"got {labels.dtype} of shape {labels.shape}{columns_text(labels.shape, self._classes)}."
             )
         return votes_from_labels(labels, self._classes, place)
 
@@ -313,7 +335,10 @@ def _step(
     """
     out = apply(parameters, tokens, images)
     if out.shape != tokens.shape[:-1]:
-        raise ValueError(f"The classifier must return one label per copy, shape {tokens.shape[:-1]}, got {out.shape}.")
+        advice = columns_text(out.shape, classes) if tokens.ndim == 2 else ""
+        raise ValueError(
+            f"The classifier must return one label per copy, shape {tokens.shape[:-1]}, got {out.shape}{advice}."
+        )
     out = out if wanted is None else out.reshape(-1)[wanted]
     labels, ties, bad = _votes(out, tolerance, classes)
     first = jnp.argmax(bad)

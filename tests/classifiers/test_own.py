@@ -78,6 +78,11 @@ NAN = np.array([0.5, np.nan])
     ("returned", "settings", "sentence"),
     [
         (np.zeros((2, 3)), {}, "returns 3 columns: give it an attribute classes = 3 for a certificate of the class"),
+        (
+            np.zeros((2, 3)),
+            {},
+            "class, say which classes are Unsafe (--unsafe-classes K,K,...), or return one decision",
+        ),
         (np.ones(2, int), {"threshold": 0.5}, "A threshold needs one score per pair, got int64 of shape (2,)."),
         (np.ones((2, 2)), {"threshold": 0.5}, "A threshold needs one score per pair, got float64 of shape (2, 2)."),
         (NAN, {"threshold": 0.5}, "A score must be a finite number, got nan."),

@@ -103,6 +103,15 @@ def test_counts_under_other_names_of_columns_are_the_same_counts(capsys):
     assert "--columns must be pairs like successes=n_A" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["name,n_A,n\na,990,1000\n", '{"name": "a", "n_A": 990, "n": 1000}\n'])
+def test_a_table_with_other_names_of_columns_is_refused_with_the_flag_that_gives_them(content, capsys):
+    Path("theirs").write_text(content)
+    assert main(["certify", "theirs", "--kernel", "absorbing", "--beta", "0.25", "--no-pixel-noise"]) == 2
+    error = capsys.readouterr().err
+    assert "id and successes; needed are id, successes and n" in error
+    assert error.endswith("; other names are given by --columns, as in successes=n_A,id=name.\n")
+
+
 SWEEP = "sigma,p_a,d,radius\n"
 
 

@@ -77,6 +77,15 @@ def test_a_denoised_run_says_so_in_header_and_statement_and_is_no_other_run(own,
     assert "classifier" in refused(["merge", "bare", "part", "--out", "both"], capsys)
 
 
+def test_doctor_tries_a_model_of_ones_own_behind_a_denoiser(own, capsys):
+    doctor = ["doctor", "--model", "own_denoised:classify", *own, "--batch-size", "4"]
+    assert main([*doctor, "--denoiser", "demo-fashion"]) == 0
+    assert "Denoised" in capsys.readouterr().out
+    assert "--denoiser needs pixel noise" in refused(
+        ["doctor", "--model", "demo", "--no-pixel-noise", "--denoiser", "demo-fashion"], capsys
+    )
+
+
 def test_a_classifier_that_is_denoised_by_itself_is_told_the_sigma_of_the_run(own, tmp_path, capsys):
     assert main(["sample", "--model", "own_denoised:behind", *own, "--out", "run"]) == 0
     assert header(tmp_path / "run")["classifier"]["sigma"] == 0.5

@@ -44,10 +44,10 @@ def test_fields_and_classes_are_shown_and_what_cannot_be_read_is_said():
     said = dict(found.lines())
     assert said["inputs"] == "3 inputs; 2 of the first 3 can be used"
     assert said["refused"] == "a: picture 0 is cut off."
-    assert said["tokens"] == "int32[2], fields of 2, 3 values, 2 to 2 carry noise"
+    assert said["tokens"] == "int32[2], fields of 2, 3 values, 2 carry noise"
     votes = found.tokens.sum(axis=1)
     shares = ", ".join(f"{np.sum(votes == number)} of class {number}" for number in np.unique(votes))
-    assert said["answers"] == f"int32[40], {shares} on 40 noisy copies of b"
+    assert said["answers"] == f"int32[40], {shares} on 40 noisy copies of input b"
     assert seen[2].max(axis=0).tolist() == [1, 2]  # random texts are of the fields' own values
     assert seen[2].min() == 0
 
@@ -76,6 +76,8 @@ def test_where_no_input_can_be_read_the_first_cause_is_said():
     [
         (BadInputError("The service is not there."), "The service is not there."),
         (RuntimeError("no weights"), "The model fails on noisy copies: RuntimeError: no weights."),
+        (RuntimeError("It has no weights."), "The model fails on noisy copies: RuntimeError: It has no weights."),
+        (AssertionError(), "The model fails on noisy copies: AssertionError: no reason given."),
     ],
 )
 def test_an_error_of_the_model_is_one_sentence_and_one_of_ours_stays_as_it_is(error, sentence):

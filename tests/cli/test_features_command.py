@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hybrid_rs_jax.cli import main
 from hybrid_rs_jax.report.feature_tables import print_certificates
@@ -207,6 +208,14 @@ def test_an_encoder_that_cannot_be_used_ends_with_one_sentence(own, capsys, flag
     error = capsys.readouterr().err
     assert message in error.replace("\n", " ")
     assert "Traceback" not in error
+
+
+def test_texts_and_pictures_are_drawn_from_as_they_lie_in_a_table(own):
+    Image.fromarray(np.full((3, 3), 99, np.uint8)).save("a.png")
+    Path("memes.csv").write_text("id,text,image\nmine,dial seven,a.png\n")
+    command = [*own, "--data", "memes.csv", "--encoder", "own_encoder:encode", "--out", "run"]
+    assert main([*command[:2], *command[4:]]) == 0
+    assert read_feature_run(Path("run")).ids == ("mine",)
 
 
 def test_runs_of_another_kind_are_told_apart(run, own, capsys):

@@ -241,3 +241,23 @@ def test_a_run_that_is_refused_before_its_first_draw_leaves_no_folder(own, tmp_p
     assert main([*own, "--model", "own_filter:classify", "--out", str(run)]) == 0
     assert main([*own, "--model", "scores:classify", "--out", str(run)]) == 2
     assert counts(run), "a run that was there stays"
+
+
+def test_a_model_that_raises_at_once_leaves_no_run_and_what_it_was_called_with_is_said(own, tmp_path, capsys):
+    (tmp_path / "raises.py").write_text("def classify(tokens, images):\n    return {}[len(tokens.tobytes())]\n")
+    assert main([*own, "--model", "raises:classify", "--limit", "1", "--out", "run"]) == 2
+    error = capsys.readouterr().err
+    called = r"tokens int32\[1, 5\] from \d+ to [1-4]?\d, images float32\[1, 2, 2, 1\]"
+    assert re.search(rf"the classifier raises\.classify \(called with {called}\) raised KeyError: 20; ", error)
+    assert not Path("run").exists()
+    assert main([*own, "--model", "own_filter:classify", "--out", "run"]) == 0
+
+
+@pytest.mark.parametrize("on_host", [[], ["--on-host"]])
+def test_a_model_with_a_column_for_each_class_is_told_of_unsafe_classes(on_host, own, tmp_path, capsys):
+    code = "def classify(tokens, images):\n    return (tokens[:, :3] > 9).astype('float32')\n"
+    (tmp_path / "columns.py").write_text(code)
+    run = [*own, "--model", "columns:classify", *on_host, "--out", "run"]
+    assert main(run) == 2
+    assert re.search(r"say which classes are Unsafe \(.*--unsafe-classes K,K,\.\.\.\)", capsys.readouterr().err)
+    assert main([*run, "--unsafe-classes", "1,2"]) == 0

@@ -111,6 +111,7 @@ def test_numbers_alone_are_a_table_too():
     ("flags", "sentence"),
     [
         (["--data", "people.csv", "--label-column", "wage"], "missing column wage"),
+        (["--data", "people.csv"], "; of a table of features --label-column says which one is the label."),
         (["--data", "demo", "--label-column", "income"], "--label-column needs a table as --data"),
         (
             ["--data", "gap.csv", "--label-column", "income"],

@@ -3,6 +3,7 @@
 import logging
 import random
 import time
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 import hybrid_rs_jax as hrs
 from hybrid_rs_jax.errors import who_raised
+from hybrid_rs_jax.sampling import _backends
 
 N = 300
 SMOOTHING = hrs.HybridSmoothing(hrs.UniformKernel(0.4, 10), 0.5)
@@ -29,7 +31,8 @@ def by_pixels(tokens, images):
 
 
 @pytest.fixture
-def said(caplog):
+def said(caplog, monkeypatch):
+    monkeypatch.setattr(_backends, "_on_host", weakref.WeakSet())
     caplog.set_level(logging.WARNING, "hybrid_rs_jax")
     return lambda: [record.getMessage() for record in caplog.records]
 
@@ -200,6 +203,16 @@ def test_what_jax_cannot_trace_runs_on_the_host_without_a_word_of_tracers(said):
         np.testing.assert_array_equal(draw(classifier), wanted)
     assert len(said()) == 2
     assert all("is called on the host, not compiled: JAX cannot trace it" in line for line in said())
+
+
+def test_of_one_classifier_the_log_speaks_once_and_of_each_other_one_again(said):
+    def converting():
+        return lambda tokens, images: np.asarray(tokens)[:, 0] > 3
+
+    first, second = converting(), converting()
+    for classifier in (first, first, second):
+        draw(classifier, 20)
+    assert len(said()) == 2
 
 
 def test_a_pure_function_is_compiled_and_says_nothing(said):

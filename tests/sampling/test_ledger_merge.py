@@ -98,6 +98,15 @@ def test_one_source_twice_is_refused(tmp_path):
         merge(tmp_path / "all", [one, one])
 
 
+def test_runs_without_a_draw_are_refused_and_nothing_is_made(tmp_path):
+    one = make(tmp_path / "one", [], skipped=[0])
+    two = make(tmp_path / "two", [])
+    for sources in ([one, two], [two, two]):
+        with pytest.raises(LedgerError, match=f"nothing to merge: no draw is in {sources[0]} and {two}"):
+            merge(tmp_path / "all", sources)
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+
+
 def test_a_plan_that_stops_early_takes_all_draws_of_an_input_from_one_run(tmp_path):
     header = {"plan": {"plan": "sequential"}}
     one = make(tmp_path / "one", [row(0, 0, 50, 40, ties=1)], header)

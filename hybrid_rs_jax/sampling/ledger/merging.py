@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hybrid_rs_jax._files import atomic_folder, check_target_folder
+from hybrid_rs_jax._text import joined
 from hybrid_rs_jax.errors import LedgerError
 from hybrid_rs_jax.sampling.ledger import schema
 from hybrid_rs_jax.sampling.ledger.counts import Stream
@@ -29,15 +30,17 @@ def merge(target: Path, sources: Sequence[Path]) -> None:
 
     Raises:
       LedgerError: if a source cannot be read or is of version 0.1, the headers differ (one line per field), an input
-        has another digest or index, or a draw is in two sources; the target is then not made.
+        has another digest or index, a draw is in two sources, or none holds a draw; the target is then not made.
       BadInputError: if the target exists, or its folder cannot be written.
 
     >>> import tempfile
+    >>> from hybrid_rs_jax.sampling.ledger import SHARED, CountRow
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     parts = [Path(folder) / name for name in ("a", "b")]
     ...     for place, part in enumerate(parts):
     ...         with Ledger.create(part, {"samples": 5}) as ledger:
     ...             ledger.register([(f"input-{place}", place, "0" * 64)])
+    ...             ledger.append([CountRow(place, SHARED, 0, 5, (4,), 0)])
     ...     merge(Path(folder) / "all", parts)
     ...     with Ledger.open(Path(folder) / "all") as joined:
     ...         print(joined.counts().ids)
@@ -95,6 +98,8 @@ def _copy(merged: Ledger, runs: Sequence[Ledger]) -> None:
             raise LedgerError(f"{run.path.parent} cannot be merged with the runs named before it: {error}") from error
         skipped = gone | skipped
         in_use |= {row.index for row in rows} - gone.keys()
+    if not drawn:
+        raise LedgerError(f"There is nothing to merge: no draw is in {joined([str(run.path.parent) for run in runs])}.")
     for index, known in skipped.items():
         if index not in in_use and known.skipped is not None:
             merged._skip(index, known.id, known.skipped)
