@@ -146,6 +146,7 @@ def test_restarts_extend_each_other_and_never_hurt():
     np.testing.assert_array_equal(many.restart, many.scores.argmin(axis=1))
 
 
+@pytest.mark.slow
 def test_one_key_gives_one_result_however_the_inputs_are_grouped():
     tokens, images = clean(5)
     guard = LinearGuard(2)

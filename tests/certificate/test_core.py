@@ -120,7 +120,7 @@ def test_many_lanes_equal_few_lanes(x64):
         np.testing.assert_allclose(many, few, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["radius", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[::2])])
 def test_sharding_over_devices_changes_nothing(name, x64):
     mesh = jax.make_mesh((2,), ("lanes",), axis_types=(AxisType.Auto,))
     spread = NamedSharding(mesh, PartitionSpec("lanes"))

@@ -52,7 +52,7 @@ def _standard_promotion(_strict_promotion):
         yield
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["policy first", pytest.param("shared picture", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "offset", [pytest.param(0, marks=pytest.mark.slow), 128, pytest.param(2048, marks=pytest.mark.slow)]
 )

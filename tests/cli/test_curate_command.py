@@ -118,6 +118,7 @@ def test_a_column_of_pictures_without_text_answers_the_question_about_the_pictur
     }
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_ends_the_same(curate, expected, tmp_path, capsys):
     journal = tmp_path / "kept.jsonl.journal"
     assert main(curate) == 0

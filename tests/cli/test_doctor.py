@@ -71,7 +71,8 @@ def unlike(folder, sizes):
 SIZES = [(20, 70), (90, 30), (20, 70), (56, 56)]
 
 
-@pytest.mark.parametrize("family", ["onevision", pytest.param("llava", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["onevision", "llava"])
 def test_doctor_counts_the_decisions_that_differ_at_the_pictures_own_sizes(family, tmp_path, capsys):
     """Held against guards that are made for each size from the start."""
     folder = tmp_path / "checkpoint"

@@ -79,6 +79,7 @@ def test_what_is_wrong_with_a_model_is_said(capsys):
     assert "--data is needed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_demo_needs_no_data(capsys):
     status = main(["doctor", "--model", "demo"])
     said = capsys.readouterr().out

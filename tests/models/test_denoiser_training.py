@@ -60,6 +60,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path):
     assert resumed[-1] == pytest.approx(losses[-1], rel=0.5)
 
 
+@pytest.mark.slow
 def test_two_devices_learn_what_one_learns():
     one, _ = train(CONFIG, RULE, stripes(16), plan())
     two, _ = train(CONFIG, RULE, stripes(16), plan(), mesh=data_mesh(2))
