@@ -26,6 +26,7 @@ from hybrid_rs_jax._version import __version__
 from hybrid_rs_jax.cli import _process
 from hybrid_rs_jax.cli._cache import use_cache
 from hybrid_rs_jax.cli._config import recorded, with_config
+from hybrid_rs_jax.cli._help import HangingFormatter
 from hybrid_rs_jax.errors import BadInputError
 from hybrid_rs_jax.report.quiet import quietly
 
@@ -134,7 +135,7 @@ def _new_app(**texts: Any) -> App:
     return App(
         **texts,
         help_format="plaintext",
-        help_formatter="plain",
+        help_formatter=HangingFormatter(),
         console=Console(width=_WIDTH, highlight=False),
         suppress_keyboard_interrupt=False,  # the process says what was kept
         default_parameter=Parameter(negative=(), show_env_var=False, show_default=False, allow_repeating=True),

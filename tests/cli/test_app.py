@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -300,6 +301,17 @@ def test_every_command_explains_itself_with_an_example(capsys, command):
     assert f"  hybrid-rs {command} " in text.split("examples:")[1]
     assert "default: " in text or command == "merge", "merge has nothing to choose"
     assert "None" not in text
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "compare", "operate", "pack", "serve", "status"])
+def test_each_flag_begins_a_line_and_its_words_stand_under_it(capsys, command):
+    text = done(capsys, command, "--help").split("examples:")[0]
+    flags = [line for line in text.splitlines()[2:] if line.startswith("  ")]
+    assert flags
+    for line in flags:
+        assert re.match(r"  (--?\w|[A-Z]+\b)|      \S", line), line
+        assert len(line) <= 110
+        assert line == line.rstrip()
 
 
 @pytest.mark.parametrize("command", ["sample", "certify", "curve"])
