@@ -25,6 +25,10 @@ class BadInputError(ValueError):
 class MissingColumnError(BadInputError):
     """A table without a column that it needs; its text says which, and what was found."""
 
+    def advised(self, advice: str) -> BadInputError:
+        """The same with what the user can do, behind a semicolon."""
+        return BadInputError(f"{str(self).removesuffix('.')}; {advice}")
+
 
 class LedgerError(BadInputError):
     """A ledger that cannot be read, written or continued; its text says why, and what is kept."""

@@ -126,8 +126,7 @@ def open_source(
     except MissingColumnError as error:
         if own.table or is_address(model):
             raise
-        said = str(error).removesuffix(".")
-        raise BadInputError(f"{said}; of a table of features --label-column says which one is the label.") from error
+        raise error.advised("of a table of features --label-column says which one is the label.") from error
     if named:
         classifier, described = imported(model, found, own, opened.decode, opened.rows)
     elif is_address(model):

@@ -145,8 +145,7 @@ def _read(path: Path, partial: bool, columns: Mapping[str, str]) -> Counts:
     except MissingColumnError as error:
         if kind_of(path) == "folder":
             raise
-        said = str(error).removesuffix(".")
-        raise BadInputError(f"{said}; other names are given by --columns, as in successes=n_A,id=name.") from error
+        raise error.advised("other names are given by --columns, as in successes=n_A,id=name.") from error
 
 
 def _shares(result: Result, epsilon: np.ndarray, by: str | None) -> dict[str, AccuracyTable]:

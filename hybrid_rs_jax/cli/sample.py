@@ -257,8 +257,9 @@ def _ledger(out: Path, header: dict[str, object], new: bool) -> Ledger:
 
 def _say_extended(ledger: Ledger, out: Path) -> bool:
     """Whether a fixed number of draws has grown since the run began, and what that costs, before it is paid for."""
-    earlier = [n for header in ledger.history[:-1] if isinstance(n := header.get("samples"), int)]
-    if earlier:
+    from hybrid_rs_jax.results.runs import earlier_samples
+
+    if earlier := earlier_samples(ledger):
         say(
             f"{out} is extended from n = {joined(earlier)}: certify it with --partial, which says so. An extension "
             "that was decided after a look at the votes has more risk than alpha; --target or --frontier stop by the "

@@ -12,6 +12,7 @@ import numpy as np
 
 from hybrid_rs_jax._text import counted, down_text, setting_text, span_text
 from hybrid_rs_jax.kernels.record import describe_smoothing, smoothing_text
+from hybrid_rs_jax.results.summary import lower_median
 
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.result import Result
@@ -207,8 +208,7 @@ def plot_frontier(ax: Any, budgets: Sequence[int], radius: np.ndarray, words: Wo
             ax.plot(d[certified][-1], row[certified][-1], ".", color=_SOFT, alpha=thin, markersize=5)
     reached = (radius >= 0).any(axis=0)
     counted = np.maximum(radius, 0)[:, reached]
-    half = (len(radius) - 1) // 2
-    middle = np.partition(radius[:, reached], half, axis=0)[half]
+    middle = lower_median(radius[:, reached])
     middle = np.where(middle < 0, np.nan, middle)
     marker_size = 4.5 if len(d) <= 30 else 0
     for name, values, colour, marker, dashes in (

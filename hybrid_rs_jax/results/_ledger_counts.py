@@ -14,7 +14,7 @@ from hybrid_rs_jax.results._ledger_table import LedgerTable, ledger_table
 from hybrid_rs_jax.results.columns import unregistered_ids
 from hybrid_rs_jax.results.counts import Counts
 from hybrid_rs_jax.results.facts import thawed
-from hybrid_rs_jax.results.runs import Run
+from hybrid_rs_jax.results.runs import Run, earlier_samples
 from hybrid_rs_jax.results.statement import Provisional
 from hybrid_rs_jax.sampling.ledger import Ledger
 
@@ -30,7 +30,7 @@ def ledger_counts(folder: Path, partial: bool) -> Counts:
     """
     with library_sentences(), Ledger.open(folder) as ledger:
         run, counts = Run.of(ledger.path, ledger.header), ledger.counts()
-        earlier = tuple(n for header in ledger.history[:-1] if isinstance(n := header.get("samples"), int))
+        earlier = earlier_samples(ledger)
     if "features" in run.facts:
         raise BadInputError(f"{folder} holds laws of feature cosines; `hybrid-rs features certify` reads it.")
     plan = _plan(folder, run)

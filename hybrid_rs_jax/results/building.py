@@ -98,11 +98,10 @@ def threat_of_run(smoothing: HybridSmoothing, run: Run | None) -> Threat:
 
 
 def _threat(smoothing: HybridSmoothing, counts: Counts) -> Threat:
-    run = counts.run
-    if run is None or smoothing.discrete is None:
-        forced = run is None and any(sample.forced is not None for sample in counts.samples or ())
-        return Threat("forced") if forced and smoothing.discrete is not None else threat_of_run(smoothing, run)
-    if counts.budgets is not None and run.per_budget:
+    run, tokens = counts.run, smoothing.discrete is not None
+    if tokens and run is None and any(sample.forced is not None for sample in counts.samples or ()):
+        return Threat("forced")
+    if tokens and run is not None and run.per_budget and counts.budgets is not None:
         first = None if run.positions is None else tuple(run.positions[:d] for d in run.per_budget)
         return Threat("append", run.positions, run.own_positions, first)
     return threat_of_run(smoothing, run)

@@ -19,7 +19,7 @@ from hybrid_rs_jax.results.statement import Denoising, Target, ThreatName
 from hybrid_rs_jax.sampling.design import Design
 from hybrid_rs_jax.sampling.ledger import LEDGER_FILE, Ledger
 
-__all__ = ["FORMAT", "RUN_FILE", "Run", "package_versions", "read_run", "run_record", "write_run"]
+__all__ = ["FORMAT", "RUN_FILE", "Run", "earlier_samples", "package_versions", "read_run", "run_record", "write_run"]
 
 FORMAT = "hybrid_rs_jax run, version 1"
 RUN_FILE = "run.json"
@@ -190,6 +190,11 @@ def write_run(
     """
     write_json(folder / RUN_FILE, {name: thawed(frozen(value)) for name, value in record.items()})
     write_csv(folder / "counts.csv", tuple(columns), rows)
+
+
+def earlier_samples(ledger: Ledger) -> tuple[int, ...]:
+    """The numbers of draws that a run was set to before it was extended."""
+    return tuple(n for header in ledger.history[:-1] if isinstance(n := header.get("samples"), int))
 
 
 def read_run(folder: Path) -> Run:

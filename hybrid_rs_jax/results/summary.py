@@ -15,7 +15,7 @@ from hybrid_rs_jax.kernels.edits import Budget
 if TYPE_CHECKING:
     from hybrid_rs_jax.results.result import Result
 
-__all__ = ["BudgetSummary", "Summary", "summary"]
+__all__ = ["BudgetSummary", "Summary", "lower_median", "summary"]
 
 #: Sums of so many numbers are exact; beyond, the rounding of pairwise sums is subtracted.
 _EXACT = 100_000
@@ -87,11 +87,17 @@ def summary(result: Result) -> Summary:
                 certified=int((column >= 0).sum()),
                 inputs=size,
                 mean=_mean(column),
-                median=float(np.partition(column, (size - 1) // 2)[(size - 1) // 2]) if size else -1.0,
+                median=float(lower_median(column)) if size else -1.0,
                 largest=float(column.max()) if size else -1.0,
             )
         )
     return Summary(tuple(lines), result.statements[0].noise.pixels, guarantee(result.statements))
+
+
+def lower_median(radius: np.ndarray) -> np.ndarray:
+    """The median over the first axis, of an even number the lower one: -1, not certified, lies below all."""
+    half = (len(radius) - 1) // 2
+    return np.asarray(np.partition(radius, half, axis=0)[half])
 
 
 def _mean(column: np.ndarray) -> float:
